@@ -1,0 +1,65 @@
+"""Input scaling: how activations are brought to the autoencoder's scale, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saebench.errors import SaebenchError
+
+ScalingKind = Literal["none", "layer_norm", "unit_norm", "constant_norm", "dataset"]
+
+
+class Scaled(NamedTuple):
+    """Scaled activations and what undoes it: ``model units = decoded * factor + shift``."""
+
+    activations: Tensor  # [tokens, d]
+    shift: Tensor | None  # [tokens, 1]
+    factor: Tensor | None  # [tokens, 1]
+
+
+@dataclass(frozen=True)
+class InputScaling:
+    """A part of the autoencoder, undone on decoding, so that reconstructions are in the model's own units.
+
+    Kinds, for an activation ``x`` of width ``d``:
+
+    - ``none``: ``x`` itself.
+    - ``layer_norm``: ``(x - mean) / (std + epsilon)`` with the unbiased standard deviation over ``d``; undone by
+      ``y * std + mean`` (OpenAI's ``sparse_autoencoder``; the epsilon is not undone).
+    - ``unit_norm``: ``(x - mean) / |x - mean|`` (Gao et al. 2024, section 2.1).
+    - ``constant_norm``: ``x * sqrt(d) / |x|`` (SAELens ``constant_norm_rescale``).
+    - ``dataset``: ``x * input_scale``, one number for every token; undone by dividing by ``output_scale``.
+    """
+
+    kind: ScalingKind = "none"
+    input_scale: float = 1.0
+    output_scale: float = 1.0
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name, scale in (("input", self.input_scale), ("output", self.output_scale)):
+            if not (0 < scale < float("inf")):
+                raise SaebenchError(f"The {name} scale of the autoencoder is {scale}; it must be a positive number.")
+
+    def apply(self, x: Tensor) -> Scaled:
+        """Scale activations ``x`` of shape ``[tokens, d]``."""
+        if self.kind == "none":
+            return Scaled(x, None, None)
+        if self.kind == "dataset":
+            factor = x.new_full((x.shape[0], 1), 1.0 / self.output_scale)
+            return Scaled(x * self.input_scale, None, factor)
+        if self.kind == "constant_norm":
+            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+            factor = norm / x.shape[-1] ** 0.5
+            return Scaled(x / factor, None, factor)
+        mean = x.mean(dim=-1, keepdim=True)
+        centred = x - mean
+        if self.kind == "unit_norm":
+            norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+            return Scaled(centred / norm, mean, norm)
+        std = centred.std(dim=-1, keepdim=True)
+        return Scaled(centred / (std + self.epsilon), mean, std)
