@@ -1,0 +1,105 @@
+"""Names of places in a language model, in every spelling that checkpoints use."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from saebench.errors import SaebenchError
+
+POINTS = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "mlp_in": "mlp.hook_in",
+    "mlp_out": "hook_mlp_out",
+    "mlp_post": "mlp.hook_post",
+    "attn_out": "hook_attn_out",
+    "z": "attn.hook_z",
+}
+"""Points of a block that go by several names, with TransformerLens's own."""
+
+_SYNONYMS = {
+    # OpenAI's sparse_autoencoder
+    "resid_post_mlp": "resid_post",
+    "resid_post_attn": "resid_mid",
+    "resid_delta_mlp": "mlp_out",
+    "resid_delta_attn": "attn_out",
+    "mlp_post_act": "mlp_post",
+    # dictionary_learning's submodule names
+    "attention_out": "attn_out",
+}
+
+_TRANSFORMER_LENS = re.compile(r"^blocks\.(\d+)\.(.+)$")
+_HUGGING_FACE = re.compile(
+    r"^(?:model\.|transformer\.|gpt_neox\.|language_model\.|base_model\.)*(?:layers|h|blocks)\.(\d+)(?:\.(\w+))?$"
+)
+_NAMED = re.compile(r"^(?:layer[ _.]?(\d+)[ _./]+([a-z_]+)|([a-z_]+?)[ _./]*(?:layer[ _.]?)?(\d+))$")
+_HF_PARTS = {"mlp": "mlp_out", "feed_forward": "mlp_out", "attn": "attn_out", "self_attn": "attn_out", "attention": "attn_out"}
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A place in a block of the model: ``name`` is TransformerLens's, ``blocks.<layer>.<point>``."""
+
+    layer: int
+    point: str  # without the block: "hook_resid_post", "mlp.hook_post", ...
+
+    @property
+    def name(self) -> str:
+        """TransformerLens's name."""
+        return f"blocks.{self.layer}.{self.point}"
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether the whole residual stream passes here, between two blocks."""
+        return self.point in ("hook_resid_pre", "hook_resid_post", "hook_in", "hook_out")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def parse_hook(text: str) -> Hook:
+    """Read a hook's name in TransformerLens's, Hugging Face's or a checkpoint library's spelling.
+
+    Examples: ``blocks.8.hook_resid_post``, ``model.layers.14`` (the output of that block), ``layers.5.mlp`` (the output
+    of that MLP), ``transformer.h.3.attn``, ``resid_post_layer_8``, ``resid_post_mlp.8``.
+
+    Raises:
+        SaebenchError: no spelling fits.
+    """
+    name = text.strip()
+    if match := _TRANSFORMER_LENS.match(name):
+        point = match[2]
+        if point in _HF_PARTS:
+            point = POINTS[_HF_PARTS[point]]
+        return Hook(int(match[1]), POINTS.get(point.removeprefix("hook_"), point))
+    if match := _HUGGING_FACE.match(name):
+        part = match[2]
+        if part is None:
+            return Hook(int(match[1]), POINTS["resid_post"])
+        if part in _HF_PARTS:
+            return Hook(int(match[1]), POINTS[_HF_PARTS[part]])
+    if match := _NAMED.match(name.lower()):
+        layer, word = (match[1], match[2]) if match[1] is not None else (match[4], match[3])
+        word = word.strip("_").removeprefix("hook_").removesuffix("_layer").strip("_")
+        word = _SYNONYMS.get(word, word)
+        if word in POINTS:
+            return Hook(int(layer), POINTS[word])
+    raise SaebenchError(
+        f"Cannot read {text!r} as a place in a model: write it like blocks.8.hook_resid_post, "
+        "or like model.layers.8 for the output of a block."
+    )
+
+
+def check_hook(hook: Hook, known: Iterable[str], n_layers: int) -> None:
+    """Raise ``SaebenchError`` where the model has no such hook, suggesting the nearest that it has."""
+    names = set(known)
+    if hook.name in names:
+        return
+    if not 0 <= hook.layer < n_layers:
+        raise SaebenchError(f"The model has no {hook.name}: its layers are 0 to {n_layers - 1}.")
+    near = difflib.get_close_matches(hook.name, sorted(names), n=1, cutoff=0.0)
+    raise SaebenchError(f"The model has no {hook.name}; the nearest it has is {near[0] if near else 'none'}.")

@@ -1,0 +1,265 @@
+"""A language model cut at a hook: activations below, logits above, and no layer run twice.
+
+``LanguageModel`` wraps a TransformerLens bridge. ``LanguageModel.cut`` names the place; the cut's ``prefix`` runs the
+layers up to it and stops there; its ``suffix`` puts activations back and runs only the layers above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saebench.errors import SaebenchError
+from saebench.hooks import Hook, check_hook, parse_hook
+from saebench.lm_loading import load_pretrained, pick_device, quiet
+
+
+class _Stop(Exception):
+    """Raised in a hook to leave the forward pass once everything wanted was seen."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the layers up to the cut made of a batch of tokens.
+
+    Attributes:
+        tokens: ``[batch, position]``.
+        inputs: ``[batch, position, d_in]``, activations at ``hook_in``, which an autoencoder reads.
+        outputs: ``[batch, position, d_out]``, activations at ``hook_out``, which its reconstruction replaces.
+        residual: ``[batch, position, d_model]``, the residual stream where the suffix starts.
+    """
+
+    tokens: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    residual: Tensor
+
+
+class LanguageModel:
+    """A causal language model that TransformerLens can bridge, in evaluation mode, without gradients.
+
+    Attributes:
+        name: as given; ``revision`` is the hub's commit, where there is one.
+        bridge: the ``TransformerBridge``.
+        tokenizer: the Hugging Face tokenizer.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None,
+                 weights_sha256: str | None = None) -> None:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        model.eval()
+        with quiet():
+            self.bridge = TransformerBridge.boot_transformers(
+                name, hf_model=model, tokenizer=tokenizer, device=str(next(model.parameters()).device)
+            )
+        self.bridge.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        self.weights_sha256 = weights_sha256
+        self._layers = _find_layers(self.bridge)
+        self._blocks = list(self._layers)
+
+    @staticmethod
+    def load(name: str = "smollm2", dtype: str = "auto", device: str | None = None,
+             revision: str | None = None) -> LanguageModel:
+        """Load a model from the hub, a folder, a GGUF file, or the embedded one (``smollm2``).
+
+        Args:
+            name: hub name, folder, ``.gguf`` file, or ``smollm2``.
+            dtype: ``float32``, ``bfloat16`` or ``auto`` (the checkpoint's own on an accelerator; on a CPU bfloat16 where
+                its matrix units compute it, else float32).
+            device: such as ``cpu`` or ``cuda``; the accelerator where there is one, by default.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            SaebenchError: it cannot be found, reached or bridged.
+        """
+        loaded = load_pretrained(name, dtype, pick_device(device), revision)
+        return LanguageModel(loaded.model, loaded.tokenizer, name, loaded.revision, loaded.weights_sha256)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self._blocks)
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration."""
+        return self.bridge.original_model.config
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.bridge.original_model.parameters()).device
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.bridge.original_model.parameters()).dtype
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.bridge.original_model.parameters())
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes this model's activations from another's: name, revision or weights, dtype."""
+        known_by = self.revision or self.weights_sha256 or "unknown"
+        return f"{Path(self.name).name if Path(self.name).exists() else self.name}@{known_by}/{self.dtype}"
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits ``[batch, position, vocabulary]`` of the plain model."""
+        result: Tensor = self.bridge(tokens.to(self.device))
+        return result
+
+    def cut(self, hook_in: str | Hook, hook_out: str | Hook | None = None) -> Cut:
+        """Cut the model where an autoencoder reads (``hook_in``) and writes (``hook_out``, the same by default).
+
+        Raises:
+            SaebenchError: the model lacks the hook (the nearest is suggested), or writes before it reads.
+        """
+        reads = parse_hook(hook_in) if isinstance(hook_in, str) else hook_in
+        writes = reads if hook_out is None else parse_hook(hook_out) if isinstance(hook_out, str) else hook_out
+        known = [name for name in self.bridge.hook_dict if name.startswith("blocks.")]
+        for hook in (reads, writes):
+            check_hook(hook, known, self.n_layers)
+        if writes.layer < reads.layer:
+            raise SaebenchError(f"The autoencoder reads at {reads} but writes at {writes}, which the model computes earlier.")
+        return Cut(self, reads, writes)
+
+    @contextmanager
+    def starting_at(self, layer: int, residual: Tensor) -> Iterator[None]:
+        """Within this context the model's forward pass starts from ``residual`` at block ``layer``.
+
+        The blocks below are replaced by pass-through modules, so that they cost nothing; the last of them hands over
+        ``residual``. Embeddings are still looked up: they are cheap, and give the model its shapes and masks.
+        """
+        for index in range(layer):
+            self._layers[index] = _PassThrough(self._blocks[index], residual if index == layer - 1 else None)
+        try:
+            yield
+        finally:
+            for index in range(layer):
+                self._layers[index] = self._blocks[index]
+
+    def run(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Tensor | None]]]) -> Tensor | None:
+        """A forward pass with hooks; None where a hook left it early."""
+        try:
+            result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+        except _Stop:
+            return None
+        return result
+
+
+class Cut:
+    """A language model cut in two at the hooks of an autoencoder.
+
+    Attributes:
+        model: the language model.
+        hook_in: where the autoencoder reads; ``hook_out`` where its reconstruction is put back.
+        d_in: width of the activations at ``hook_in``; ``d_out`` at ``hook_out``.
+    """
+
+    def __init__(self, model: LanguageModel, hook_in: Hook, hook_out: Hook) -> None:
+        self.model, self.hook_in, self.hook_out = model, hook_in, hook_out
+        self._outputs_are_residual = hook_out.is_residual
+        after = hook_out.point in ("hook_resid_post", "hook_out")
+        self._start = hook_out.layer + 1 if after else hook_out.layer
+        self._out_shape: torch.Size | None = None
+        trial = self.prefix(torch.zeros(1, 2, dtype=torch.long))
+        self.d_in, self.d_out = trial.inputs.shape[-1], trial.outputs.shape[-1]
+
+    @torch.no_grad()
+    def prefix(self, tokens: Tensor) -> Prefix:
+        """Run the layers up to the cut on ``tokens`` (``[batch, position]``) and stop there."""
+        tokens = tokens.to(self.model.device)
+        wanted = [self.hook_in.name, self.hook_out.name]
+        if not self._outputs_are_residual:
+            wanted.insert(0, f"blocks.{self._start}.hook_in")
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., Tensor | None]:
+            def hook_function(activation: Tensor, hook: Any) -> None:
+                seen[name] = activation
+                if all(each in seen for each in wanted):
+                    raise _Stop
+
+            return hook_function
+
+        self.model.run(tokens, [(name, keep(name)) for name in dict.fromkeys(wanted)])
+        outputs = seen[self.hook_out.name]
+        self._out_shape = outputs.shape[2:]
+        flat = outputs.flatten(2)
+        residual = flat if self._outputs_are_residual else seen[wanted[0]]
+        return Prefix(tokens, seen[self.hook_in.name].flatten(2), flat, residual)
+
+    @torch.no_grad()
+    def suffix(self, outputs: Tensor, prefix: Prefix) -> Tensor:
+        """Put ``outputs`` in place of the activations at ``hook_out`` and run the layers above.
+
+        Args:
+            outputs: ``[batch, position, d_out]``.
+            prefix: what ``prefix`` returned for these tokens.
+
+        Returns:
+            Logits ``[batch, position, vocabulary]``.
+        """
+        outputs = outputs.to(self.model.dtype)
+        if self._outputs_are_residual:
+            return self._from_residual(outputs, prefix.tokens, [])
+        return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix))
+
+    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: list[tuple[str, Callable[..., Tensor | None]]]) -> Tensor:
+        if self._start == 0:  # no block below hands the residual over: put it in at the first block's input
+            hooks = [("blocks.0.hook_in", lambda activation, hook: residual), *hooks]
+        with self.model.starting_at(self._start, residual):
+            logits = self.model.run(tokens, hooks)
+        assert logits is not None
+        return logits
+
+    def _replacing(self, outputs: Tensor, prefix: Prefix) -> list[tuple[str, Callable[..., Tensor | None]]]:
+        shaped = outputs.unflatten(2, self._out_shape) if self._out_shape and len(self._out_shape) > 1 else outputs
+        hooks: list[tuple[str, Callable[..., Tensor | None]]] = [(self.hook_out.name, lambda activation, hook: shaped)]
+        if self.hook_out.point == "hook_resid_mid":
+            # The hook sits where the MLP branch reads; the residual stream passes beside it and needs the change too.
+            change = outputs - prefix.outputs
+            hooks.append((f"blocks.{self.hook_out.layer}.hook_out", lambda activation, hook: activation + change))
+        return hooks
+
+
+class _PassThrough(nn.Module):
+    """Stands in for a block: returns what it is given, or a residual stream in its place."""
+
+    def __init__(self, block: nn.Module, residual: Tensor | None) -> None:
+        super().__init__()
+        self.__dict__["_block"] = block  # kept out of the module tree
+        self.__dict__["_residual"] = residual
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_block"], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The block's output type is a plain tensor in every architecture of transformers 5."""
+        residual: Tensor | None = self.__dict__["_residual"]
+        return hidden_states if residual is None else residual
+
+
+def _find_layers(bridge: Any) -> nn.ModuleList:
+    """The wrapped model's own list of blocks, whose entries the bridge replaced by its own."""
+    first = bridge.blocks[0]
+    for module in bridge.original_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == len(bridge.blocks) and module[0] is first:
+            return module
+    raise SaebenchError(f"TransformerLens bridges {type(bridge.original_model).__name__} without a plain stack of blocks; "
+                        "saebench needs one.")
