@@ -21,6 +21,9 @@ from saebench.hooks import Hook, check_hook, parse_hook
 from saebench.lm_loading import load_pretrained, pick_device, quiet
 
 
+HookFunctions = list[tuple[str, Callable[..., Tensor | None]]]
+
+
 class _Stop(Exception):
     """Raised in a hook to leave the forward pass once everything wanted was seen."""
 
@@ -51,8 +54,9 @@ class LanguageModel:
         tokenizer: the Hugging Face tokenizer.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None,
-                 weights_sha256: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, weights_sha256: str | None = None
+    ) -> None:
         from transformer_lens.model_bridge import TransformerBridge
 
         model.eval()
@@ -69,8 +73,9 @@ class LanguageModel:
         self._blocks = list(self._layers)
 
     @staticmethod
-    def load(name: str = "smollm2", dtype: str = "auto", device: str | None = None,
-             revision: str | None = None) -> LanguageModel:
+    def load(
+        name: str = "smollm2", dtype: str = "auto", device: str | None = None, revision: str | None = None
+    ) -> LanguageModel:
         """Load a model from the hub, a folder, a GGUF file, or the embedded one (``smollm2``).
 
         Args:
@@ -135,7 +140,7 @@ class LanguageModel:
         for hook in (reads, writes):
             check_hook(hook, known, self.n_layers)
         if writes.layer < reads.layer:
-            raise SaebenchError(f"The autoencoder reads at {reads} but writes at {writes}, which the model computes earlier.")
+            raise SaebenchError(f"The autoencoder reads at {reads} but writes at {writes}, which comes earlier.")
         return Cut(self, reads, writes)
 
     @contextmanager
@@ -153,7 +158,7 @@ class LanguageModel:
             for index in range(layer):
                 self._layers[index] = self._blocks[index]
 
-    def run(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Tensor | None]]]) -> Tensor | None:
+    def run(self, tokens: Tensor, hooks: HookFunctions) -> Tensor | None:
         """A forward pass with hooks; None where a hook left it early."""
         try:
             result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
@@ -220,7 +225,7 @@ class Cut:
             return self._from_residual(outputs, prefix.tokens, [])
         return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix))
 
-    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: list[tuple[str, Callable[..., Tensor | None]]]) -> Tensor:
+    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions) -> Tensor:
         if self._start == 0:  # no block below hands the residual over: put it in at the first block's input
             hooks = [("blocks.0.hook_in", lambda activation, hook: residual), *hooks]
         with self.model.starting_at(self._start, residual):
@@ -228,9 +233,9 @@ class Cut:
         assert logits is not None
         return logits
 
-    def _replacing(self, outputs: Tensor, prefix: Prefix) -> list[tuple[str, Callable[..., Tensor | None]]]:
+    def _replacing(self, outputs: Tensor, prefix: Prefix) -> HookFunctions:
         shaped = outputs.unflatten(2, self._out_shape) if self._out_shape and len(self._out_shape) > 1 else outputs
-        hooks: list[tuple[str, Callable[..., Tensor | None]]] = [(self.hook_out.name, lambda activation, hook: shaped)]
+        hooks: HookFunctions = [(self.hook_out.name, lambda activation, hook: shaped)]
         if self.hook_out.point == "hook_resid_mid":
             # The hook sits where the MLP branch reads; the residual stream passes beside it and needs the change too.
             change = outputs - prefix.outputs

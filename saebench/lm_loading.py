@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saebench.embedded import EMBEDDED_MODEL, embedded_model_folder, gguf_to_folder
+from saebench.embedded import EMBEDDED_MODEL, embedded_model_folder, file_sha256, gguf_to_folder
 from saebench.errors import SaebenchError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -132,14 +132,10 @@ def _plain_errors(name: str) -> Iterator[None]:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         hint = "HF_HUB_OFFLINE is set" if offline else "check the name and the network"
-        raise SaebenchError(f"The model {name} could not be loaded ({hint}, or give a local folder): {first_line}") from error
+        raise SaebenchError(f"The model {name} could not be loaded ({hint}): {first_line}") from error
 
 
 def _hash_weights(folder: Path) -> str | None:
-    digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    for path in files:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest() if files else None
+    hashes = [file_sha256(path) for path in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None

@@ -1,0 +1,234 @@
+"""What an evaluator is: an object that watches one pass over a corpus, or one that does its own work.
+
+An evaluator is a class registered in the entry-point group ``saebench.evaluators``. One instance judges one autoencoder.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from saebench.errors import SaebenchError
+from saebench.lm import Cut, Prefix
+from saebench.results import EvaluatorResult, Metric
+from saebench.sae import Autoencoder, SparseLatents
+from saebench.statistics import Estimate
+
+if TYPE_CHECKING:
+    from saebench.corpus import TokenCorpus
+    from saebench.evaluators.shared import Shared
+
+GROUP = "saebench.evaluators"
+DEFAULT_EVALUATORS = ("reconstruction", "downstream")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that an evaluator may need to know before it starts.
+
+    Attributes:
+        sae: what it judges.
+        cut: the language model, cut at the autoencoder's hooks.
+        corpus: the tokens, and which positions are left out.
+        shared: figures of the language model alone, computed once for all autoencoders.
+        seed: where any randomness of the evaluator starts from.
+        options: the user's settings for this evaluator.
+    """
+
+    sae: Autoencoder
+    cut: Cut
+    corpus: TokenCorpus
+    shared: Shared
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """Some of a batch's counted tokens, encoded and decoded.
+
+    Attributes:
+        inputs: ``[tokens, d_in]`` float32, what was encoded.
+        targets: ``[tokens, d_out]`` float32, what the reconstruction should equal.
+        latents: the code.
+        reconstruction: ``[tokens, d_out]`` float32, in the model's own units.
+        rows: ``[tokens]``, each token's row within the batch.
+        positions: ``[tokens]``, each token's position within its row.
+        token_ids: ``[tokens]``.
+        deviation: ``[tokens]``, squared distance of the target from the shared reference point.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    latents: SparseLatents
+    reconstruction: Tensor
+    rows: Tensor
+    positions: Tensor
+    token_ids: Tensor
+    deviation: Tensor
+
+
+@dataclass(frozen=True)
+class CleanBatch:
+    """A batch of rows as the unaltered model sees it.
+
+    Attributes:
+        tokens: ``[rows, context]``.
+        counted: ``[rows, context]`` bool, the positions that count.
+        loss_mask: ``[rows, context - 1]`` bool, the predictions that count in cross-entropies.
+        prefix: the activations at the cut.
+        probabilities: ``[rows, context, V]`` float32, the clean model's, or None where no evaluator splices.
+        expected_logit: ``[rows, context]``, ``sum(p * logit)`` of the clean model.
+        log_normaliser: ``[rows, context]``, logsumexp of the clean logits.
+        cross_entropy: ``[rows, context - 1]`` nats, of the clean model.
+        top_token: ``[rows, context]``, its most likely next token.
+    """
+
+    tokens: Tensor
+    counted: Tensor
+    loss_mask: Tensor
+    prefix: Prefix
+    probabilities: Tensor | None = None
+    expected_logit: Tensor | None = None
+    log_normaliser: Tensor | None = None
+    cross_entropy: Tensor | None = None
+    top_token: Tensor | None = None
+
+
+class Evaluator(ABC):
+    """What all evaluators share.
+
+    Class attributes:
+        name: as it is asked for and reported.
+        version: of its definition; a change that changes numbers raises it.
+        description: one line for ``saebench evaluators``.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    description: ClassVar[str] = ""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+
+    @classmethod
+    def check(cls, setup: Setup) -> None:  # noqa: B027 - most evaluators have nothing to check
+        """Raise ``SaebenchError`` where this evaluator cannot run, before anything heavy is done."""
+
+    @abstractmethod
+    def compute(self) -> EvaluatorResult:
+        """The result."""
+
+    def result(
+        self, metrics: Sequence[Metric], details: dict[str, Any] | None = None, settings: dict[str, Any] | None = None
+    ) -> EvaluatorResult:
+        """Put together this evaluator's result; the engine fills in the time it took."""
+        return EvaluatorResult(
+            name=self.name,
+            version=self.version,
+            metrics={metric.name: metric for metric in metrics},
+            details=details or {},
+            settings=settings or {},
+            duration_seconds=0.0,
+        )
+
+
+class StreamingEvaluator(Evaluator):
+    """An evaluator that watches the one pass over the corpus, which serves all autoencoders of a hook together.
+
+    Class attributes:
+        needs_logits: whether the model is to be run on with the reconstruction in place.
+    """
+
+    needs_logits: ClassVar[bool] = False
+
+    def start_batch(self, batch: CleanBatch) -> None:  # noqa: B027
+        """A batch begins."""
+
+    def observe(self, block: TokenBlock) -> None:  # noqa: B027
+        """Some of the batch's counted tokens, encoded and decoded."""
+
+    def splice(self, batch: CleanBatch, logits: Tensor) -> None:  # noqa: B027
+        """The logits ``[rows, context, V]`` of the model with the reconstruction in place (where ``needs_logits``)."""
+
+    def end_batch(self) -> None:  # noqa: B027
+        """The batch is complete."""
+
+    @abstractmethod
+    def merge(self, other: StreamingEvaluator) -> None:
+        """Take in what another instance saw of later rows, as if this one had seen it."""
+
+
+def metric(
+    name: str,
+    estimate: Estimate | float | None,
+    *,
+    unit: str,
+    direction: Literal["lower", "higher", "none"],
+    n: int,
+    n_unit: str = "tokens",
+    version: int = 1,
+    description: str = "",
+    reason: str | None = None,
+) -> Metric:
+    """Make a metric of an estimate. A value that is None, NaN or infinite becomes null and needs its ``reason``."""
+    value, error = estimate if isinstance(estimate, Estimate) else (estimate, None)
+    if value is not None and not torch.isfinite(torch.tensor(float(value))):
+        value, error, reason = None, None, reason or "not a finite number"
+    if value is None:
+        error, reason = None, reason or "undefined: nothing was counted"
+    return Metric(
+        name=name,
+        version=version,
+        value=value,
+        unit=unit,
+        direction=direction,
+        n=n,
+        n_unit=n_unit,
+        standard_error=error,
+        reason=reason if value is None else None,
+        description=description,
+    )
+
+
+def installed_evaluators() -> dict[str, type[Evaluator]]:
+    """Every evaluator found through the entry points, this package's and others', by name.
+
+    Raises:
+        SaebenchError: an entry point cannot be imported or is not an evaluator.
+    """
+    found: dict[str, type[Evaluator]] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
+        try:
+            evaluator = entry.load()
+        except Exception as error:
+            raise SaebenchError(f"The evaluator {entry.name} ({entry.value}) cannot be imported: {error}") from error
+        if not (isinstance(evaluator, type) and issubclass(evaluator, Evaluator)):
+            raise SaebenchError(f"The entry point {entry.name} ({entry.value}) is not a saebench evaluator.")
+        found[entry.name] = evaluator
+    return found
+
+
+def find_evaluators(names: Sequence[str]) -> dict[str, type[Evaluator]]:
+    """The evaluators asked for.
+
+    Raises:
+        SaebenchError: one is not installed (the nearest name is suggested).
+    """
+    installed = installed_evaluators()
+    for name in names:
+        if name not in installed:
+            near = difflib.get_close_matches(name, installed, n=1, cutoff=0.0)
+            raise SaebenchError(
+                f"There is no evaluator {name!r}; did you mean {near[0]!r}? Installed: {', '.join(installed)}."
+                if near
+                else f"There is no evaluator {name!r}, and none is installed: reinstall saebench."
+            )
+    return {name: installed[name] for name in dict.fromkeys(names)}

@@ -1,0 +1,193 @@
+"""Figures of the language model alone: computed once, however many autoencoders are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saebench.lm import Cut
+from saebench.statistics import RowSums
+
+if TYPE_CHECKING:
+    from saebench.corpus import TokenCorpus
+
+LOGIT_CHUNK = 64
+"""Rows of logits worked on at once: 12 MiB at a vocabulary of 49,152, so that passes over them stay in the cache."""
+
+
+class Moments:
+    """First and second moments of the activations that reconstructions are compared with.
+
+    Sums are taken about a reference point (the mean of the first batch), which keeps them exact where the mean is large
+    against the spread. Everything is also kept by position and by frequency of the token.
+
+    Attributes:
+        reference: ``[d]`` float64, the reference point.
+        count: tokens counted.
+    """
+
+    def __init__(self, positions: int, frequency_bins: int) -> None:
+        self.reference: Tensor | None = None
+        self.count = 0
+        self._sum: Tensor | None = None
+        self._squares = 0.0
+        self._unit_sum: Tensor | None = None
+        self._by: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._sizes = {"position": positions, "frequency": frequency_bins}
+
+    def update(self, targets: Tensor, groups: dict[str, Tensor]) -> Tensor:
+        """Take in ``targets`` (``[tokens, d]``) and return their squared distance from the reference, ``[tokens]``.
+
+        ``groups`` maps ``position`` and ``frequency`` to each token's group, ``[tokens]``.
+        """
+        d = targets.shape[1]
+        if self.reference is None:
+            self.reference = targets.double().mean(dim=0)
+            self._sum, self._unit_sum = torch.zeros(2, d, dtype=torch.float64, device=targets.device).unbind()
+            for name, size in self._sizes.items():
+                zeros = torch.zeros(size, dtype=torch.float64, device=targets.device)
+                self._by[name] = (zeros, zeros.clone(), zeros.new_zeros(size, d))
+        assert self._sum is not None and self._unit_sum is not None
+        centred = targets - self.reference.to(targets.dtype)
+        deviation = centred.square().sum(dim=1)
+        self.count += targets.shape[0]
+        self._sum += centred.sum(dim=0, dtype=torch.float64)
+        self._squares += float(deviation.sum(dtype=torch.float64))
+        unit = targets - targets.mean(dim=1, keepdim=True)
+        unit = F.normalize(unit, dim=1, eps=1e-12)
+        self._unit_sum += unit.sum(dim=0, dtype=torch.float64)
+        for name, group in groups.items():
+            counts, squares, sums = self._by[name]
+            counts += torch.bincount(group, minlength=counts.numel())
+            squares.index_add_(0, group, deviation.double())
+            sums.index_add_(0, group, centred.double())
+        return deviation
+
+    @property
+    def mean(self) -> Tensor:
+        """``[d]`` float64: the mean activation."""
+        assert self.reference is not None and self._sum is not None
+        return self.reference + self._sum / self.count
+
+    @property
+    def variance(self) -> float:
+        """Sum over tokens of the squared distance from the mean activation."""
+        assert self._sum is not None
+        return self._squares - float(self._sum.square().sum()) / self.count
+
+    @property
+    def unit_variance(self) -> float:
+        """The same for activations with their own mean over ``d`` removed and scaled to unit norm (Gao et al., 2.1)."""
+        assert self._unit_sum is not None
+        return self.count - float(self._unit_sum.square().sum()) / self.count
+
+    def variance_by(self, name: str) -> tuple[Tensor, Tensor]:
+        """``(counts, variances)`` by group, ``[groups]`` each; distances are from the mean over all tokens."""
+        assert self.reference is not None
+        counts, squares, sums = self._by[name]
+        shift = self.mean - self.reference
+        return counts, squares - 2 * (sums @ shift) + counts * float(shift.square().sum())
+
+
+@dataclass
+class Shared:
+    """What the evaluators of all autoencoders on a hook share.
+
+    Attributes:
+        moments: of the activations at the output hook.
+        clean: row sums of the clean model: ``cross_entropy`` and ``predictions``.
+        ablated: row sums of the model with its activations replaced by 0 (``zero``) and by their mean (``mean``), in
+            the same rows; filled once the mean is known.
+        frequency_bin: ``[vocabulary]``, each token's group by how often the corpus has it.
+        frequency_edges: the groups' lower bounds, as counts.
+    """
+
+    moments: Moments
+    clean: RowSums
+    frequency_bin: Tensor
+    frequency_edges: list[int]
+    ablated: dict[str, RowSums] = field(default_factory=dict)
+
+
+def make_shared(corpus: TokenCorpus, vocabulary: int) -> Shared:
+    """Start the shared figures for a corpus: tokens are grouped by how often they occur in it, in powers of four."""
+    counts = torch.bincount(corpus.tokens.flatten(), minlength=vocabulary)
+    edges = [4**power for power in range(int(counts.max()).bit_length() // 2 + 1)]
+    bins = torch.bucketize(counts.clamp_min(1), torch.tensor(edges), right=True) - 1
+    return Shared(
+        moments=Moments(corpus.tokens.shape[1], len(edges)),
+        clean=RowSums(("cross_entropy", "predictions")),
+        frequency_bin=bins,
+        frequency_edges=edges,
+    )
+
+
+def ablated_losses(cut: Cut, corpus: TokenCorpus, value: Tensor, rows_per_batch: int) -> RowSums:
+    """Cross-entropy of the model with ``value`` (``[d_out]``) in place of the activations at every counted position.
+
+    Where the cut is in the residual stream, what the layers above compute depends on a row only through the positions
+    that are left out (they keep their clean activations), so rows that agree up to the last such position share one
+    forward pass: with a BOS token in front of each row, that is one pass for the whole corpus.
+    """
+    sums = RowSums(("cross_entropy", "predictions"))
+    if cut.hook_out.is_residual:
+        groups = _rows_by_excluded_past(corpus)
+        if len(groups) * 2 <= corpus.tokens.shape[0]:
+            losses = torch.zeros(corpus.tokens.shape[0], dtype=torch.float64)
+            for rows in groups:
+                losses[rows] = _constant_losses(cut, corpus, value, rows)
+            sums.add(cross_entropy=losses, predictions=corpus.loss_mask.sum(dim=1))
+            return sums
+    for tokens, excluded, mask in _batches(corpus, rows_per_batch):
+        logits = _ablated_logits(cut, tokens, excluded, value)
+        sums.add(cross_entropy=cross_entropies(logits, tokens, mask), predictions=mask.sum(dim=1))
+    return sums
+
+
+def cross_entropies(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """``[rows]``: summed cross-entropy in nats of the predictions in ``mask`` (``[rows, context - 1]``).
+
+    ``logits`` is ``[rows, context, V]`` of any dtype; the sums are in float32 at least.
+    """
+    losses = [
+        F.cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="none")[keep.to(row.device)].double().sum()
+        for row, ids, keep in zip(logits, tokens, mask, strict=True)
+    ]
+    return torch.stack(losses).cpu()
+
+
+def _batches(corpus: TokenCorpus, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    yield from zip(
+        corpus.tokens.split(rows), corpus.excluded.split(rows), corpus.loss_mask.split(rows), strict=True
+    )
+
+
+def _ablated_logits(cut: Cut, tokens: Tensor, excluded: Tensor, value: Tensor) -> Tensor:
+    prefix = cut.prefix(tokens)
+    keep = excluded.to(prefix.outputs.device).unsqueeze(-1)
+    return cut.suffix(torch.where(keep, prefix.outputs, value.to(prefix.outputs)), prefix)
+
+
+def _rows_by_excluded_past(corpus: TokenCorpus) -> list[Tensor]:
+    """Row numbers, grouped by which positions are left out and by the tokens up to the last of them."""
+    found: dict[tuple[bytes, bytes], list[int]] = {}
+    for index, (tokens, excluded) in enumerate(zip(corpus.tokens, corpus.excluded, strict=True)):
+        places = excluded.nonzero()
+        past = tokens[: int(places[-1]) + 1] if places.numel() else tokens[:0]
+        found.setdefault((excluded.numpy().tobytes(), past.numpy().tobytes()), []).append(index)
+    return [torch.tensor(rows) for rows in found.values()]
+
+
+def _constant_losses(cut: Cut, corpus: TokenCorpus, value: Tensor, rows: Tensor) -> Tensor:
+    """``[rows]`` float64: losses of rows whose ablated logits are the same at each position."""
+    logits = _ablated_logits(cut, corpus.tokens[rows[:1]], corpus.excluded[rows[:1]], value)[0]
+    log_probabilities = logits.float().log_softmax(dim=-1)  # [context, V]
+    targets = corpus.tokens[rows][:, 1:].to(logits.device)
+    positions = torch.arange(targets.shape[1], device=targets.device).expand_as(targets)
+    losses = -log_probabilities[positions, targets]
+    return (losses.double() * corpus.loss_mask[rows].to(losses.device)).sum(dim=1).cpu()

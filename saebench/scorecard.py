@@ -1,0 +1,64 @@
+"""A result as one works with it in Python: numbers by name, a table, a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saebench.results import Metric, Result, write_result
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Scorecard:
+    """What ``saebench.evaluate`` returns for one autoencoder.
+
+    Attributes:
+        result: the full result, as it is written to a file.
+    """
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+
+    def __getitem__(self, path: str) -> float | None:
+        """The value of a metric by ``evaluator.name``; None where it is undefined."""
+        return self.result.metric(path).value
+
+    def metric(self, path: str) -> Metric:
+        """A metric with its error, count and unit, by ``evaluator.name``."""
+        return self.result.metric(path)
+
+    def frame(self) -> pandas.DataFrame:
+        """All metrics, one row each, indexed by evaluator and metric."""
+        return to_frame([self.result]).drop(columns="sae").set_index(["evaluator", "metric"])
+
+    def save(self, path: str | Path) -> None:
+        """Write the result file."""
+        write_result(self.result, path)
+
+    def __repr__(self) -> str:
+        from saebench.report import render_text
+
+        return render_text(self.result)
+
+    def _repr_html_(self) -> str:
+        from saebench.report import render_html_table
+
+        return render_html_table(self.result)
+
+
+def to_frame(results: Sequence[Result]) -> pandas.DataFrame:
+    """Results as one table, a row for each metric of each autoencoder."""
+    import pandas
+
+    columns = ["sae", "evaluator", "metric", "value", "standard_error", "unit", "direction", "n", "n_unit", "reason"]
+    rows = [
+        (result.sae.origin, evaluator, metric.name, metric.value, metric.standard_error, metric.unit, metric.direction,
+         metric.n, metric.n_unit, metric.reason)
+        for result in results
+        for evaluator, found in result.evaluators.items()
+        for metric in found.metrics.values()
+    ]
+    return pandas.DataFrame(rows, columns=columns)
