@@ -1,0 +1,35 @@
+"""saebench: evaluation and benchmarking of sparse autoencoders on language-model activations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from saebench.api import evaluate, load
+    from saebench.errors import SaebenchError
+    from saebench.results import Result, read_result
+    from saebench.sae import SparseAutoencoder
+    from saebench.scorecard import Scorecard
+
+_LAZY = {
+    "evaluate": "saebench.api",
+    "load": "saebench.api",
+    "SaebenchError": "saebench.errors",
+    "Result": "saebench.results",
+    "read_result": "saebench.results",
+    "Scorecard": "saebench.scorecard",
+    "SparseAutoencoder": "saebench.sae",
+}
+
+__all__ = ["Result", "SaebenchError", "Scorecard", "SparseAutoencoder", "evaluate", "load", "read_result"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: torch takes seconds, ``saebench --help`` should not."""
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'saebench' has no attribute {name!r}")

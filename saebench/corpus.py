@@ -117,8 +117,15 @@ def load_corpus(
     text = open_text(source, revision=revision, field=field)
     rows, documents, dropped = _pack(text, tokenizer, context, tokens, bos)
     return make_corpus(
-        rows, tokenizer, name=text.name, revision=text.revision, bos=bos, exclude=exclude, documents=documents,
-        tokens_requested=tokens, tokens_dropped=dropped,
+        rows,
+        tokenizer,
+        name=text.name,
+        revision=text.revision,
+        bos=bos,
+        exclude=exclude,
+        documents=documents,
+        tokens_requested=tokens,
+        tokens_dropped=dropped,
     )
 
 
@@ -147,9 +154,7 @@ def make_corpus(
         rule = "nothing"
     if bool(excluded.all()):
         raise SaebenchError(f"Every position of {name} is excluded ({rule}): use --no-exclude or a longer --context.")
-    return TokenCorpus(
-        rows, excluded, loss_mask, name, revision, bos, rule, documents, tokens_requested, tokens_dropped
-    )
+    return TokenCorpus(rows, excluded, loss_mask, name, revision, bos, rule, documents, tokens_requested, tokens_dropped)
 
 
 def _pack(
@@ -176,7 +181,7 @@ def _pack(
         )
     rows = torch.tensor(stream[: n_rows * body], dtype=torch.int64).view(n_rows, body)
     if bos == "row":
-        rows = torch.cat([torch.full((n_rows, 1), tokenizer.bos_token_id), rows], dim=1)
+        rows = torch.cat([torch.full((n_rows, 1), tokenizer.bos_token_id or 0), rows], dim=1)
     return rows, documents, len(stream) - n_rows * body
 
 
@@ -190,4 +195,3 @@ def _document_ids(text: TextSource, tokenizer: Tokenizer) -> Iterator[list[int]]
             continue
         yield ids if first or separator is None else [separator, *ids]
         first = False
-

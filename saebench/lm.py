@@ -20,7 +20,6 @@ from saebench.errors import SaebenchError
 from saebench.hooks import Hook, check_hook, parse_hook
 from saebench.lm_loading import load_pretrained, pick_device, quiet
 
-
 HookFunctions = list[tuple[str, Callable[..., Tensor | None]]]
 
 
@@ -104,12 +103,14 @@ class LanguageModel:
     @cached_property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.bridge.original_model.parameters()).device
+        device: torch.device = next(self.bridge.original_model.parameters()).device
+        return device
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return next(self.bridge.original_model.parameters()).dtype
+        dtype: torch.dtype = next(self.bridge.original_model.parameters()).dtype
+        return dtype
 
     @cached_property
     def n_parameters(self) -> int:
@@ -266,5 +267,7 @@ def _find_layers(bridge: Any) -> nn.ModuleList:
     for module in bridge.original_model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == len(bridge.blocks) and module[0] is first:
             return module
-    raise SaebenchError(f"TransformerLens bridges {type(bridge.original_model).__name__} without a plain stack of blocks; "
-                        "saebench needs one.")
+    raise SaebenchError(
+        f"TransformerLens bridges {type(bridge.original_model).__name__} without a plain stack of blocks; "
+        "saebench needs one."
+    )

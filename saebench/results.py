@@ -28,15 +28,15 @@ class Metric(_Strict):
     """One number and what can be said of it."""
 
     name: str
-    version: int = Field(1, description="version of the metric's definition")
+    version: int = Field(default=1, description="version of the metric's definition")
     value: float | None
     unit: str
     direction: Literal["lower", "higher", "none"] = Field(description="which is better")
     n: int = Field(ge=0, description="how many n_unit the number rests on")
     n_unit: str = "tokens"
     standard_error: float | None = None
-    interval: tuple[float, float] | None = Field(None, description="95 % interval, where one was computed")
-    reason: str | None = Field(None, description="why the value is null")
+    interval: tuple[float, float] | None = Field(default=None, description="95 % interval, where one was computed")
+    reason: str | None = Field(default=None, description="why the value is null")
     description: str = ""
 
     @model_validator(mode="after")

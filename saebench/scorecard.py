@@ -55,8 +55,18 @@ def to_frame(results: Sequence[Result]) -> pandas.DataFrame:
 
     columns = ["sae", "evaluator", "metric", "value", "standard_error", "unit", "direction", "n", "n_unit", "reason"]
     rows = [
-        (result.sae.origin, evaluator, metric.name, metric.value, metric.standard_error, metric.unit, metric.direction,
-         metric.n, metric.n_unit, metric.reason)
+        (
+            result.sae.origin,
+            evaluator,
+            metric.name,
+            metric.value,
+            metric.standard_error,
+            metric.unit,
+            metric.direction,
+            metric.n,
+            metric.n_unit,
+            metric.reason,
+        )
         for result in results
         for evaluator, found in result.evaluators.items()
         for metric in found.metrics.values()

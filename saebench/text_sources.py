@@ -45,9 +45,7 @@ def open_text(source: str, *, revision: str | None = None, field: str = "text") 
     if source == PYTHON_DOCS:
         return TextSource(PYTHON_DOCS, f"python-{platform.python_version()}", _python_docs)
     path = Path(source).expanduser()
-    readers: dict[str, Callable[[Path, str], Iterator[str]]] = {
-        ".txt": _plain, ".jsonl": _json_lines, ".parquet": _parquet
-    }
+    readers: dict[str, Callable[[Path, str], Iterator[str]]] = {".txt": _plain, ".jsonl": _json_lines, ".parquet": _parquet}
     if path.suffix in readers:
         if not path.is_file():
             raise SaebenchError(f"There is no file {source}.")

@@ -1,0 +1,84 @@
+"""Checkpoints of every format: recognised, described without loading weights, loaded into ``SparseAutoencoder``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from saebench.checkpoints.base import Adapter, Location, locate
+from saebench.checkpoints.native import save_native
+from saebench.errors import SaebenchError
+from saebench.sae import CheckpointInfo, SparseAutoencoder
+
+GROUP = "saebench.checkpoints"
+
+__all__ = ["Adapter", "Location", "adapters", "inspect", "load", "recognise", "save_native"]
+
+
+def adapters() -> list[Adapter]:
+    """Every adapter found through the entry points, this package's and others'.
+
+    Raises:
+        SaebenchError: an entry point cannot be imported or is not an adapter.
+    """
+    found: list[Adapter] = []
+    for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
+        try:
+            adapter = entry.load()()
+        except Exception as error:
+            raise SaebenchError(f"The checkpoint adapter {entry.name} ({entry.value}) cannot be loaded: {error}") from error
+        if not isinstance(adapter, Adapter):
+            raise SaebenchError(f"The entry point {entry.name} ({entry.value}) is not a checkpoint adapter.")
+        found.append(adapter)
+    return found
+
+
+def recognise(location: Location) -> Adapter:
+    """The adapter whose format the checkpoint is of.
+
+    Raises:
+        SaebenchError: none recognises it, or several do.
+    """
+    every = adapters()
+    fitting = [adapter for adapter in every if adapter.recognise(location)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " and ".join(adapter.name for adapter in fitting)
+        raise SaebenchError(f"The checkpoint {location.origin} looks like {names}: name the file that is meant.")
+    looked = "; ".join(f"{adapter.name}: {adapter.looks_for}" for adapter in every)
+    there = ", ".join(location.names[:12]) + (", ..." if len(location.names) > 12 else "")
+    raise SaebenchError(f"No checkpoint format fits {location.origin}. It has: {there or 'nothing'}. Looked for: {looked}.")
+
+
+def inspect(origin: str | Path) -> CheckpointInfo:
+    """What a checkpoint is, without loading its weights where the format allows.
+
+    Args:
+        origin: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.
+
+    Raises:
+        SaebenchError: it is not there, not recognised or damaged.
+    """
+    location = locate(origin)
+    return recognise(location).describe(location)
+
+
+def load(origin: str | Path, device: str = "cpu") -> SparseAutoencoder:
+    """Load a checkpoint of any format.
+
+    Args:
+        origin: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.
+        device: where the weights go; on the CPU they stay memory-mapped where the format allows.
+
+    Raises:
+        SaebenchError: it is not there, not recognised, damaged, or holds NaN or infinite weights.
+    """
+    location = locate(origin)
+    adapter = recognise(location)
+    sae = adapter.load(location)
+    sae.check_finite()
+    info = replace(sae.info, weights_sha256=location.sha256(adapter.weights_file(location)))
+    sae = replace(sae, info=info)
+    return sae if device == "cpu" else sae.to(device)

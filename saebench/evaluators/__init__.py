@@ -1,0 +1,1 @@
+"""Evaluators: each judges one aspect of an autoencoder."""

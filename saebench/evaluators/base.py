@@ -119,7 +119,7 @@ class Evaluator(ABC):
         self.setup = setup
 
     @classmethod
-    def check(cls, setup: Setup) -> None:  # noqa: B027 - most evaluators have nothing to check
+    def check(cls, setup: Setup) -> None:  # noqa: B027 - most have nothing to check
         """Raise ``SaebenchError`` where this evaluator cannot run, before anything heavy is done."""
 
     @abstractmethod
@@ -149,16 +149,16 @@ class StreamingEvaluator(Evaluator):
 
     needs_logits: ClassVar[bool] = False
 
-    def start_batch(self, batch: CleanBatch) -> None:  # noqa: B027
+    def start_batch(self, batch: CleanBatch) -> None:
         """A batch begins."""
 
-    def observe(self, block: TokenBlock) -> None:  # noqa: B027
+    def observe(self, block: TokenBlock) -> None:
         """Some of the batch's counted tokens, encoded and decoded."""
 
-    def splice(self, batch: CleanBatch, logits: Tensor) -> None:  # noqa: B027
+    def splice(self, batch: CleanBatch, logits: Tensor) -> None:
         """The logits ``[rows, context, V]`` of the model with the reconstruction in place (where ``needs_logits``)."""
 
-    def end_batch(self) -> None:  # noqa: B027
+    def end_batch(self) -> None:
         """The batch is complete."""
 
     @abstractmethod

@@ -13,8 +13,8 @@ from torch import Tensor
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, metric
 from saebench.evaluators.compute_law import ComputeLaw, find_law
-from saebench.results import EvaluatorResult, Metric
 from saebench.evaluators.shared import LOGIT_CHUNK
+from saebench.results import EvaluatorResult, Metric
 from saebench.statistics import Estimate, RowSums, ratio_estimate
 
 _SUMS = ("predictions", "ce_clean", "ce_spliced", "positions", "kl_divergence", "top1_agreement")
@@ -36,7 +36,9 @@ class Downstream(StreamingEvaluator):
     def check(cls, setup: Setup) -> None:
         """Raise ``SaebenchError`` where nothing could be counted, or the scaling law asked for is unreadable."""
         if not bool(setup.corpus.loss_mask.any()):
-            raise SaebenchError("No prediction in this corpus counts: every target is excluded. Use --no-exclude or more text.")
+            raise SaebenchError(
+                "No prediction in this corpus counts: every target is excluded. Use --no-exclude or more text."
+            )
         find_law(setup.options.get("scaling_law"), setup.cut.model.name)
 
     def splice(self, batch: CleanBatch, logits: Tensor) -> None:
@@ -96,8 +98,14 @@ class Downstream(StreamingEvaluator):
             "ce_mean_ablated": (ablated["mean"].ratio("cross_entropy", "predictions"), "with activations set to their mean"),
         }
         return [
-            metric(name, estimate, unit="nats", direction="lower" if name == "ce_spliced" else "none", n=n,
-                   description=f"Cross-entropy {words}")
+            metric(
+                name,
+                estimate,
+                unit="nats",
+                direction="lower" if name == "ce_spliced" else "none",
+                n=n,
+                description=f"Cross-entropy {words}",
+            )
             for name, (estimate, words) in losses.items()
         ]
 
@@ -105,8 +113,14 @@ class Downstream(StreamingEvaluator):
         n = int(self.sums.total("predictions"))
         clean, spliced, count = (self.sums.column(name) for name in ("ce_clean", "ce_spliced", "predictions"))
         metrics = [
-            metric("ce_difference", ratio_estimate(spliced - clean, count), unit="nats", direction="lower", n=n,
-                   description="Spliced minus clean cross-entropy")
+            metric(
+                "ce_difference",
+                ratio_estimate(spliced - clean, count),
+                unit="nats",
+                direction="lower",
+                n=n,
+                description="Spliced minus clean cross-entropy",
+            )
         ]
         for name, which in (("loss_recovered", "zero"), ("loss_recovered_mean", "mean")):
             floor = self.setup.shared.ablated[which].column("cross_entropy")
@@ -115,30 +129,57 @@ class Downstream(StreamingEvaluator):
             else:
                 recovered = Estimate(None, None)
             metrics.append(
-                metric(name, recovered, unit="1", direction="higher", n=n, reason="ablation does not raise the loss",
-                       description=f"(CE {which}-ablated - CE spliced) / (CE {which}-ablated - CE clean)")
+                metric(
+                    name,
+                    recovered,
+                    unit="1",
+                    direction="higher",
+                    n=n,
+                    reason="ablation does not raise the loss",
+                    description=f"(CE {which}-ablated - CE spliced) / (CE {which}-ablated - CE clean)",
+                )
             )
         return metrics
 
     def _divergence(self) -> list[Metric]:
         n = int(self.sums.total("positions"))
         return [
-            metric("kl_divergence", self.sums.ratio("kl_divergence", "positions"), unit="nats", direction="lower", n=n,
-                   description="KL(clean || spliced)"),
-            metric("top1_agreement", self.sums.ratio("top1_agreement", "positions"), unit="1", direction="higher", n=n,
-                   description="Share of positions where both models' most likely token is the same"),
+            metric(
+                "kl_divergence",
+                self.sums.ratio("kl_divergence", "positions"),
+                unit="nats",
+                direction="lower",
+                n=n,
+                description="KL(clean || spliced)",
+            ),
+            metric(
+                "top1_agreement",
+                self.sums.ratio("top1_agreement", "positions"),
+                unit="1",
+                direction="higher",
+                n=n,
+                description="Share of positions where both models' most likely token is the same",
+            ),
         ]
 
     def _relative_compute(self, law: ComputeLaw | None) -> Metric:
         n = int(self.sums.total("predictions"))
         description = "Share of pretraining compute a model with the spliced model's loss would have needed"
-        value, reason = None, "no scaling law for this model: give one with --scaling-law"
+        value: float | None = None
+        reason: str | None = "no scaling law for this model: give one with --scaling-law"
         if law is not None:
             clean, spliced = self.sums.ratio("ce_clean", "predictions"), self.sums.ratio("ce_spliced", "predictions")
             assert clean.value is not None and spliced.value is not None
             value, reason = law.relative_compute(self.setup.cut.model.n_parameters, spliced.value - clean.value)
-        return metric("relative_compute", value, unit="share of compute", direction="higher", n=n,
-                      description=description, reason=reason)
+        return metric(
+            "relative_compute",
+            value,
+            unit="share of compute",
+            direction="higher",
+            n=n,
+            description=description,
+            reason=reason,
+        )
 
 
 def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any, logits: Tensor) -> CleanBatch:
@@ -161,8 +202,15 @@ def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any,
             expected[row, part] = torch.linalg.vecdot(share, chunk)
             probabilities[row, part] = share
     return CleanBatch(
-        tokens, counted, loss_mask, prefix, probabilities, expected, log_normaliser,
-        log_normaliser[:, :-1] - target_logits, top_token,
+        tokens,
+        counted,
+        loss_mask,
+        prefix,
+        probabilities,
+        expected,
+        log_normaliser,
+        log_normaliser[:, :-1] - target_logits,
+        top_token,
     )
 
 

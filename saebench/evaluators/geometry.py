@@ -20,10 +20,12 @@ def encoder_decoder_cosine(sae: SparseAutoencoder) -> Estimate:
     if sae.d_in != sae.d_out:
         return Estimate(None, None)
     size = max(1, CHUNK_ELEMENTS // sae.d_in)
-    cosines = torch.cat([
-        F.cosine_similarity(sae.W_enc[:, start : start + size].T.float(), sae.W_dec[start : start + size].float(), dim=1)
-        for start in range(0, sae.n_latents, size)
-    ])
+    cosines = torch.cat(
+        [
+            F.cosine_similarity(sae.W_enc[:, start : start + size].T.float(), sae.W_dec[start : start + size].float(), dim=1)
+            for start in range(0, sae.n_latents, size)
+        ]
+    )
     return mean_estimate(cosines)
 
 

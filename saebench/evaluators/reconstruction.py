@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock, metric
 from saebench.evaluators.geometry import decoder_similarity, encoder_decoder_cosine
 from saebench.results import EvaluatorResult, Metric
 from saebench.sae import SparseAutoencoder
-from saebench.statistics import Estimate, RowSums, ratio_estimate
+from saebench.statistics import Estimate, RowSums
 
 _SUMS = (
     "tokens",
@@ -138,16 +137,35 @@ class Reconstruction(StreamingEvaluator):
         )
         return [
             make("normalised_mse", normalised, "1", "lower", "Squared error over that of predicting the mean", constant),
-            make("normalised_mse_unit_norm", unit_error, "1", "lower",
-                 "The same for mean-subtracted activations of unit norm, as in Gao et al.", constant),
-            make("per_token_normalised_mse", sums.ratio("relative_error", "tokens"), "1", "lower",
-                 "Mean over tokens of squared error over squared norm"),
+            make(
+                "normalised_mse_unit_norm",
+                unit_error,
+                "1",
+                "lower",
+                "The same for mean-subtracted activations of unit norm, as in Gao et al.",
+                constant,
+            ),
+            make(
+                "per_token_normalised_mse",
+                sums.ratio("relative_error", "tokens"),
+                "1",
+                "lower",
+                "Mean over tokens of squared error over squared norm",
+            ),
             make("mse", mse, "activation²", "lower", "Squared error per element, in the model's units"),
             make("explained_variance", explained, "1", "higher", "1 - normalised_mse", constant),
             make("cosine_similarity", sums.ratio("cosine", "tokens"), "1", "higher", "Cosine of target and reconstruction"),
-            make("l2_ratio", sums.ratio("norm_ratio", "tokens"), "1", "none", "Norm of the reconstruction over the target's"),
-            make("relative_reconstruction_bias", sums.ratio("reconstruction_squares", "dot"), "1", "none",
-                 "E|x̂|² / E[x̂·x]: below 1 the reconstruction shrinks", "the reconstruction is orthogonal to the target"),
+            make(
+                "l2_ratio", sums.ratio("norm_ratio", "tokens"), "1", "none", "Norm of the reconstruction over the target's"
+            ),
+            make(
+                "relative_reconstruction_bias",
+                sums.ratio("reconstruction_squares", "dot"),
+                "1",
+                "none",
+                "E|x̂|² / E[x̂·x]: below 1 the reconstruction shrinks",
+                "the reconstruction is orthogonal to the target",
+            ),
         ]
 
     def _sparsity_metrics(self) -> list[Metric]:
@@ -159,10 +177,22 @@ class Reconstruction(StreamingEvaluator):
             return metric(name, count / latents, unit="share of latents", direction=direction, n=n, description=description)
 
         return [
-            metric("l0", self.sums.ratio("l0", "tokens"), unit="latents", direction="none", n=n,
-                   description="Active latents per token"),
-            metric("l1", self.sums.ratio("l1", "tokens"), unit="activation", direction="none", n=n,
-                   description="Sum of absolute activations per token"),
+            metric(
+                "l0",
+                self.sums.ratio("l0", "tokens"),
+                unit="latents",
+                direction="none",
+                n=n,
+                description="Active latents per token",
+            ),
+            metric(
+                "l1",
+                self.sums.ratio("l1", "tokens"),
+                unit="activation",
+                direction="none",
+                n=n,
+                description="Sum of absolute activations per token",
+            ),
             share("dead_latents", dead, "lower", f"Latents never active on these {n:,} tokens"),
             share("fraction_seen", latents - dead, "higher", f"Latents active at least once on these {n:,} tokens"),
             share("dense_latents_10pct", int((density > 0.1).sum()), "lower", "Latents active on more than 10 % of tokens"),
@@ -178,10 +208,26 @@ class Reconstruction(StreamingEvaluator):
             cosine = encoder_decoder_cosine(sae)
             reason = "the dictionary reads and writes different spaces or has a single latent"
         return [
-            metric("encoder_decoder_cosine", cosine, unit="cosine", direction="none", n=sae.n_latents, n_unit="latents",
-                   description="Mean cosine of a latent's encoder and decoder directions", reason=reason),
-            metric("max_decoder_similarity", similarity, unit="cosine", direction="none", n=counted, n_unit="latents",
-                   description="Mean over latents of the largest decoder cosine with another latent", reason=reason),
+            metric(
+                "encoder_decoder_cosine",
+                cosine,
+                unit="cosine",
+                direction="none",
+                n=sae.n_latents,
+                n_unit="latents",
+                description="Mean cosine of a latent's encoder and decoder directions",
+                reason=reason,
+            ),
+            metric(
+                "max_decoder_similarity",
+                similarity,
+                unit="cosine",
+                direction="none",
+                n=counted,
+                n_unit="latents",
+                description="Mean over latents of the largest decoder cosine with another latent",
+                reason=reason,
+            ),
         ]
 
     def _density_histogram(self) -> dict[str, Any]:

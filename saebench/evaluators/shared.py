@@ -162,9 +162,7 @@ def cross_entropies(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def _batches(corpus: TokenCorpus, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    yield from zip(
-        corpus.tokens.split(rows), corpus.excluded.split(rows), corpus.loss_mask.split(rows), strict=True
-    )
+    yield from zip(corpus.tokens.split(rows), corpus.excluded.split(rows), corpus.loss_mask.split(rows), strict=True)
 
 
 def _ablated_logits(cut: Cut, tokens: Tensor, excluded: Tensor, value: Tensor) -> Tensor:

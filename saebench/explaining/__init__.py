@@ -1,0 +1,1 @@
+"""Explanations of latents, and how well they predict."""

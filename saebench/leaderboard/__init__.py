@@ -1,0 +1,1 @@
+"""Leaderboards: submissions, checks, the site."""

@@ -1,0 +1,1 @@
+"""Probes on latents and on the residual stream."""

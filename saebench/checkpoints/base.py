@@ -1,0 +1,261 @@
+"""What an adapter is, where a checkpoint lies, and how its files are read safely."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from saebench.errors import SaebenchError
+from saebench.hub import require_hub
+from saebench.sae import CheckpointInfo, SparseAutoencoder
+
+LARGEST_JSON = 20 * 2**20
+METADATA_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A checkpoint's folder or file, local or on the hub. Hub files are fetched one by one, when they are read.
+
+    Attributes:
+        origin: as the user gave it.
+        names: files there, as relative POSIX paths, at most two folders deep.
+    """
+
+    origin: str
+    names: tuple[str, ...]
+    root: Path | None = None  # local folder
+    repository: str | None = None  # on the hub
+    subfolder: str = ""
+    revision: str | None = None
+    file: str | None = None  # the one file meant, where the user named a file
+    _fetched: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there."""
+        return name in self.names
+
+    def matching(self, *suffixes: str) -> list[str]:
+        """Files with one of the endings, the one the user named alone where they named one."""
+        pool = (self.file,) if self.file is not None else self.names
+        return [name for name in pool if name.endswith(suffixes)]
+
+    def path(self, name: str) -> Path:
+        """A local path to the file, fetched first where it is on the hub.
+
+        Raises:
+            SaebenchError: the file is not part of this checkpoint, or cannot be fetched.
+        """
+        if name not in self.names:
+            raise SaebenchError(f"The checkpoint {self.origin} has no file {name}.")
+        if self.root is not None:
+            resolved = (self.root / name).resolve()
+            if not resolved.is_relative_to(self.root.resolve()):
+                raise SaebenchError(f"The file {name} of {self.origin} leads outside its folder; it is not read.")
+            return resolved
+        if name not in self._fetched:
+            self._fetched[name] = self._fetch(name)
+        return self._fetched[name]
+
+    def _fetch(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        assert self.repository is not None
+        target = str(PurePosixPath(self.subfolder) / name)
+        try:
+            return Path(hf_hub_download(self.repository, target, revision=self.revision))
+        except Exception as error:  # the library raises many kinds, all meaning that the file cannot be had
+            raise SaebenchError(f"The file {target} of {self.repository} cannot be fetched: {_first_line(error)}") from error
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON file's object.
+
+        Raises:
+            SaebenchError: it is not JSON, not an object, or implausibly large.
+        """
+        path = self.path(name)
+        try:
+            if path.stat().st_size > LARGEST_JSON:
+                raise SaebenchError(f"{name} of {self.origin} is over {LARGEST_JSON >> 20} MiB: it is no configuration.")
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise SaebenchError(f"{name} of {self.origin} is not readable JSON: {_first_line(error)}.") from error
+        if not isinstance(data, dict):
+            raise SaebenchError(f"{name} of {self.origin} holds a {type(data).__name__}, not an object.")
+        return data
+
+    def sha256(self, name: str) -> str:
+        """Hash of a file, read in pieces."""
+        digest = hashlib.sha256()
+        with self.path(name).open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+class Adapter(ABC):
+    """Reads one format. Third parties register theirs in the entry-point group ``saebench.checkpoints``."""
+
+    name: ClassVar[str]
+    looks_for: ClassVar[str]
+    """In words, what marks the format; shown where nothing is recognised."""
+
+    @abstractmethod
+    def recognise(self, location: Location) -> bool:
+        """Whether the checkpoint is of this format, judged by file names, headers and small JSON files."""
+
+    @abstractmethod
+    def describe(self, location: Location) -> CheckpointInfo:
+        """What the checkpoint says of itself; no weights are loaded where the format allows."""
+
+    @abstractmethod
+    def load(self, location: Location) -> SparseAutoencoder:
+        """The autoencoder. ``info.weights_sha256`` is filled in by the caller from ``weights_file``."""
+
+    @abstractmethod
+    def weights_file(self, location: Location) -> str:
+        """The file that holds the weights."""
+
+
+def locate(origin: str | Path) -> Location:
+    """Find a checkpoint: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.
+
+    Raises:
+        SaebenchError: there is nothing, or the hub cannot be reached.
+    """
+    text = str(origin)
+    path = Path(text).expanduser()
+    if path.is_file():
+        names = tuple(sorted(_listing(path.parent, depth=1)))
+        return Location(text, names, root=path.parent, file=path.name)
+    if path.is_dir():
+        return Location(text, tuple(sorted(_listing(path, depth=3))), root=path)
+    bare = text.removeprefix("hf:")
+    parts = bare.partition("@")[0].split("/")
+    looks_local = text.startswith((".", "/", "~")) or len(parts) < 2 or not all(parts) or ".." in parts
+    if looks_local:
+        raise SaebenchError(f"There is no checkpoint at {text}.")
+    require_hub(f"No file or folder is called {text}; if it is meant so, the checkpoint")
+    return _on_hub(text, "/".join(parts[:2]), "/".join(parts[2:]), bare.partition("@")[2] or None)
+
+
+def _on_hub(origin: str, repository: str, subfolder: str, revision: str | None) -> Location:
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().repo_info(repository, revision=revision)
+    except Exception as error:  # the library raises many kinds, all meaning that the repository cannot be had
+        raise SaebenchError(f"The checkpoint {origin} could not be found on the hub: {_first_line(error)}") from error
+    every = [sibling.rfilename for sibling in getattr(info, "siblings", None) or []]
+    if subfolder in every:
+        folder, _, file = subfolder.rpartition("/")
+    else:
+        folder, file = subfolder, ""
+    prefix = f"{folder}/" if folder else ""
+    names = tuple(sorted(name.removeprefix(prefix) for name in every if name.startswith(prefix)))
+    if not names:
+        raise SaebenchError(f"The repository {repository} has no folder {subfolder}.")
+    return Location(origin, names, repository=repository, subfolder=folder, revision=info.sha, file=file or None)
+
+
+def _listing(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise SaebenchError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+    for entry in entries:
+        if entry.is_file():
+            yield prefix + entry.name
+        elif entry.is_dir() and depth > 1 and not entry.is_symlink():
+            yield from _listing(entry, depth - 1, f"{prefix}{entry.name}/")
+
+
+def read_torch(location: Location, name: str) -> Any:
+    """The content of a ``.pt`` or ``.pth`` file, with ``weights_only=True``: no code in it is run.
+
+    Raises:
+        SaebenchError: the file is damaged, or is a pickle that needs more than tensors.
+    """
+    path = location.path(name)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # damaged files raise almost anything
+        text = str(error)
+        if "weights_only" in text.lower() or "Unsupported" in text or "WeightsUnpickler" in text:
+            wanted = text.partition("GLOBAL ")[2].split(" ")[0] or "more than tensors"
+            raise SaebenchError(
+                f"{name} of {location.origin} is a pickle that needs {wanted} to load; running code out of a checkpoint is "
+                "refused. Save its state dict instead."
+            ) from error
+        raise SaebenchError(f"{name} of {location.origin} cannot be read: {_first_line(error)}") from error
+
+
+def read_safetensors(location: Location, name: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, memory-mapped.
+
+    Raises:
+        SaebenchError: the file is truncated or not of this format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(location.path(name), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SaebenchError(f"{name} of {location.origin} cannot be read: {_first_line(error)}") from error
+
+
+def safetensors_header(location: Location, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """``{tensor: (shape, dtype)}`` of a safetensors file; only its header is read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(location.path(name), framework="pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            return {key: (tuple(part.get_shape()), str(part.get_dtype())) for key, part in slices.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SaebenchError(f"{name} of {location.origin} cannot be read: {_first_line(error)}") from error
+
+
+def take(tensors: dict[str, Tensor], name: str, location: Location) -> Tensor:
+    """A tensor by name.
+
+    Raises:
+        SaebenchError: it is missing (what is there is listed).
+    """
+    tensor = tensors.get(name)
+    if not isinstance(tensor, Tensor):
+        there = ", ".join(sorted(key for key, value in tensors.items() if isinstance(value, Tensor)))
+        raise SaebenchError(f"The checkpoint {location.origin} lacks the tensor {name}; it has: {there or 'none'}.")
+    return tensor
+
+
+def integer(value: Any, what: str, location: Location) -> int:
+    """A whole number out of a configuration (0-dimensional tensors are taken too).
+
+    Raises:
+        SaebenchError: it is none.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise SaebenchError(f"The checkpoint {location.origin} gives {value!r} for {what}; a whole number is needed.")
+    return int(value)
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,145 @@
+"""saebench's own format: ``sae.json`` (what it is, and how it was trained) and ``sae.safetensors`` (the weights).
+
+The encoder is stored as ``[n, d_in]``, so that the rows of a chunk of latents lie together in the file: a dictionary of a
+million latents is memory-mapped and read in pieces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saebench.checkpoints.base import Adapter, Location, read_safetensors, take
+from saebench.errors import SaebenchError
+from saebench.results import write_text
+from saebench.sae import (
+    Activation,
+    CheckpointInfo,
+    Gated,
+    GroupMax,
+    InputScaling,
+    JumpReLU,
+    ProLU,
+    ReLU,
+    SparseAutoencoder,
+    TopK,
+)
+
+CONFIG, WEIGHTS = "sae.json", "sae.safetensors"
+FORMAT_VERSION = 1
+
+
+class Native(Adapter):
+    """The format written by ``saebench train`` and ``saebench convert``."""
+
+    name = "saebench"
+    looks_for = f"{CONFIG} beside {WEIGHTS}"
+
+    def recognise(self, location: Location) -> bool:
+        """By the names of its two files."""
+        return location.has(CONFIG) and location.has(WEIGHTS) and location.file in (None, CONFIG, WEIGHTS)
+
+    def weights_file(self, location: Location) -> str:
+        """``sae.safetensors``."""
+        return WEIGHTS
+
+    def describe(self, location: Location) -> CheckpointInfo:
+        """From the JSON file alone."""
+        config = location.json(CONFIG)
+        if config.get("format_version") != FORMAT_VERSION:
+            raise SaebenchError(
+                f"{location.origin} is of version {config.get('format_version')!r} of the saebench format; only "
+                f"{FORMAT_VERSION} is read."
+            )
+        try:
+            fields = dict(config["sae"])
+            if fields.get("group_sizes") is not None:
+                fields["group_sizes"] = tuple(fields["group_sizes"])
+            return CheckpointInfo(origin=location.origin, format=self.name, training=config.get("training", {}), **fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SaebenchError(f"{CONFIG} of {location.origin} is incomplete: {error}.") from error
+
+    def load(self, location: Location) -> SparseAutoencoder:
+        """Memory-mapped weights."""
+        info = self.describe(location)
+        tensors = read_safetensors(location, WEIGHTS)
+        scaling = location.json(CONFIG).get("scaling", {})
+        return SparseAutoencoder(
+            W_enc=take(tensors, "encoder", location).T,
+            W_dec=take(tensors, "W_dec", location),
+            b_enc=take(tensors, "b_enc", location),
+            b_dec=take(tensors, "b_dec", location),
+            b_pre=tensors.get("b_pre"),
+            W_skip=tensors.get("W_skip"),
+            activation=_activation(info, tensors, location),
+            scaling=InputScaling(**scaling),
+            info=info,
+        )
+
+
+def save_native(sae: SparseAutoencoder, folder: str | Path, training: dict[str, Any] | None = None) -> Path:
+    """Write an autoencoder in saebench's own format, each file atomically and the JSON last.
+
+    Args:
+        sae: what to save.
+        folder: where; made where it is missing.
+        training: the full training record, as JSON data; the one it already carries by default.
+
+    Raises:
+        SaebenchError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    tensors = {name: tensor for name, tensor in sae.tensors() if name != "W_enc"}
+    tensors["encoder"] = sae.W_enc.T
+    # Tensors that share memory (tied weights) are stored apart.
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    temporary = folder / f".{WEIGHTS}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(stored, temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, folder / WEIGHTS)
+    except OSError as error:
+        raise SaebenchError(f"Cannot write the checkpoint {folder}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    info = replace(sae.info, dtype=str(sae.W_dec.dtype).removeprefix("torch."), activation=_described(sae.activation))
+    kept = ("origin", "format", "weights_sha256", "training")
+    config = {
+        "format_version": FORMAT_VERSION,
+        "sae": {key: value for key, value in asdict(info).items() if key not in kept},
+        "scaling": asdict(sae.scaling),
+        "training": sae.info.training if training is None else training,
+    }
+    write_text(folder / CONFIG, json.dumps(config, indent=1, allow_nan=False) + "\n")
+    return folder
+
+
+def _described(activation: Activation) -> dict[str, Any]:
+    return {"kind": type(activation).__name__, **activation.describe()}
+
+
+def _activation(info: CheckpointInfo, tensors: dict[str, Tensor], location: Location) -> Activation:
+    kind = info.activation.get("kind")
+    if kind == "ReLU":
+        return ReLU()
+    if kind == "TopK":
+        described = info.activation
+        return TopK(int(described["k"]), bool(described.get("relu", True)), bool(described.get("signed", False)))
+    if kind == "GroupMax":
+        return GroupMax(int(info.activation["k"]))
+    if kind == "JumpReLU":
+        return JumpReLU(take(tensors, "threshold", location), str(info.activation.get("name", "jumprelu")))
+    if kind == "Gated":
+        r_mag, b_mag = take(tensors, "r_mag", location), take(tensors, "b_mag", location)
+        return Gated(r_mag, b_mag, take(tensors, "b_enc", location))
+    if kind == "ProLU":
+        return ProLU(take(tensors, "prolu_bias", location))
+    raise SaebenchError(f"{location.origin} names an unknown activation function {kind!r}.")

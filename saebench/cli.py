@@ -1,0 +1,178 @@
+"""The command line. Each command is a few lines that call the library; nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saebench.errors import SaebenchError
+
+app = typer.Typer(
+    help="Evaluate sparse autoencoders on language-model activations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+
+
+class Dtype(StrEnum):
+    """Of the language model."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Bos(StrEnum):
+    """Where BOS tokens go."""
+
+    row = "row"
+    text = "text"
+    none = "none"
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[list[str], typer.Argument(help="Checkpoints: paths or hub names. Several on one hook share the work.")],
+    model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads, such as blocks.8.hook_resid_post.")] = None,
+    hook_out: Annotated[str | None, typer.Option(help="Where it writes, for transcoders.")] = None,
+    corpus: Annotated[str, typer.Option(help="python-docs, a .txt, .jsonl or .parquet file, or a data set on the hub.")] = "python-docs",
+    text: Annotated[Path | None, typer.Option(help="Exactly this text file, with one BOS in front of all of it.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus; 0 for all. With --text, all by default.")] = None,
+    context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows run together.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the language model.")] = Dtype.auto,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    evaluators: Annotated[str, typer.Option(help="Names, separated by commas; see `saebench evaluators`.")] = "reconstruction,downstream",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
+    exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
+    scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
+    out: Annotated[Path, typer.Option(help="A .json file for one checkpoint, else a folder.")] = Path("saebench-results"),
+    report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from an earlier result made with the same settings.")] = False,
+) -> None:  # fmt: skip
+    """Judge checkpoints: print the scorecard and write a result file."""
+    from saebench.api import DEFAULT_TOKENS, evaluate
+    from saebench.report import render_terminal, write_page
+    from saebench.results import check_writable
+
+    if report is not None:
+        check_writable(report)
+    cards = evaluate(
+        checkpoint,
+        model=model,
+        hook=hook,
+        hook_out=hook_out,
+        corpus=str(text) if text else corpus,
+        corpus_revision=revision,
+        tokens=tokens if tokens is not None else 0 if text else DEFAULT_TOKENS,
+        context=context,
+        batch=batch,
+        dtype=dtype.value,
+        device=device,
+        evaluators=[name.strip() for name in evaluators.split(",") if name.strip()],
+        seed=seed,
+        bos=bos.value if bos else "text" if text else None,
+        exclude=exclude,
+        options={"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {},
+        out=out,
+        resume=resume,
+    )
+    for card in cards:
+        console.print(render_terminal(card.result))
+    console.print(Text(f"Results: {out}"))
+    if report is not None:
+        write_page([card.result for card in cards], report)
+        console.print(Text(f"Report: {report}"))
+    if any(card.result.failures for card in cards):
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluators() -> None:
+    """List the evaluators that are installed, plug-ins included."""
+    from saebench.evaluators.base import installed_evaluators
+
+    table = Table("Evaluator", "Version", "What it measures", "From", show_edge=False)
+    for name, evaluator in installed_evaluators().items():
+        table.add_row(name, str(evaluator.version), evaluator.description, evaluator.__module__.partition(".")[0])
+    console.print(table)
+
+
+@app.command()
+def inspect(checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")]) -> None:
+    """Say what a checkpoint is, without loading its weights where the format allows."""
+    from dataclasses import asdict
+
+    from saebench import checkpoints
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in asdict(checkpoints.inspect(checkpoint)).items():
+        if value not in (None, {}, ""):
+            shown = json.dumps(value) if isinstance(value, dict) else str(value)
+            table.add_row(Text(name, style="dim"), Text(shown if len(shown) < 400 else f"{shown[:400]}..."))
+    console.print(table)
+
+
+@app.command()
+def validate(file: Annotated[Path, typer.Argument(help="A result file.")]) -> None:
+    """Check a result file against the schema."""
+    from saebench import results
+
+    problems = results.validate(file)
+    for problem in problems:
+        console.print(Text(problem))
+    if problems:
+        raise typer.Exit(2)
+    console.print(Text(f"{file} is a valid result file."))
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(help="Result files.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page for the browser here.")] = None,
+    markdown: Annotated[bool, typer.Option(help="Print Markdown instead of a table.")] = False,
+) -> None:
+    """Show result files as tables, or write a page."""
+    from saebench.report import render_markdown, render_terminal, write_page
+    from saebench.results import read_result
+
+    found = [read_result(file) for file in files]
+    if html is not None:
+        write_page(found, html)
+        console.print(Text(f"Report: {html}"))
+        return
+    for result in found:
+        if markdown:
+            typer.echo(render_markdown(result))
+        else:
+            console.print(render_terminal(result))
+
+
+def main() -> None:
+    """Run the command line: errors of the user are one sentence and exit code 2; Ctrl-C leaves what is finished."""
+    try:
+        app()
+    except SaebenchError as error:
+        Console(stderr=True).print(Text(f"Error: {error}", style="red"))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped. What was finished is kept: repeat the command with --resume to go on.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

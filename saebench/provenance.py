@@ -1,0 +1,124 @@
+"""Records of what was judged and what with: the parts of a result that make it repeatable."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import saebench
+from saebench.corpus import TokenCorpus
+from saebench.lm import Cut, LanguageModel
+from saebench.results import CorpusRecord, Environment, ModelRecord, SaeRecord
+from saebench.sae import Autoencoder, ForeignAutoencoder, SparseAutoencoder
+
+LIBRARIES = ("torch", "transformers", "transformer-lens", "numpy", "safetensors", "scikit-learn", "datasets")
+
+
+def portable_name(origin: str) -> str:
+    """A local path without the folders above it; anything else as it is."""
+    path = Path(origin).expanduser()
+    if not path.exists():
+        return origin
+    path = path.resolve()
+    return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
+
+
+def sae_record(sae: Autoencoder, cut: Cut) -> SaeRecord:
+    """The autoencoder's record."""
+    info = sae.info
+    return SaeRecord(
+        origin=portable_name(info.origin),
+        format=info.format,
+        architecture=info.architecture,
+        weights_sha256=info.weights_sha256 or _hash_tensors(sae),
+        d_in=sae.d_in,
+        d_out=sae.d_out,
+        n_latents=sae.n_latents,
+        activation=info.activation if not isinstance(sae, SparseAutoencoder) else sae.activation.describe(),
+        scaling=info.scaling,
+        hook_in=cut.hook_in.name,
+        hook_out=cut.hook_out.name,
+        training=info.training,
+    )
+
+
+def model_record(model: LanguageModel) -> ModelRecord:
+    """The language model's record."""
+    return ModelRecord(
+        name=portable_name(model.name),
+        revision=model.revision,
+        weights_sha256=model.weights_sha256,
+        dtype=str(model.dtype).removeprefix("torch."),
+        n_parameters=model.n_parameters,
+    )
+
+
+def corpus_record(corpus: TokenCorpus) -> CorpusRecord:
+    """The text's record."""
+    return CorpusRecord(
+        name=corpus.name,
+        revision=corpus.revision,
+        sha256=corpus.sha256,
+        rows=corpus.tokens.shape[0],
+        context=corpus.context,
+        tokens=corpus.tokens.numel(),
+        tokens_counted=corpus.tokens_counted,
+        tokens_requested=corpus.tokens_requested,
+        bos=corpus.bos,
+        excluded=corpus.rule,
+        documents=corpus.documents,
+    )
+
+
+def environment(device: torch.device) -> Environment:
+    """What this process computes with."""
+    return Environment(
+        saebench=saebench.__version__,
+        commit=_own_commit(),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        threads=torch.get_num_threads(),
+        libraries={name: found for name in LIBRARIES if (found := _version(name)) is not None},
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _own_commit() -> str | None:
+    """The commit of the checkout that saebench itself runs from; never that of the working directory."""
+    root = Path(saebench.__file__).resolve().parent.parent
+    if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def _hash_tensors(sae: Autoencoder) -> str | None:
+    """Hash of an autoencoder in memory: of names, shapes and values; None where it shows no weights."""
+    if isinstance(sae, SparseAutoencoder):
+        named = list(sae.tensors())
+    elif isinstance(sae, ForeignAutoencoder) and isinstance(sae.inner, nn.Module):
+        named = list(sae.inner.state_dict().items())
+    else:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
