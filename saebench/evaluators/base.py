@@ -119,7 +119,7 @@ class Evaluator(ABC):
         self.setup = setup
 
     @classmethod
-    def check(cls, setup: Setup) -> None:  # noqa: B027 - most have nothing to check
+    def check(cls, setup: Setup) -> None:
         """Raise ``SaebenchError`` where this evaluator cannot run, before anything heavy is done."""
 
     @abstractmethod

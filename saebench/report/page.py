@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def densities(results: Sequence[Result]) -> dict[str, Any] | None:
         if not histogram:
             continue
         edges = histogram["log10_edges"]
-        middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
+        middles = [(low + high) / 2 for low, high in pairwise(edges)]
         label = f"{_label(result)} ({histogram['never_active']:,} never active)"
         traces.append(_bars(middles, histogram["counts"], label, index, opacity=0.75))
     words = "How often latents are active: number of latents by the share of tokens they are active on, in powers of ten."

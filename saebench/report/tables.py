@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -88,8 +87,13 @@ def facts(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def render_terminal(result: Result) -> RenderableType:
-    """The scorecard for a terminal."""
+ROOM_FOR_MEANINGS = 110
+"""Terminals narrower than this get no column of meanings."""
+
+
+def render_terminal(result: Result, width: int | None = None) -> RenderableType:
+    """The scorecard for a terminal of ``width`` columns (this one's by default)."""
+    meanings = (width or Console().width) >= ROOM_FOR_MEANINGS
     head = Table.grid(padding=(0, 2))
     for name, value in facts(result):
         head.add_row(Text(name, style="dim"), Text(value))
@@ -98,9 +102,9 @@ def render_terminal(result: Result) -> RenderableType:
     table.add_column("Value", justify="right", no_wrap=True)
     for control in result.controls:
         table.add_column(Text(control), justify="right", no_wrap=True)
-    table.add_column("Unit")
+    table.add_column("Unit", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("Meaning", style="dim", ratio=1)
+    table.add_column("Meaning" if meanings else "", style="dim")
     notes: list[str] = []
     previous = None
     for line in lines(result):
@@ -114,8 +118,14 @@ def render_terminal(result: Result) -> RenderableType:
             previous = line.evaluator
         if line.note:
             notes.append(f"{line.name}: {line.note}")
-        name = Text(f"  {line.name}")
-        table.add_row(name, Text(line.value), *map(Text, line.controls), line.unit, line.arrow, escape(line.description))
+        table.add_row(
+            Text(f"  {line.name}"),
+            Text(line.value),
+            *map(Text, line.controls),
+            line.unit,
+            line.arrow,
+            Text(line.description if meanings else ""),
+        )
     notes += [f"{name} failed: {message}" for name, message in result.failures.items()]
     foot = [Text(f"— {note}", style="dim") for note in notes]
     return Group(Text(), head, Text(), table, *foot, Text("↓ lower is better, ↑ higher is better", style="dim"))
@@ -125,7 +135,7 @@ def render_text(result: Result, width: int = 140) -> str:
     """The scorecard as plain text."""
     console = Console(width=width, no_color=True, highlight=False)
     with console.capture() as capture:
-        console.print(render_terminal(result))
+        console.print(render_terminal(result, width))
     return capture.get()
 
 
@@ -145,7 +155,7 @@ def render_markdown(result: Result) -> str:
         if line.note:
             notes.append(f"- {line.evaluator}.{line.name}: {_cell(line.note)}")
     notes += [f"- {name} failed: {_cell(message)}" for name, message in result.failures.items()]
-    return "\n".join([*head, *body, *([""] + notes if notes else []), ""])
+    return "\n".join([*head, *body, *(["", *notes] if notes else []), ""])
 
 
 def _cell(text: str) -> str:
