@@ -92,9 +92,9 @@ def stream(
             if splicing:
                 _count_clean(shared, batch)
             places = _Places(batch, shared)
-            deviation = shared.moments.update(places.targets, places.groups)
+            shared.moments.update(places.targets, places.rows, tokens.shape[0], places.groups)
             for one in judged:
-                _judge(one, cut, batch, places, deviation, clock)
+                _judge(one, cut, batch, places, clock)
             advance(tokens.numel())
     if splicing:
         with clock.stage("ablated runs"):
@@ -136,7 +136,7 @@ def _count_clean(shared: Shared, batch: CleanBatch) -> None:
     shared.clean.add(cross_entropy=losses, predictions=mask.sum(dim=1))
 
 
-def _judge(one: Judged, cut: Cut, batch: CleanBatch, places: _Places, deviation: Tensor, clock: Clock) -> None:
+def _judge(one: Judged, cut: Cut, batch: CleanBatch, places: _Places, clock: Clock) -> None:
     """Encode and decode a batch, let the evaluators look, and run the layers above where one of them splices."""
     splicing = any(each.needs_logits for each in one.evaluators.values())
     with clock.stage("autoencoders"):
@@ -146,7 +146,7 @@ def _judge(one: Judged, cut: Cut, batch: CleanBatch, places: _Places, deviation:
         parts = []
         size = max(64, LATENT_BUDGET // one.sae.n_latents)
         for start in range(0, places.rows.numel(), size):
-            block = _block(one.sae, places, deviation, slice(start, start + size))
+            block = _block(one.sae, places, slice(start, start + size))
             for name, evaluator in list(one.evaluators.items()):
                 with one.guarded(name):
                     evaluator.observe(block)
@@ -167,7 +167,7 @@ def _judge(one: Judged, cut: Cut, batch: CleanBatch, places: _Places, deviation:
             evaluator.end_batch()
 
 
-def _block(sae: Autoencoder, places: _Places, deviation: Tensor, part: slice) -> TokenBlock:
+def _block(sae: Autoencoder, places: _Places, part: slice) -> TokenBlock:
     inputs = places.inputs[part]
     latents = sae.encode(inputs)
     return TokenBlock(
@@ -178,5 +178,4 @@ def _block(sae: Autoencoder, places: _Places, deviation: Tensor, part: slice) ->
         rows=places.rows[part],
         positions=places.positions[part],
         token_ids=places.token_ids[part],
-        deviation=deviation[part],
     )

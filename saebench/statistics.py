@@ -46,9 +46,13 @@ class RowSums:
 
     def end_batch(self) -> None:
         """Close the batch: its rows are now counted."""
-        for row in self._batch:
-            self._add_row(row)
+        self.add_rows(self._batch)
         self._batch = self._batch[:0]
+
+    def add_rows(self, rows: Tensor) -> None:
+        """Add whole rows in order: ``[rows, names]`` float64."""
+        for row in rows:
+            self._add_row(row)
 
     def add(self, **sums: Tensor) -> None:
         """Add whole rows in order: each of ``sums`` is ``[rows]``."""
@@ -75,11 +79,13 @@ class RowSums:
         self._groups += other._groups
         self.rows_per_group, self._filled = max(self.rows_per_group, other.rows_per_group), self.rows_per_group
 
+    def groups(self) -> Tensor:
+        """``[groups, names]`` float64."""
+        return torch.stack(self._groups) if self._groups else torch.zeros(0, len(self.names), dtype=torch.float64)
+
     def column(self, name: str) -> Tensor:
         """``[groups]`` float64: the sums of one name."""
-        if not self._groups:
-            return torch.zeros(0, dtype=torch.float64)
-        return torch.stack(self._groups)[:, self.names.index(name)]
+        return self.groups()[:, self.names.index(name)]
 
     def total(self, name: str) -> float:
         """The sum over all rows."""

@@ -62,7 +62,6 @@ class TokenBlock:
         rows: ``[tokens]``, each token's row within the batch.
         positions: ``[tokens]``, each token's position within its row.
         token_ids: ``[tokens]``.
-        deviation: ``[tokens]``, squared distance of the target from the shared reference point.
     """
 
     inputs: Tensor
@@ -72,7 +71,6 @@ class TokenBlock:
     rows: Tensor
     positions: Tensor
     token_ids: Tensor
-    deviation: Tensor
 
 
 @dataclass(frozen=True)

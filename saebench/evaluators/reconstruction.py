@@ -15,12 +15,11 @@ from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, Toke
 from saebench.evaluators.geometry import decoder_similarity, encoder_decoder_cosine
 from saebench.results import EvaluatorResult, Metric
 from saebench.sae import SparseAutoencoder
-from saebench.statistics import Estimate, RowSums
+from saebench.statistics import Estimate, RowSums, ratio_estimate
 
 _SUMS = (
     "tokens",
     "squared_error",
-    "deviation",  # squared distance of the target from the shared reference point
     "unit_error",  # squared error of activations brought to unit norm
     "relative_error",  # squared error over the target's squared norm, token by token
     "cosine",
@@ -70,7 +69,6 @@ class Reconstruction(StreamingEvaluator):
             block.rows,
             tokens=torch.ones_like(dot),
             squared_error=squared_error,
-            deviation=block.deviation,
             unit_error=squared_error / centred_squares.clamp_min(tiny),
             relative_error=squared_error / target_squares.clamp_min(tiny),
             cosine=dot / (norms * reconstruction_squares.sqrt()).clamp_min(tiny),
@@ -111,7 +109,8 @@ class Reconstruction(StreamingEvaluator):
                 "normalised_mse_by_token_frequency": self._by_frequency(),
                 "by_row": {
                     "rows_per_group": self.sums.rows_per_group,
-                    **{name: _rounded(self.sums.column(name)) for name in ("tokens", "squared_error", "deviation", "l0")},
+                    "variance": _rounded(self.setup.shared.moments.variance_by_row()),
+                    **{name: _rounded(self.sums.column(name)) for name in ("tokens", "squared_error", "l0")},
                 },
             },
         )
@@ -127,7 +126,7 @@ class Reconstruction(StreamingEvaluator):
             )
 
         constant = "the activations are constant over the counted tokens"
-        normalised = _rescaled(sums.ratio("squared_error", "deviation"), sums.total("deviation"), moments.variance)
+        normalised = ratio_estimate(sums.column("squared_error"), moments.variance_by_row())
         explained = Estimate(None if normalised.value is None else 1 - normalised.value, normalised.standard_error)
         unit_error = _rescaled(sums.ratio("unit_error", "tokens"), n, moments.unit_variance)
         per_element = sums.ratio("squared_error", "tokens")

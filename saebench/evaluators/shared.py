@@ -34,51 +34,66 @@ class Moments:
     def __init__(self, positions: int, frequency_bins: int) -> None:
         self.reference: Tensor | None = None
         self.count = 0
-        self._sum: Tensor | None = None
-        self._squares = 0.0
+        self._rows: RowSums | None = None  # per row of text: tokens, squared distances, sums of the d coordinates
         self._unit_sum: Tensor | None = None
         self._by: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self._sizes = {"position": positions, "frequency": frequency_bins}
 
-    def update(self, targets: Tensor, groups: dict[str, Tensor]) -> Tensor:
-        """Take in ``targets`` (``[tokens, d]``) and return their squared distance from the reference, ``[tokens]``.
+    def update(self, targets: Tensor, rows: Tensor, n_rows: int, groups: dict[str, Tensor]) -> None:
+        """Take in a batch.
 
-        ``groups`` maps ``position`` and ``frequency`` to each token's group, ``[tokens]``.
+        Args:
+            targets: ``[tokens, d]``, the counted activations.
+            rows: ``[tokens]``, each token's row of text within the batch; ``n_rows``, how many rows there are.
+            groups: ``position`` and ``frequency``: each token's group, ``[tokens]``.
         """
-        d = targets.shape[1]
         if self.reference is None:
-            self.reference = targets.double().mean(dim=0)
-            self._sum, self._unit_sum = torch.zeros(2, d, dtype=torch.float64, device=targets.device).unbind()
-            for name, size in self._sizes.items():
-                zeros = torch.zeros(size, dtype=torch.float64, device=targets.device)
-                self._by[name] = (zeros, zeros.clone(), zeros.new_zeros(size, d))
-        assert self._sum is not None and self._unit_sum is not None
-        centred = targets - self.reference.to(targets.dtype)
-        deviation = centred.square().sum(dim=1)
+            self._start(targets)
+        assert self.reference is not None and self._rows is not None and self._unit_sum is not None
+        centred = (targets - self.reference.to(targets.dtype)).double()
+        squares = centred.square().sum(dim=1, keepdim=True)
+        by_row = centred.new_zeros(n_rows, targets.shape[1] + 2)
+        by_row.index_add_(0, rows, torch.cat([torch.ones_like(squares), squares, centred], dim=1))
+        self._rows.add_rows(by_row.cpu())
         self.count += targets.shape[0]
-        self._sum += centred.sum(dim=0, dtype=torch.float64)
-        self._squares += float(deviation.sum(dtype=torch.float64))
-        unit = targets - targets.mean(dim=1, keepdim=True)
-        unit = F.normalize(unit, dim=1, eps=1e-12)
+        unit = F.normalize(targets - targets.mean(dim=1, keepdim=True), dim=1, eps=1e-12)
         self._unit_sum += unit.sum(dim=0, dtype=torch.float64)
         for name, group in groups.items():
-            counts, squares, sums = self._by[name]
+            counts, squares_by, sums_by = self._by[name]
             counts += torch.bincount(group, minlength=counts.numel())
-            squares.index_add_(0, group, deviation.double())
-            sums.index_add_(0, group, centred.double())
-        return deviation
+            squares_by.index_add_(0, group, squares.squeeze(1))
+            sums_by.index_add_(0, group, centred)
+
+    def _start(self, targets: Tensor) -> None:
+        d = targets.shape[1]
+        self.reference = targets.double().mean(dim=0)
+        self._rows = RowSums(("tokens", "squares", *map(str, range(d))))
+        self._unit_sum = torch.zeros(d, dtype=torch.float64, device=targets.device)
+        for name, size in self._sizes.items():
+            zeros = torch.zeros(size, dtype=torch.float64, device=targets.device)
+            self._by[name] = (zeros, zeros.clone(), zeros.new_zeros(size, d))
 
     @property
     def mean(self) -> Tensor:
         """``[d]`` float64: the mean activation."""
-        assert self.reference is not None and self._sum is not None
-        return self.reference + self._sum / self.count
+        assert self.reference is not None
+        return self.reference + self._shift()
 
     @property
     def variance(self) -> float:
         """Sum over tokens of the squared distance from the mean activation."""
-        assert self._sum is not None
-        return self._squares - float(self._sum.square().sum()) / self.count
+        return float(self.variance_by_row().sum())
+
+    def variance_by_row(self) -> Tensor:
+        """``[groups]`` float64: that sum for each row of text, or group of rows, as ``RowSums`` keeps them."""
+        assert self._rows is not None
+        groups, shift = self._rows.groups(), self._shift().cpu()
+        return groups[:, 1] - 2 * (groups[:, 2:] @ shift) + groups[:, 0] * shift.square().sum()
+
+    def _shift(self) -> Tensor:
+        """``[d]``: the mean, seen from the reference point."""
+        assert self._rows is not None and self.reference is not None
+        return (self._rows.groups()[:, 2:].sum(dim=0) / max(self.count, 1)).to(self.reference.device)
 
     @property
     def unit_variance(self) -> float:
@@ -88,9 +103,8 @@ class Moments:
 
     def variance_by(self, name: str) -> tuple[Tensor, Tensor]:
         """``(counts, variances)`` by group, ``[groups]`` each; distances are from the mean over all tokens."""
-        assert self.reference is not None
         counts, squares, sums = self._by[name]
-        shift = self.mean - self.reference
+        shift = self._shift()
         return counts, squares - 2 * (sums @ shift) + counts * float(shift.square().sum())
 
 

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: tests never wait for a network
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from saebench.corpus import TokenCorpus, make_corpus
+from saebench.lm import LanguageModel
+from saebench.sae import Activation, CheckpointInfo, SparseAutoencoder, TopK
+
+FIXTURES = Path(__file__).parent / "fixtures"
+SHARED = Path(__file__).parents[2] / "shared"
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared data folder is not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> LanguageModel:
+    """A random Llama of four layers, width 32 and 200 tokens; token 1 is BOS, 2 is EOS."""
+    return LanguageModel.load(str(FIXTURES / "saelens_evals" / "model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tiny_model: LanguageModel) -> TokenCorpus:
+    """24 rows of 16 tokens, each row begun by BOS, with an EOS in the middle of one."""
+    rows = torch.randint(3, 200, (24, 16), generator=torch.Generator().manual_seed(1))
+    rows[:, 0] = 1
+    rows[5, 7] = 2
+    return make_corpus(rows, tiny_model.tokenizer, name="random tokens", bos="row")
+
+
+@pytest.fixture
+def make_sae() -> Callable[..., SparseAutoencoder]:
+    def make(d: int = 32, n: int = 64, activation: Activation | None = None, seed: int = 0, **changes: object) -> SparseAutoencoder:
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
+        activation = activation or TopK(8)
+        info = CheckpointInfo("made in a test", "saebench", activation.name, d, d, n, activation.describe(), hook_in=HOOK)
+        parts: dict[str, object] = {
+            "W_enc": directions.T.clone(),
+            "W_dec": directions,
+            "b_enc": torch.zeros(n),
+            "b_dec": torch.zeros(d),
+            "activation": activation,
+            "info": info,
+        }
+        return SparseAutoencoder(**(parts | changes))  # type: ignore[arg-type]
+
+    return make
