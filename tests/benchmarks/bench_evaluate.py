@@ -1,0 +1,100 @@
+"""Evaluation: tokens per second against SAELens, eight autoencoders against one, memory at large widths."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+import saebench
+from saebench.corpus import TokenCorpus, load_corpus
+from saebench.embedded import embedded_model_folder
+from saebench.lm import LanguageModel
+from saebench.sae import CheckpointInfo, SparseAutoencoder, TopK
+
+from .table import Row, run_peer
+
+TITLE = "Evaluation (SmolLM2-135M, core and downstream)"
+WIDTH, LATENTS, K, CONTEXT, TOKENS = 576, 8192, 32, 128, 4096
+HOOK = "blocks.15.hook_resid_post"
+
+
+def random_sae(seed: int = 0, n: int = LATENTS, d: int = WIDTH, hook: str = HOOK) -> SparseAutoencoder:
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
+    info = CheckpointInfo(f"random-{seed}", "saebench", "topk", d, d, n, {}, hook_in=hook, model="smollm2", context=CONTEXT)
+    return SparseAutoencoder(directions.T, directions, torch.zeros(n), torch.zeros(d), TopK(K), info)
+
+
+def seconds(saes: list[SparseAutoencoder], model: LanguageModel, corpus: TokenCorpus, hook: str) -> float:
+    start = time.perf_counter()
+    for card in saebench.evaluate(saes, model=model, corpus=corpus, hook=hook, progress=False):
+        assert not card.result.failures
+    return time.perf_counter() - start
+
+
+def run() -> list[Row]:
+    model = LanguageModel.load("smollm2", dtype="float32")
+    corpus = load_corpus("python-docs", model.tokenizer, context=CONTEXT, tokens=TOKENS, bos="row", exclude=False)
+    model.logits(corpus.tokens[:1])
+    rows = [*against_saelens(model, corpus), *eight_against_one(model, corpus)]
+    return [*rows, *in_own_process("wide"), *in_own_process("million")]
+
+
+def against_saelens(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
+    ours = seconds([random_sae()], model, corpus, HOOK)
+    speed = corpus.tokens.numel() / ours
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        save_for_saelens(random_sae(), folder / "sae")
+        save_file({"tokens": corpus.tokens}, folder / "tokens.safetensors")
+        arguments = (str(embedded_model_folder()), str(folder / "sae"), str(folder / "tokens.safetensors"), "float32")
+        printed = run_peer("saelens", "peer_saelens_evals.py", *arguments)
+    if printed is None:
+        return [Row("one SAE, float32", f"{speed:.0f} tokens/s", "2.4x SAELens", "SAELens's environment is absent: not compared")]
+    theirs = json.loads(printed.splitlines()[-1])
+    their_speed = corpus.tokens.numel() / theirs["seconds"]
+    return [
+        Row(
+            "one SAE, float32", f"{speed:.0f} tokens/s: {speed / their_speed:.2f}x SAELens", "2.4x",
+            f"SAELens {theirs['version']}: {their_speed:.0f} tokens/s, same model, tokens and autoencoder",
+        )
+    ]  # fmt: skip
+
+
+def save_for_saelens(sae: SparseAutoencoder, folder: Path) -> None:
+    folder.mkdir()
+    tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec.clone(), "b_enc": sae.b_enc, "b_dec": sae.b_dec}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "sae_weights.safetensors")
+    config = {
+        "d_in": sae.d_in, "d_sae": sae.n_latents, "k": K, "dtype": "float32", "device": "cpu", "architecture": "topk",
+        "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
+        "rescale_acts_by_decoder_norm": False,
+        "metadata": {"sae_lens_version": "6.54.12", "hook_name": HOOK, "context_size": CONTEXT, "model_name": "smollm2", "prepend_bos": True},
+    }  # fmt: skip
+    (folder / "cfg.json").write_text(json.dumps(config))
+
+
+def eight_against_one(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
+    rows = []
+    for hook in (HOOK, "blocks.22.hook_resid_post"):
+        one = seconds([random_sae(0, hook=hook)], model, corpus, hook)
+        eight = seconds([random_sae(seed, hook=hook) for seed in range(8)], model, corpus, hook)
+        where = "half-way up" if hook == HOOK else "three quarters up, as in Gao et al."
+        rows.append(Row(f"eight SAEs together, {hook}", f"{eight / one:.2f}x the time of one", "3.2x", where))
+    return rows
+
+
+def in_own_process(name: str) -> list[Row]:
+    """Memory is measured in a process of its own: its largest resident set."""
+    command = [sys.executable, "-m", "tests.benchmarks.memory", name]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [Row(**row) for row in json.loads(printed.splitlines()[-1])]
+
+
