@@ -1,0 +1,107 @@
+"""Gemma Scope: ``params.npz`` (1) or ``params.safetensors`` (2), JumpReLU without input scaling."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saebench.checkpoints.base import Adapter, Location, read_safetensors, safetensors_header, take
+from saebench.errors import SaebenchError
+from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
+
+_LAYER = re.compile(r"layer_(\d+)")
+_MODEL = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)")
+_SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
+
+
+class GemmaScope(Adapter):
+    """``params.npz`` or ``params.safetensors`` with ``W_enc``, ``W_dec``, ``b_enc``, ``b_dec`` and ``threshold``."""
+
+    name = "gemma_scope"
+    looks_for = "params.npz or params.safetensors"
+
+    def recognise(self, location: Location) -> bool:
+        """By the name of the file."""
+        return len(location.matching("params.npz", "params.safetensors")) == 1
+
+    def weights_file(self, location: Location) -> str:
+        """``params.npz`` or ``params.safetensors``."""
+        return location.matching("params.npz", "params.safetensors")[0]
+
+    def describe(self, location: Location) -> CheckpointInfo:
+        """From the headers of the arrays; hook and model from the path of the released files."""
+        shapes = self._shapes(location)
+        if "w_enc" not in shapes or "w_dec" not in shapes:
+            raise SaebenchError(f"{location.origin} lacks W_enc or W_dec; it has: {', '.join(sorted(shapes))}.")
+        (d_in, n), d_out = shapes["w_enc"], shapes["w_dec"][1]
+        path = "/".join(
+            str(part) for part in (location.origin, location.root, location.repository, location.subfolder) if part
+        )
+        layer, model = _LAYER.search(path), _MODEL.search(path)
+        site = next((hook for key, hook in _SITES.items() if f"-{key}" in path), None)
+        hook = f"blocks.{layer[1]}.{site}" if layer and site else None
+        return CheckpointInfo(
+            origin=location.origin,
+            format=self.name,
+            architecture="jumprelu",
+            d_in=d_in,
+            d_out=d_out,
+            n_latents=n,
+            activation={"name": "jumprelu"},
+            hook_in=hook,
+            hook_out=hook,
+            model=f"google/gemma-2-{model[1]}" + ("-it" if model[2] == "it" else "") if model else None,
+            prepend_bos=True,
+        )
+
+    def load(self, location: Location) -> SparseAutoencoder:
+        """The arrays as they are; embedding autoencoders have their input's scale folded in."""
+        tensors = self._tensors(location)
+        W_enc, W_dec = take(tensors, "w_enc", location), take(tensors, "w_dec", location)
+        if "embedding" in location.origin:
+            scale = W_enc.shape[0] ** 0.5
+            W_enc, W_dec = W_enc / scale, W_dec * scale
+        return SparseAutoencoder(
+            W_enc=W_enc,
+            W_dec=W_dec,
+            b_enc=take(tensors, "b_enc", location),
+            b_dec=take(tensors, "b_dec", location),
+            W_skip=tensors.get("affine_skip_connection"),
+            activation=JumpReLU(take(tensors, "threshold", location)),
+            info=self.describe(location),
+        )
+
+    def _shapes(self, location: Location) -> dict[str, tuple[int, ...]]:
+        name = self.weights_file(location)
+        if name.endswith(".safetensors"):
+            return {key.lower(): shape for key, (shape, _) in safetensors_header(location, name).items()}
+        return {key.lower(): shape for key, shape in _npz_shapes(location, name).items()}
+
+    def _tensors(self, location: Location) -> dict[str, Tensor]:
+        name = self.weights_file(location)
+        if name.endswith(".safetensors"):
+            return {key.lower(): tensor for key, tensor in read_safetensors(location, name).items()}
+        try:
+            with np.load(location.path(name), allow_pickle=False) as arrays:
+                return {key.lower(): torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in arrays.files}
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise SaebenchError(f"{name} of {location.origin} cannot be read: {error}") from error
+
+
+def _npz_shapes(location: Location, name: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays in an ``.npz`` file, from their headers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        with zipfile.ZipFile(location.path(name)) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    shapes[member.removesuffix(".npy")] = read(stream)[0]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SaebenchError(f"{name} of {location.origin} cannot be read: {error}") from error
+    return shapes

@@ -1,0 +1,103 @@
+"""OpenAI's ``sparse_autoencoder``: one ``.pt`` file with a flat state dict."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from saebench.checkpoints.base import Adapter, Location, integer, read_torch, take
+from saebench.errors import SaebenchError
+from saebench.sae import Activation, CheckpointInfo, InputScaling, ReLU, SparseAutoencoder, TopK
+
+_KEYS = ("pre_bias", "encoder.weight", "latent_bias", "decoder.weight")
+_HOOK = re.compile(r"(resid_post_mlp|resid_post_attn|resid_delta_mlp|resid_delta_attn|mlp_post_act)\D*(?:layer_?)?(\d+)?")
+_LAYER = re.compile(r"layer_?(\d+)|(?:^|/)(\d+)\.pt$")
+
+
+class OpenAI(Adapter):
+    """A ``.pt`` file with ``pre_bias``, ``encoder.weight``, ``latent_bias`` and ``decoder.weight``."""
+
+    name = "openai"
+    looks_for = "a .pt file with pre_bias, encoder.weight, latent_bias and decoder.weight"
+
+    def recognise(self, location: Location) -> bool:
+        """By the keys of its one ``.pt`` file; the format has no other mark."""
+        files = location.matching(".pt")
+        if len(files) != 1 or location.has("config.json"):
+            return False
+        state = read_torch(location, files[0])
+        return isinstance(state, dict) and all(key in state for key in _KEYS)
+
+    def weights_file(self, location: Location) -> str:
+        """The one ``.pt`` file."""
+        return location.matching(".pt")[0]
+
+    def describe(self, location: Location) -> CheckpointInfo:
+        """From the state dict, which is memory-mapped."""
+        state = self._state(location)
+        n, d = take(state, "encoder.weight", location).shape
+        activation = _activation(state, location)
+        hook = _hook(location)
+        return CheckpointInfo(
+            origin=location.origin,
+            format=self.name,
+            architecture=activation.name,
+            d_in=d,
+            d_out=d,
+            n_latents=n,
+            activation=activation.describe(),
+            scaling=_scaling(activation).kind,
+            hook_in=hook,
+            hook_out=hook,
+            model="gpt2",
+            context=64,
+            dtype=str(state["encoder.weight"].dtype).removeprefix("torch."),
+        )
+
+    def load(self, location: Location) -> SparseAutoencoder:
+        """The state dict in our layout; statistics of training are dropped."""
+        state = self._state(location)
+        activation = _activation(state, location)
+        bias = take(state, "pre_bias", location)
+        return SparseAutoencoder(
+            W_enc=take(state, "encoder.weight", location).T,
+            W_dec=take(state, "decoder.weight", location).T,
+            b_enc=take(state, "latent_bias", location),
+            b_dec=bias,
+            b_pre=bias,
+            activation=activation,
+            scaling=_scaling(activation),
+            info=self.describe(location),
+        )
+
+    def _state(self, location: Location) -> dict[str, Any]:
+        state: dict[str, Any] = read_torch(location, self.weights_file(location))
+        return state
+
+
+def _activation(state: dict[str, Any], location: Location) -> Activation:
+    kind = state.get("activation", "ReLU")
+    if kind == "ReLU":
+        return ReLU()
+    if kind != "TopK":
+        raise SaebenchError(f"{location.origin} has the activation {kind!r}; OpenAI's format knows TopK and ReLU.")
+    settings = state.get("activation_state_dict") or {}
+    after = str(settings.get("postact_fn", "ReLU"))
+    if after not in ("ReLU", "Identity"):
+        raise SaebenchError(f"{location.origin} applies {after!r} after its TopK; saebench knows ReLU and Identity.")
+    return TopK(integer(settings.get("k"), "k", location), relu=after == "ReLU")
+
+
+def _scaling(activation: Activation) -> InputScaling:
+    """Not stored: the library normalises exactly where it uses TopK."""
+    return InputScaling("layer_norm" if isinstance(activation, TopK) else "none")
+
+
+def _hook(location: Location) -> str | None:
+    """From the path, which names location and layer in the released files."""
+    path = f"{location.root or location.subfolder}/{location.matching('.pt')[0]}"
+    match = _HOOK.search(path)
+    if match is None:
+        return None
+    layer = match[2] or next((found for groups in _LAYER.findall(path) for found in groups if found), None)
+    return None if layer is None else f"{match[1]}.{layer}"

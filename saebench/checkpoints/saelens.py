@@ -1,0 +1,186 @@
+"""SAELens, version 6 and later, and the flat configurations of earlier versions.
+
+A folder with ``cfg.json`` and ``sae_weights.safetensors``. Facts from the library's own code; see its documentation for
+the meaning of the configuration's fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saebench.checkpoints.base import Adapter, Location, integer, read_safetensors, safetensors_header, take
+from saebench.errors import SaebenchError
+from saebench.sae import Activation, CheckpointInfo, Gated, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
+from saebench.sae.scaling import ScalingKind
+
+CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
+
+_ARCHITECTURES = {
+    "standard": "relu",
+    "gated": "gated",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "batchtopk": "batchtopk",
+    "matryoshka_batchtopk": "matryoshka",
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
+_SCALINGS: dict[str, ScalingKind] = {
+    "none": "none",
+    "layer_norm": "layer_norm",
+    "constant_norm_rescale": "constant_norm",
+    "expected_average_only_in": "dataset",
+    "constant_scalar_rescale": "dataset",
+}
+
+
+@dataclass(frozen=True)
+class _Config:
+    """The fields that matter, whichever version wrote them."""
+
+    raw: dict[str, Any]
+    metadata: dict[str, Any]
+    architecture: str
+    k: int | None
+    normalize: str
+
+    @staticmethod
+    def read(location: Location) -> _Config:
+        raw = location.json(CONFIG)
+        metadata = raw["metadata"] if isinstance(raw.get("metadata"), dict) else raw
+        architecture = str(raw.get("architecture", "standard"))
+        kwargs = raw.get("activation_fn_kwargs") or {}
+        # Before version 6 the activation function was named apart, and "standard" could mean TopK.
+        function = raw.get("activation_fn") or raw.get("activation_fn_str") or ""
+        if function == "topk" and architecture == "standard":
+            architecture = "topk"
+        k = raw.get("k", kwargs.get("k"))
+        normalize = raw.get("normalize_activations", "none")
+        if isinstance(normalize, bool) or normalize is None:
+            normalize = "expected_average_only_in" if normalize else "none"
+        if architecture not in _ARCHITECTURES:
+            raise SaebenchError(
+                f"{location.origin} is a SAELens checkpoint of the architecture {architecture!r}; read are: "
+                f"{', '.join(_ARCHITECTURES)}."
+            )
+        if normalize not in _SCALINGS:
+            raise SaebenchError(f"{location.origin} normalises its input by {normalize!r}, which saebench does not know.")
+        if architecture == "topk" and k is None:
+            raise SaebenchError(f"{location.origin} is a TopK autoencoder, but its cfg.json gives no k.")
+        return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize)
+
+
+class SAELens(Adapter):
+    """``cfg.json`` and ``sae_weights.safetensors``."""
+
+    name = "saelens"
+    looks_for = f"{CONFIG} beside {WEIGHTS}"
+
+    def recognise(self, location: Location) -> bool:
+        """By the names of its two files."""
+        return location.has(CONFIG) and location.has(WEIGHTS) and location.file in (None, CONFIG, WEIGHTS)
+
+    def weights_file(self, location: Location) -> str:
+        """``sae_weights.safetensors``."""
+        return WEIGHTS
+
+    def describe(self, location: Location) -> CheckpointInfo:
+        """From the configuration and the header of the weights."""
+        config = _Config.read(location)
+        shapes = safetensors_header(location, WEIGHTS)
+        if "W_enc" not in shapes or "W_dec" not in shapes:
+            raise SaebenchError(f"{WEIGHTS} of {location.origin} lacks W_enc or W_dec; it has: {', '.join(sorted(shapes))}.")
+        (d_in, n), dtype = shapes["W_enc"]
+        metadata = config.metadata
+        hook = metadata.get("hook_name") or metadata.get("hook_point")
+        architecture = _ARCHITECTURES[config.architecture]
+        return CheckpointInfo(
+            origin=location.origin,
+            format=self.name,
+            architecture=architecture,
+            d_in=d_in,
+            d_out=shapes["W_dec"][0][1],
+            n_latents=n,
+            activation={"name": architecture} | ({"k": config.k} if config.k is not None else {}),
+            scaling=_SCALINGS[config.normalize],
+            hook_in=hook,
+            hook_out=metadata.get("hook_name_out") or config.raw.get("hook_name_out") or hook,
+            model=metadata.get("model_name"),
+            context=metadata.get("context_size"),
+            prepend_bos=metadata.get("prepend_bos"),
+            dtype=dtype,
+            training={"saelens": {"config": config.raw}},
+        )
+
+    def load(self, location: Location) -> SparseAutoencoder:
+        """Weights in their own layout; decoder norms and biases brought to ours."""
+        config = _Config.read(location)
+        info = self.describe(location)
+        tensors = read_safetensors(location, WEIGHTS)
+        W_enc, W_dec = take(tensors, "W_enc", location), take(tensors, "W_dec", location)
+        b_dec = take(tensors, "b_dec", location)
+        gated = config.architecture == "gated"
+        b_enc = take(tensors, "b_gate" if gated else "b_enc", location)
+        if config.raw.get("rescale_acts_by_decoder_norm"):
+            # The library multiplies pre-activations by the decoder's norms and divides before decoding. The same latents
+            # and reconstructions come from weights that carry the norms themselves.
+            norms = W_dec.float().norm(dim=1).to(W_dec.dtype)
+            W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
+        subtract = bool(config.raw.get("apply_b_dec_to_input", "transcoder" not in config.architecture))
+        return SparseAutoencoder(
+            W_enc=W_enc,
+            W_dec=W_dec,
+            b_enc=b_enc,
+            b_dec=b_dec,
+            b_pre=b_dec if subtract else None,
+            W_skip=tensors["W_skip"].T if "W_skip" in tensors else None,
+            activation=_activation(config, tensors, location),
+            scaling=_scaling(config, tensors, location),
+            info=info,
+        )
+
+
+def _activation(config: _Config, tensors: dict[str, Tensor], location: Location) -> Activation:
+    kind = config.architecture
+    if kind == "topk":
+        assert config.k is not None
+        return TopK(config.k)
+    if "jumprelu" in kind:
+        return JumpReLU(take(tensors, "threshold", location).contiguous())
+    if kind == "gated":
+        gate, r_mag, b_mag = (take(tensors, name, location) for name in ("b_gate", "r_mag", "b_mag"))
+        return Gated(r_mag, b_mag, gate)
+    if "batchtopk" in kind:
+        threshold = float(take(tensors, "topk_threshold", location))
+        if threshold <= 0:
+            raise SaebenchError(
+                f"{location.origin} is a BatchTopK training checkpoint whose threshold was never set ({threshold}): "
+                "train it further, or save it for inference."
+            )
+        latents = take(tensors, "W_enc", location).shape[1]
+        return JumpReLU(torch.full((latents,), threshold), "matryoshka" if "matryoshka" in kind else "batchtopk")
+    return ReLU()
+
+
+def _scaling(config: _Config, tensors: dict[str, Tensor], location: Location) -> InputScaling:
+    kind = _SCALINGS[config.normalize]
+    if kind != "dataset":
+        return InputScaling(kind)
+    scale: float | None = None
+    if "scaling_factor" in tensors and not bool((tensors["scaling_factor"] == 1).all()):
+        scale = float(tensors["scaling_factor"].flatten()[0])
+    elif location.has(SCALER):
+        given = location.json(SCALER).get("scaling_factor")
+        scale = None if given is None else float(given)
+    if scale is None:
+        raise SaebenchError(
+            f"{location.origin} scales its input by a factor of its training data ({config.normalize}) that is neither "
+            f"folded into the weights nor stored beside them in {SCALER}: save it with the factor folded in."
+        )
+    return InputScaling("dataset", input_scale=scale, output_scale=scale)

@@ -1,0 +1,90 @@
+"""EleutherAI's sparsify: ``{hookpoint}/cfg.json`` beside ``sae.safetensors``."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from saebench.checkpoints.base import Adapter, Location, integer, read_safetensors, safetensors_header, take
+from saebench.errors import SaebenchError
+from saebench.sae import Activation, CheckpointInfo, GroupMax, SparseAutoencoder, TopK
+
+CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+
+
+class Sparsify(Adapter):
+    """``cfg.json`` and ``sae.safetensors`` with ``encoder.weight``."""
+
+    name = "sparsify"
+    looks_for = f"{CONFIG} beside {WEIGHTS} (in the folder of one hookpoint)"
+
+    def recognise(self, location: Location) -> bool:
+        """By the names of its two files; saebench's own weights have the same name, but ``sae.json`` beside them."""
+        names = location.has(CONFIG) and location.has(WEIGHTS) and not location.has("sae.json")
+        return names and location.file in (None, CONFIG, WEIGHTS)
+
+    def weights_file(self, location: Location) -> str:
+        """``sae.safetensors``."""
+        return WEIGHTS
+
+    def describe(self, location: Location) -> CheckpointInfo:
+        """From the configuration and the header of the weights (``num_latents`` is 0 where it was left to a factor)."""
+        config = location.json(CONFIG)
+        shapes = safetensors_header(location, WEIGHTS)
+        if "encoder.weight" not in shapes or "W_dec" not in shapes:
+            raise SaebenchError(f"{WEIGHTS} of {location.origin} lacks encoder.weight or W_dec.")
+        (n, d_in), dtype = shapes["encoder.weight"]
+        activation = _activation(config, location)
+        transcodes = bool(config.get("transcode"))
+        hook = _hookpoint(location)
+        if transcodes and hook is not None and hook.endswith(".mlp"):
+            hook_in: str | None = hook.removesuffix(".mlp") + ".mlp_in"
+        else:
+            hook_in = hook
+        return CheckpointInfo(
+            origin=location.origin,
+            format=self.name,
+            architecture=activation.name,
+            d_in=d_in,
+            d_out=shapes["W_dec"][0][1],
+            n_latents=n,
+            activation=activation.describe(),
+            hook_in=hook_in,
+            hook_out=hook,
+            dtype=dtype,
+            training={"sparsify": {"config": config}},
+        )
+
+    def load(self, location: Location) -> SparseAutoencoder:
+        """Weights as stored: ``W_dec`` is ``[n, d]`` already."""
+        config = location.json(CONFIG)
+        tensors = read_safetensors(location, WEIGHTS)
+        b_dec = take(tensors, "b_dec", location)
+        return SparseAutoencoder(
+            W_enc=take(tensors, "encoder.weight", location).T,
+            W_dec=take(tensors, "W_dec", location),
+            b_enc=take(tensors, "encoder.bias", location),
+            b_dec=b_dec,
+            b_pre=None if config.get("transcode") else b_dec,
+            W_skip=tensors["W_skip"].T if "W_skip" in tensors else None,
+            activation=_activation(config, location),
+            info=self.describe(location),
+        )
+
+
+def _activation(config: dict[str, Any], location: Location) -> Activation:
+    kind, k = config.get("activation", "topk"), integer(config.get("k"), "k", location)
+    if kind == "groupmax":
+        return GroupMax(k)
+    if kind == "topk":
+        return TopK(k, signed=bool(config.get("signed")))
+    raise SaebenchError(
+        f"{location.origin} has the activation {kind!r}; sparsify checkpoints are read with topk or groupmax."
+    )
+
+
+def _hookpoint(location: Location) -> str | None:
+    """The folder is named after the hookpoint, such as ``layers.5`` or ``layers.5.mlp``."""
+    path = location.root.resolve().as_posix() if location.root is not None else location.subfolder
+    name = PurePosixPath(path).name
+    return name if name.startswith(("layers.", "h.", "model.", "transformer.", "gpt_neox.")) else None
