@@ -16,7 +16,9 @@ def metric(name: str, value: float | None, error: float | None = None, unit: str
     return Metric(name=name, value=value, standard_error=error, unit=unit, **given)
 
 
-def evaluator(name: str, metrics: list[Metric], details: dict[str, Any] | None = None, seconds: float = 1.0) -> EvaluatorResult:
+def evaluator(
+    name: str, metrics: list[Metric], details: dict[str, Any] | None = None, seconds: float = 1.0
+) -> EvaluatorResult:
     """An evaluator's result."""
     by_name = {each.name: each for each in metrics}
     return EvaluatorResult(name=name, version=1, metrics=by_name, details=details or {}, duration_seconds=seconds)
@@ -27,10 +29,12 @@ def reconstruction(scale: float = 1.0) -> EvaluatorResult:
     error = min(0.1834 * scale, 1.0)
     shares = {"unit": "share of latents", "direction": "lower"}
     metrics = [
-        metric("normalised_mse", error, 0.0021, direction="lower", description="Squared error over that of predicting the mean"),
+        metric("normalised_mse", error, 0.0021, direction="lower",
+               description="Squared error over that of predicting the mean"),
         metric("mse", 0.71382 * scale, 0.0083, "activation²", direction="lower", description="Squared error per element"),
         metric("explained_variance", 1 - error, 0.0021, direction="higher", description="1 - normalised_mse"),
-        metric("cosine_similarity", 1 - error / 2, 0.00094, direction="higher", description="Cosine of target and reconstruction"),
+        metric("cosine_similarity", 1 - error / 2, 0.00094, direction="higher",
+               description="Cosine of target and reconstruction"),
         metric("l0", 32.0, 0.0, "latents", description="Active latents per token"),
         metric("dead_latents", 0.01171875, description=f"Latents never active on these {TOKENS:,} tokens", **shares),
         metric("dense_latents_10pct", 0.0029, description="Latents active on more than 10 % of tokens", **shares),
@@ -38,7 +42,7 @@ def reconstruction(scale: float = 1.0) -> EvaluatorResult:
                description="Mean over latents of the largest decoder cosine with another latent"),
     ]  # fmt: skip
     edges = [round(-4.75 + 0.25 * step, 4) for step in range(20)]
-    counts = [round(1900 * math.exp(-((edge + 2.6) ** 2) / 0.7)) for edge in edges[:-1]]
+    counts = [round(1900 * math.exp(-((edge + 2.3 + 0.3 * scale) ** 2) / 0.7)) for edge in edges[:-1]]
     positions = list(range(1, 128))
     curve = [error * (0.8 + 0.35 / math.sqrt(position)) + 0.004 * math.sin(position * 1.7) for position in positions]
     details = {
@@ -71,9 +75,7 @@ def downstream(scale: float = 1.0) -> EvaluatorResult:
     return evaluator("downstream", metrics, seconds=212.4)
 
 
-def sample_result(
-    origin: str = "reference/topk-k32", scale: float = 1.0, controls: bool = False, **changes: Any
-) -> Result:
+def sample_result(origin: str = "reference/topk-k32", scale: float = 1.0, controls: bool = False, **changes: Any) -> Result:
     """A complete result; ``changes`` replace its sections."""
     untrained = {"reconstruction": reconstruction(5.2), "downstream": downstream(20.3)}
     given: dict[str, Any] = {

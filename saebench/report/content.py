@@ -1,0 +1,158 @@
+"""What a report says of a result, as text: the same lines whether they end in a terminal, in Markdown or in a page."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+from saebench.results import Metric, Result
+
+ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
+MOST_DECIMALS = 7
+NOT_SHOWN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
+"""Unicode categories that steer a terminal or reorder text: names come from strangers."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric, ready to be shown.
+
+    Attributes:
+        value: number and error as text, ``—`` where it is undefined.
+        direction: ``lower`` or ``higher`` is better, or ``none``.
+        count: what the number rests on, such as ``32,512 tokens``.
+        controls: the same metric of each control with its error, and ``short_controls`` without; empty where not measured.
+        note: why the value is undefined.
+        seconds: what its evaluator took.
+    """
+
+    evaluator: str
+    name: str
+    value: str
+    unit: str
+    direction: str
+    count: str
+    description: str
+    controls: tuple[str, ...]
+    short_controls: tuple[str, ...]
+    note: str | None
+    seconds: float
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better, as a sign."""
+        return ARROWS[self.direction]
+
+
+def lines(result: Result) -> Iterator[Line]:
+    """A result's metrics in order, with those of its controls beside them."""
+    for evaluator, found in result.evaluators.items():
+        for name, metric in found.metrics.items():
+            measured = (control.get(evaluator) for control in result.controls.values())
+            controls = [None if each is None else each.metrics.get(name) for each in measured]
+            yield Line(
+                evaluator=plain(evaluator),
+                name=plain(name),
+                value=format_value(metric),
+                unit="" if metric.unit == "1" else plain(metric.unit),
+                direction=metric.direction,
+                count=f"{metric.n:,} {plain(metric.n_unit)}",
+                description=plain(metric.description),
+                controls=tuple("" if each is None else format_value(each) for each in controls),
+                short_controls=tuple("" if each is None else format_value(each, with_error=False) for each in controls),
+                note=None if metric.reason is None else plain(metric.reason),
+                seconds=found.duration_seconds,
+            )
+
+
+def format_value(metric: Metric, with_error: bool = True) -> str:
+    """The value to the decimals that its standard error supports (two digits of the error), and the error.
+
+    Without a standard error: the 95 % interval where there is one, else four significant digits (all, of an integer).
+    """
+    if metric.value is None:
+        return "—"
+    error = metric.standard_error
+    if error is None and metric.interval is not None:
+        low, high = metric.interval
+        decimals = _decimals((high - low) / 4)
+        interval = f" [{low:z,.{decimals}f}, {high:z,.{decimals}f}]" if with_error else ""
+        return f"{metric.value:z,.{decimals}f}{interval}"
+    if not error:
+        return _exact(metric.value)
+    decimals = _decimals(error)
+    if 0 < error < 10**-MOST_DECIMALS:
+        return f"{metric.value:.4g} ± {error:.1g}" if with_error else f"{metric.value:.4g}"
+    return f"{metric.value:z,.{decimals}f}" + (f" ± {error:,.{decimals}f}" if with_error else "")
+
+
+def _decimals(error: float) -> int:
+    """How many decimals show two digits of an error."""
+    if error <= 0 or not math.isfinite(error):
+        return 4
+    return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(error))))
+
+
+def _exact(value: float) -> str:
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def facts(result: Result) -> list[tuple[str, str]]:
+    """What was judged, on what: names and values for the head of a report."""
+    sae, model, corpus = result.sae, result.model, result.corpus
+    kind = ", ".join(f"{key} {value}" for key, value in sae.activation.items() if key not in ("name", "kind"))
+    widths = f"d = {sae.d_in}" if sae.d_in == sae.d_out else f"d = {sae.d_in} → {sae.d_out}"
+    excluded = corpus.tokens - corpus.tokens_counted
+    revision = f" ({corpus.revision})" if corpus.revision else ""
+    found = [
+        ("Autoencoder", sae.origin),
+        ("Architecture", f"{sae.architecture}{f' ({kind})' if kind else ''}, {sae.n_latents:,} latents, {widths}"),
+        ("Model", f"{model.name}, {model.dtype}"),
+        ("Hook", sae.hook_in if sae.hook_in == sae.hook_out else f"{sae.hook_in} → {sae.hook_out}"),
+        ("Text", f"{corpus.name}{revision}: {corpus.rows:,} rows of {corpus.context} tokens"),
+        ("Counted", f"{corpus.tokens_counted:,} of {corpus.tokens:,} tokens; left out ({excluded:,}): {corpus.excluded}"),
+    ]
+    if not result.complete:
+        found.append(("Incomplete", "not every evaluator asked for has finished"))
+    return [(name, plain(value)) for name, value in found]
+
+
+def provenance(result: Result) -> list[tuple[str, str]]:
+    """What it takes to repeat a result: hashes, revisions, versions and seed."""
+    environment = result.environment
+    commit = f" ({environment.commit})" if environment.commit else ""
+    libraries = ", ".join(f"{name} {version}" for name, version in environment.libraries.items())
+    found = [
+        ("Weights, SHA-256", result.sae.weights_sha256 or "unknown"),
+        ("Model revision", result.model.revision or "unknown"),
+        ("Model weights, SHA-256", result.model.weights_sha256 or "unknown"),
+        ("Tokens, SHA-256", result.corpus.sha256),
+        ("Text revision", result.corpus.revision or "none"),
+        *((f"Definition {name}", sha256) for name, sha256 in result.definitions.items()),
+        ("Seed", str(result.seed)),
+        ("Created", result.created),
+        ("Software", f"saebench {environment.saebench}{commit}, Python {environment.python}, {libraries}"),
+        ("Machine", f"{environment.platform}, {environment.device}, {environment.threads} threads"),
+    ]
+    return [(plain(name), plain(value)) for name, value in found]
+
+
+def differences(results: Sequence[Result]) -> list[str]:
+    """What makes results hard to compare: the conditions in which they differ, in words."""
+    conditions: dict[str, Callable[[Result], Hashable]] = {
+        "language models": lambda result: (result.model.name, result.model.revision, result.model.dtype),
+        "hooks": lambda result: (result.sae.hook_in, result.sae.hook_out),
+        "tokens": lambda result: result.corpus.sha256,
+        "seeds": lambda result: result.seed,
+    }
+    return [words for words, of in conditions.items() if len({of(result) for result in results}) > 1]
+
+
+def plain(text: str) -> str:
+    """One line of ``text`` without characters that steer a terminal or reorder what is read."""
+    kept = (" " if character in "\t\r\n" else character for character in text)
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(each) in NOT_SHOWN else each for each in kept)
