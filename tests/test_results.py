@@ -131,8 +131,8 @@ def test_every_problem_is_named_with_its_place(tmp_path: Path) -> None:
 
 def test_numbers_too_large_for_a_float_are_refused(tmp_path: Path) -> None:
     path = changed(tmp_path / "bad.json")
-    path.write_text(path.read_text().replace('"documents": 91', '"documents": 1e999'))
-    assert validate(path) == ["corpus.documents: Input should be a finite number."]
+    path.write_text(path.read_text().replace('"value": 32.0', '"value": 1e999'))
+    assert validate(path) == ["evaluators.reconstruction.metrics.l0.value: Input should be a finite number."]
 
 
 def test_settings_hash_the_same_in_any_order_and_never_with_nan() -> None:
