@@ -16,6 +16,7 @@ from saebench.evaluators.base import DEFAULT_EVALUATORS, Setup, StreamingEvaluat
 from saebench.evaluators.shared import make_shared
 from saebench.hooks import Hook, parse_hook
 from saebench.lm import Cut, LanguageModel
+from saebench.lm_loading import pick_device
 from saebench.preflight import check_against_config, model_name
 from saebench.progress import Progress
 from saebench.provenance import corpus_record, environment, model_record, sae_record
@@ -156,10 +157,11 @@ class EvaluationRun:
 
     def run(self) -> list[Scorecard]:
         """Load, evaluate, write. Results are written as evaluators finish."""
+        with self.clock.stage("loading autoencoders"):  # first: a damaged one is found before the model is loaded
+            loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
         model = self._load_model()
         cuts = {hooks: model.cut(*hooks) for hooks in dict.fromkeys(self.hooks)}
-        with self.clock.stage("loading autoencoders"):
-            saes = [self._load_sae(index, cuts[self.hooks[index]]) for index in range(len(self.candidates))]
+        saes = [self._fitted(sae, cuts[hooks]) for sae, hooks in zip(loaded, self.hooks, strict=True)]
         with self.clock.stage("tokenising"):
             corpus = self._corpus(model)
         cards: dict[int, Scorecard] = {}
@@ -187,10 +189,15 @@ class EvaluationRun:
         with self.clock.stage("loading the language model"), self.progress.step(f"Loading {self.model_name}"):
             return LanguageModel.load(self.model_name, self.settings.dtype, self.settings.device)
 
-    def _load_sae(self, index: int, cut: Cut) -> Autoencoder:
-        candidate = self.candidates[index]
-        if isinstance(candidate, str | Path):
-            candidate = checkpoints.load(candidate, str(cut.model.device))
+    def _load_checkpoint(self, candidate: Any) -> Any:
+        if not isinstance(candidate, str | Path):
+            return candidate
+        given = self.model_name
+        device = str(given.device) if isinstance(given, LanguageModel) else pick_device(self.settings.device)
+        return checkpoints.load(candidate, device)
+
+    def _fitted(self, candidate: Any, cut: Cut) -> Autoencoder:
+        """The candidate as an autoencoder whose widths fit the hooks."""
         sae = wrap(candidate, cut.d_in)
         if (sae.d_in, sae.d_out) != (cut.d_in, cut.d_out):
             raise SaebenchError(

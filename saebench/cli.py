@@ -23,6 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 console = Console()
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 class Dtype(StrEnum):
@@ -169,9 +171,10 @@ def main() -> None:
     except SaebenchError as error:
         Console(stderr=True).print(Text(f"Error: {error}", style="red"))
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped. What was finished is kept: repeat the command with --resume to go on.")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            Console(stderr=True).print("Stopped. What was finished is kept: repeat the command with --resume to go on.")
+        raise
 
 
 if __name__ == "__main__":

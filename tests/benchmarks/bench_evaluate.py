@@ -57,7 +57,9 @@ def against_saelens(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
         arguments = (str(embedded_model_folder()), str(folder / "sae"), str(folder / "tokens.safetensors"), "float32")
         printed = run_peer("saelens", "peer_saelens_evals.py", *arguments)
     if printed is None:
-        return [Row("one SAE, float32", f"{speed:.0f} tokens/s", "2.4x SAELens", "SAELens's environment is absent: not compared")]
+        return [
+            Row("one SAE, float32", f"{speed:.0f} tokens/s", "2.4x SAELens", "SAELens's environment is absent: not compared")
+        ]
     theirs = json.loads(printed.splitlines()[-1])
     their_speed = corpus.tokens.numel() / theirs["seconds"]
     return [
@@ -76,7 +78,7 @@ def save_for_saelens(sae: SparseAutoencoder, folder: Path) -> None:
         "d_in": sae.d_in, "d_sae": sae.n_latents, "k": K, "dtype": "float32", "device": "cpu", "architecture": "topk",
         "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
         "rescale_acts_by_decoder_norm": False,
-        "metadata": {"sae_lens_version": "6.54.12", "hook_name": HOOK, "context_size": CONTEXT, "model_name": "smollm2", "prepend_bos": True},
+        "metadata": {"sae_lens_version": "6.54.12", "hook_name": HOOK, "context_size": CONTEXT, "model_name": "smollm2"},
     }  # fmt: skip
     (folder / "cfg.json").write_text(json.dumps(config))
 
@@ -96,5 +98,3 @@ def in_own_process(name: str) -> list[Row]:
     command = [sys.executable, "-m", "tests.benchmarks.memory", name]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [Row(**row) for row in json.loads(printed.splitlines()[-1])]
-
-

@@ -63,7 +63,13 @@ def million() -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("SAEBENCH_SCRATCH")) as scratch:
         folder = Path(scratch)
         _write_random(folder / "sae.safetensors", n, d)
-        info = {"architecture": "topk", "d_in": d, "d_out": d, "n_latents": n, "activation": {"kind": "TopK", "name": "topk", "k": 32}}
+        info = {
+            "architecture": "topk",
+            "d_in": d,
+            "d_out": d,
+            "n_latents": n,
+            "activation": {"kind": "TopK", "name": "topk", "k": 32},
+        }
         (folder / "sae.json").write_text(json.dumps({"format_version": 1, "sae": info, "scaling": {}, "training": {}}))
         sae = checkpoints.load(folder)
         loaded = peak()
@@ -73,7 +79,14 @@ def million() -> list[dict[str, str]]:
         seconds = time.perf_counter() - start
         assert latents.values.shape == (4096, 32)
         note = f"encoding took {seconds:.0f} s; {loaded:.2f} GiB after loading, hashing and checking the weights"
-    return [{"what": "peak resident memory, a million latents, 4,096 tokens", "bar": "8 GB", "measured": f"{peak():.2f} GiB", "note": note}]
+    return [
+        {
+            "what": "peak resident memory, a million latents, 4,096 tokens",
+            "bar": "8 GB",
+            "measured": f"{peak():.2f} GiB",
+            "note": note,
+        }
+    ]
 
 
 def _write_random(path: Path, n: int, d: int) -> None:

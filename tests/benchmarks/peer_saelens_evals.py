@@ -9,10 +9,10 @@ import time
 from importlib.metadata import version
 
 import torch
-from safetensors.torch import load_file
 from sae_lens import SAE
 from sae_lens.evals import get_eval_everything_config, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
+from safetensors.torch import load_file
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

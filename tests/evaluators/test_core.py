@@ -142,9 +142,7 @@ def plain_reference(sae: SparseAutoencoder, model: LanguageModel, corpus: TokenC
         "reconstruction.per_token_normalised_mse": float((error.square().sum(1) / target.square().sum(1)).mean()),
         "reconstruction.cosine_similarity": float(F.cosine_similarity(x_hat[keep], target).mean()),
         "reconstruction.l2_ratio": float((x_hat[keep].norm(dim=1) / target.norm(dim=1)).mean()),
-        "reconstruction.relative_reconstruction_bias": float(
-            x_hat[keep].square().sum() / (x_hat[keep] * target).sum()
-        ),
+        "reconstruction.relative_reconstruction_bias": float(x_hat[keep].square().sum() / (x_hat[keep] * target).sum()),
         "reconstruction.l0": float((z[keep] > 0).sum(1).double().mean()),
         "reconstruction.l1": float(z[keep].sum(1).mean()),
         "reconstruction.dead_latents": float(((z[keep] > 0).sum(0) == 0).double().mean()),
@@ -189,7 +187,11 @@ def test_numbers_do_not_depend_on_the_batch(
 def test_several_together_are_as_each_alone(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder]
 ) -> None:
-    saes = [make_sae(seed=1), make_sae(activation=ReLU(), seed=2), make_sae(n=40, activation=JumpReLU(torch.full((40,), 0.3)))]
+    saes = [
+        make_sae(seed=1),
+        make_sae(activation=ReLU(), seed=2),
+        make_sae(n=40, activation=JumpReLU(torch.full((40,), 0.3))),
+    ]
     together = saebench.evaluate(saes, model=tiny_model, hook=HOOK, corpus=tiny_corpus, progress=False)
     for sae, card in zip(saes, together, strict=True):
         alone = run(sae, tiny_model, tiny_corpus)
@@ -212,7 +214,7 @@ def test_rows_with_different_beginnings_are_ablated_one_by_one(tiny_model: Langu
 
 
 def test_agreement_with_saelens() -> None:
-    """SAELens's `run_evals` on the same autoencoder, model and tokens (`fixtures/make_saelens_evals.py`), nothing left out."""
+    """SAELens's `run_evals` on the same autoencoder, model and tokens (`fixtures/make_saelens_evals.py`)."""
     folder = FIXTURES / "saelens_evals"
     model = LanguageModel.load(str(folder / "model"))
     corpus = make_corpus(load_file(folder / "tokens.safetensors")["tokens"], model.tokenizer, name="fixture", exclude=False)
@@ -234,5 +236,3 @@ def test_agreement_with_saelens() -> None:
     }
     for name, value in expected.items():
         assert card[name] == pytest.approx(value, rel=1e-3), name
-
-
