@@ -10,9 +10,9 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from saebench.errors import SaebenchError
 
@@ -21,7 +21,19 @@ LARGEST_FILE = 50 * 2**20
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, ser_json_inf_nan="null")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+def _all_finite(data: Any) -> Any:
+    """Refuse what JSON cannot say: free-form data reaches pages and hashes, and a NaN in it would end up as null."""
+    try:
+        json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"holds what JSON cannot say ({error})") from error
+    return data
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_all_finite)]
 
 
 class Metric(_Strict):
@@ -34,7 +46,7 @@ class Metric(_Strict):
     direction: Literal["lower", "higher", "none"] = Field(description="which is better")
     n: int = Field(ge=0, description="how many n_unit the number rests on")
     n_unit: str = "tokens"
-    standard_error: float | None = None
+    standard_error: float | None = Field(default=None, ge=0)
     interval: tuple[float, float] | None = Field(default=None, description="95 % interval, where one was computed")
     reason: str | None = Field(default=None, description="why the value is null")
     description: str = ""
@@ -43,6 +55,8 @@ class Metric(_Strict):
     def _null_has_a_reason(self) -> Metric:
         if (self.value is None) != (self.reason is not None):
             raise ValueError(f"{self.name}: a null value needs a reason, and only a null value has one")
+        if self.interval is not None and self.interval[0] > self.interval[1]:
+            raise ValueError(f"{self.name}: the interval ends before it begins")
         return self
 
 
@@ -52,9 +66,16 @@ class EvaluatorResult(_Strict):
     name: str
     version: int
     metrics: dict[str, Metric]
-    details: dict[str, Any] = Field(default_factory=dict, description="curves, histograms and tables behind the metrics")
-    settings: dict[str, Any] = Field(default_factory=dict)
+    details: JsonObject = Field(default_factory=dict, description="curves, histograms and tables behind the metrics")
+    settings: JsonObject = Field(default_factory=dict)
     duration_seconds: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _keys_are_names(self) -> EvaluatorResult:
+        wrong = [key for key, metric in self.metrics.items() if key != metric.name]
+        if wrong:
+            raise ValueError(f"{self.name}: metrics stand under other names than their own ({', '.join(wrong)})")
+        return self
 
 
 class SaeRecord(_Strict):
@@ -67,11 +88,11 @@ class SaeRecord(_Strict):
     d_in: int = Field(gt=0)
     d_out: int = Field(gt=0)
     n_latents: int = Field(gt=0)
-    activation: dict[str, Any]
+    activation: JsonObject
     scaling: str
     hook_in: str
     hook_out: str
-    training: dict[str, Any] = Field(default_factory=dict)
+    training: JsonObject = Field(default_factory=dict)
 
 
 class ModelRecord(_Strict):
@@ -122,7 +143,7 @@ class Result(_Strict):
     model: ModelRecord
     corpus: CorpusRecord
     seed: int
-    settings: dict[str, Any] = Field(description="all that decides the numbers, besides the sections above")
+    settings: JsonObject = Field(description="all that decides the numbers, besides the sections above")
     definitions: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the definition files that were used")
     evaluators: dict[str, EvaluatorResult]
     failures: dict[str, str] = Field(default_factory=dict, description="evaluators that failed, and how")
@@ -216,7 +237,8 @@ def _read(path: Path) -> tuple[list[str], Result | None]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             return [f"it is larger than {LARGEST_FILE >> 20} MiB."], None
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, parse_constant=_refuse_constant)
     except OSError as error:
         return [f"it cannot be read ({error.strerror})."], None
     except UnicodeDecodeError:
@@ -226,10 +248,10 @@ def _read(path: Path) -> tuple[list[str], Result | None]:
     except (ValueError, RecursionError) as error:
         return [f"{error}."], None
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION or version is True:
         return [f"its schema_version is {version!r}; this version of saebench reads {SCHEMA_VERSION}."], None
     try:
-        return [], Result.model_validate(data)
+        return [], Result.model_validate_json(text, strict=True)
     except ValidationError as error:
         return [_in_words(each["loc"], each["msg"]) for each in error.errors()], None
 

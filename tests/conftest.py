@@ -44,7 +44,9 @@ def tiny_corpus(tiny_model: LanguageModel) -> TokenCorpus:
 
 @pytest.fixture
 def make_sae() -> Callable[..., SparseAutoencoder]:
-    def make(d: int = 32, n: int = 64, activation: Activation | None = None, seed: int = 0, **changes: object) -> SparseAutoencoder:
+    def make(
+        d: int = 32, n: int = 64, activation: Activation | None = None, seed: int = 0, **changes: object
+    ) -> SparseAutoencoder:
         generator = torch.Generator().manual_seed(seed)
         directions = torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
         activation = activation or TopK(8)

@@ -21,8 +21,19 @@ from saebench.lm import LanguageModel
 
 from .conftest import FIXTURES
 
-COMMON: dict[str, Any] = {"vocab_size": 200, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.2}
-WIDE: dict[str, Any] = COMMON | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+COMMON: dict[str, Any] = {
+    "vocab_size": 200,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+WIDE: dict[str, Any] = COMMON | {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "gpt2": GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=64, **COMMON),
     "llama": LlamaConfig(num_key_value_heads=2, **WIDE),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from saebench import results
 from saebench.errors import SaebenchError
 from saebench.results import (
+    EvaluatorResult,
     Metric,
     Result,
     canonical_hash,
@@ -24,7 +25,7 @@ from saebench.results import (
     write_result,
 )
 from saebench.scorecard import Scorecard, to_frame
-from tests.sample_results import TOKENS, metric, sample_result
+from tests.sample_results import TOKENS, evaluator, metric, sample_result
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "result.schema.json"
 RENEW = (
@@ -202,3 +203,33 @@ def test_a_scorecard_gives_numbers_tables_and_files(tmp_path: Path) -> None:
     assert "0.1834 ± 0.0021" in card._repr_html_()
     card.save(tmp_path / "card.json")
     assert read_result(tmp_path / "card.json") == card.result
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_free_form_data_is_finite_too(bad: float) -> None:
+    with pytest.raises(ValidationError, match="JSON cannot say"):
+        evaluator("e", [], {"curve": [1.0, {"deep": bad}]})
+    with pytest.raises(ValidationError, match="JSON cannot say"):
+        sample_result(settings={"rate": bad})
+
+
+def test_a_number_in_free_form_data_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    path = changed(tmp_path / "bad.json")
+    path.write_text(path.read_text().replace('"options": {}', '"rate": 1e999'))
+    (problem,) = validate(path)
+    assert problem.startswith("settings: ") and "JSON cannot say" in problem
+
+
+def test_files_hold_numbers_not_text_that_looks_like_them(tmp_path: Path) -> None:
+    assert validate(changed(tmp_path / "bad.json", seed="0")) == ["seed: Input should be a valid integer."]
+    assert "schema_version is True" in validate(changed(tmp_path / "bad.json", schema_version=True))[0]
+
+
+def test_metrics_stand_under_their_own_names_with_sensible_errors() -> None:
+    good = metric("m", 1.0)
+    with pytest.raises(ValidationError, match="other names than their own"):
+        EvaluatorResult(name="e", version=1, metrics={"other": good}, duration_seconds=0)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        metric("m", 1.0, -0.1)
+    with pytest.raises(ValidationError, match="the interval ends before it begins"):
+        metric("m", 1.0, interval=(2.0, 1.0))
