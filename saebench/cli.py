@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.training.commands import sweep, train
 
 app = typer.Typer(
     help="Evaluate sparse autoencoders on language-model activations.",
@@ -162,6 +163,10 @@ def report(
             typer.echo(render_markdown(result))
         else:
             console.print(render_terminal(result))
+
+
+app.command()(train)
+app.command()(sweep)
 
 
 def main() -> None:

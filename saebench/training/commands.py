@@ -1,0 +1,119 @@
+"""`saebench train` and `saebench sweep`."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saebench.errors import SaebenchError
+
+console = Console()
+
+
+def train(
+    recipe: Annotated[str | None, typer.Option(help="A TOML file, or the name of a built-in recipe.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = Path("saebench-runs/sae"),
+    arch: Annotated[
+        str | None, typer.Option(help="topk, multitopk, batchtopk, matryoshka, jumprelu, relu, gated, prolu.")
+    ] = None,
+    n: Annotated[int | None, typer.Option(help="Number of latents.")] = None,
+    k: Annotated[int | None, typer.Option(help="Active latents per token.")] = None,
+    model: Annotated[str | None, typer.Option(help="Language model.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Where its activations are taken.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Text; see `saebench evaluate`.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens to train on.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Tokens per step.")] = None,
+    context: Annotated[int | None, typer.Option(help="Length of a row.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; by default it falls as 1/sqrt(n).")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Coefficient of the sparsity penalty.")] = None,
+    target_l0: Annotated[float | None, typer.Option(help="Adapt the penalty so that L0 comes out so.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of initialisation and order.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = False,
+) -> None:
+    """Train an autoencoder and save it in saebench's format."""
+    from saebench.training.config import make_config, read_recipe
+
+    given = {"arch": arch, "n": n, "k": k, "model": model, "hook": hook, "corpus": corpus, "tokens": tokens, "batch": batch,
+             "context": context, "lr": lr, "sparsity": sparsity, "target_l0": target_l0, "seed": seed}  # fmt: skip
+    settings = read_recipe(recipe) if recipe else {}
+    config = make_config(settings | {name: value for name, value in given.items() if value is not None})
+    _run([config], [out], cache, resume)
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="TOML: common settings, and a [[member]] table with `name` for each.")],
+    out: Annotated[Path, typer.Option(help="Folder; each member gets one below it.")] = Path("saebench-runs"),
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoints.")] = False,
+) -> None:
+    """Train many autoencoders on one stream of activations."""
+    configs, names = read_sweep(file)
+    _run(configs, [out / name for name in names], cache, resume)
+
+
+def read_sweep(file: Path) -> tuple[list[Any], list[str]]:
+    """``(configurations, names)`` of a sweep file.
+
+    Raises:
+        SaebenchError: it is missing, not TOML, has no members, or names are missing, repeated or not plain.
+    """
+    from saebench.training.config import make_config
+
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SaebenchError(f"There is no sweep at {file}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SaebenchError(f"The sweep {file} is not TOML: {error}.") from error
+    members = settings.pop("member", None)
+    if not isinstance(members, list) or not members:
+        raise SaebenchError(f"The sweep {file} has no [[member]] tables.")
+    names = [str(member.pop("name", "")) for member in members]
+    if len(set(names)) < len(names) or not all(name and all(c.isalnum() or c in "-_." for c in name) for name in names):
+        raise SaebenchError(f"The members of {file} need different names of letters, digits, '-', '_' and '.'.")
+    return [make_config(settings | member) for member in members], names
+
+
+def _run(configs: list[Any], folders: list[Path], cache: Path | None, resume: bool) -> None:
+    from saebench.progress import Progress
+    from saebench.results import check_writable
+    from saebench.training.sources import open_source
+    from saebench.training.trainer import train as run
+
+    for folder in folders:
+        check_writable(folder / "sae.json")
+    places = {(each.model, each.hook, each.corpus, each.corpus_tokens, each.corpus_skip, each.context) for each in configs}
+    if len(places) > 1:
+        raise SaebenchError("The members of a sweep share one stream: model, hook, text and context must be the same.")
+    _show(configs, folders)
+    progress = Progress()
+    source = open_source(configs[0], cache, progress)
+    epochs = configs[0].steps * configs[0].batch / source.tokens
+    console.print(Text(f"{source.tokens:,} tokens of activations: {epochs:.1f} epochs"))
+    trainers = run(configs, source, folders, resume, progress)
+    table = Table("Checkpoint", "Normalised MSE", "L0", "Dead", show_edge=False)
+    for trainer, folder in zip(trainers, folders, strict=True):
+        record = trainer.record(source, 0.0)
+        final = record["final"]
+        table.add_row(str(folder), f"{final['normalised_mse']:.4f}", f"{final['l0']:.1f}", f"{final['dead_share']:.2%}")
+        aim = record.get("target_l0")
+        if aim and not aim["within_5_percent"]:
+            console.print(Text(f"{folder}: L0 came out as {aim['reached']:.1f}, not within 5 % of {aim['wanted']:g}."))
+    console.print(table)
+
+
+def _show(configs: list[Any], folders: list[Path]) -> None:
+    """The resolved configuration; of a sweep, what the members share and where they differ."""
+    records = [config.record() for config in configs]
+    table = Table("Setting", *(folder.name for folder in folders), show_edge=False)
+    for name in records[0]:
+        values = [str(record[name]) for record in records]
+        table.add_row(name, *(values if len(set(values)) > 1 else [values[0], *[""] * (len(values) - 1)]))
+    console.print(table)

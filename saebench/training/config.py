@@ -1,0 +1,138 @@
+"""What a training run is told: one dataclass, read from TOML or flags, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import SaebenchError
+from saebench.sae.scaling import ScalingKind
+
+ARCHITECTURES = ("topk", "multitopk", "batchtopk", "jumprelu", "relu", "gated", "prolu", "matryoshka")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train one autoencoder. Defaults are Gao et al.'s where they give one.
+
+    Attributes:
+        model: language model; ``hook``: where its activations are taken.
+        corpus: a text for ``load_corpus``; ``corpus_tokens``: how much of it, after ``corpus_skip`` tokens that are kept
+            for evaluation; ``context``: length of a row.
+        arch: one of ``ARCHITECTURES``.
+        n: number of latents.
+        k: active latents per token (TopK family), and the number aimed at where ``target_l0`` is not given.
+        tokens: to train on; more than the corpus has means several epochs.
+        batch: tokens per step.
+        lr: learning rate; by default ``2e-4 / sqrt(n / 2**14)``.
+        warmup_steps: of linear warm-up; ``decay_share``: of the steps at the end, over which the rate falls to 0.
+        clip: largest global norm of the gradient, or 0.
+        scaling: of the input; ``layer_norm`` as in the released code, ``unit_norm`` as in the paper.
+        sparsity: penalty's coefficient (ReLU, Gated, JumpReLU, ProLU); ``target_l0`` adapts it until L0 is as asked.
+        bandwidth: of JumpReLU's straight-through estimator.
+        aux_coefficient: of AuxK; ``k_aux``: how many dead latents, by default the power of two nearest to ``d / 2``.
+        dead_after_tokens: a latent that has not been active for so many tokens is dead.
+        ema: decay of the average of the weights.
+        group_sizes: of Matryoshka prefixes.
+        seed: of initialisation and of the order of the data.
+        checkpoint_every: steps between checkpoints.
+        bfloat16: whether the encoder's product is in bfloat16 (master weights stay float32).
+    """
+
+    model: str = "smollm2"
+    hook: str = "blocks.15.hook_resid_post"
+    corpus: str = "python-docs"
+    corpus_tokens: int = 0
+    corpus_skip: int = 0
+    context: int = 64
+    arch: str = "topk"
+    n: int = 8192
+    k: int = 32
+    tokens: int = 1_000_000
+    batch: int = 4096
+    lr: float = 0.0
+    warmup_steps: int = 0
+    decay_share: float = 0.0
+    clip: float = 1.0
+    scaling: ScalingKind = "layer_norm"
+    sparsity: float = 0.0
+    target_l0: float = 0.0
+    bandwidth: float = 0.03
+    aux_coefficient: float = 1 / 32
+    k_aux: int = 0
+    dead_after_tokens: int = 10_000_000
+    ema: float = 0.999
+    group_sizes: tuple[int, ...] = ()
+    seed: int = 0
+    checkpoint_every: int = 500
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        if self.arch not in ARCHITECTURES:
+            raise SaebenchError(f"There is no architecture {self.arch!r}; choose from {', '.join(ARCHITECTURES)}.")
+        for name in ("n", "k", "tokens", "batch", "context", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise SaebenchError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.k > self.n:
+            raise SaebenchError(f"k = {self.k} is larger than n = {self.n}: at most n latents can be active.")
+        for name in ("lr", "sparsity", "target_l0", "clip", "aux_coefficient", "warmup_steps", "k_aux", "corpus_skip"):
+            if getattr(self, name) < 0:
+                raise SaebenchError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if self.group_sizes and (sum(self.group_sizes) != self.n or min(self.group_sizes) < 1):
+            raise SaebenchError(f"The group sizes {list(self.group_sizes)} do not add up to n = {self.n}.")
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate given, else the law of Gao et al., which scales a sweep at small n as ``1 / sqrt(n)``."""
+        return self.lr or 2e-4 / (self.n / 2**14) ** 0.5
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return max(1, self.tokens // self.batch)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self) | {"group_sizes": list(self.group_sizes), "learning_rate": self.learning_rate}
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """Settings of a recipe: a TOML file, or one of the built-in ones by name.
+
+    Raises:
+        SaebenchError: it is missing, not TOML, or names settings that do not exist.
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise SaebenchError(f"There is no recipe at {name}.")
+        text = path.read_text(encoding="utf-8")
+    else:
+        folder = files("saebench.training").joinpath("recipes")
+        built_in = {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
+        if str(name) not in built_in:
+            raise SaebenchError(f"There is no recipe {str(name)!r}; built in are {', '.join(sorted(built_in))}.")
+        text = built_in[str(name)].read_text(encoding="utf-8")
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SaebenchError(f"The recipe {name} is not TOML: {error}.") from error
+    return settings
+
+
+def make_config(settings: dict[str, Any]) -> TrainingConfig:
+    """A configuration of settings by name.
+
+    Raises:
+        SaebenchError: a setting does not exist or is not possible.
+    """
+    known = {field.name for field in fields(TrainingConfig)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise SaebenchError(f"There is no setting {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
+    if "group_sizes" in settings:
+        settings = settings | {"group_sizes": tuple(settings["group_sizes"])}
+    return TrainingConfig(**settings)

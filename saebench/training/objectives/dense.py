@@ -1,0 +1,57 @@
+"""What the architectures share that need every latent's gradient: ReLU, JumpReLU, Gated, ProLU."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from saebench.training.config import TrainingConfig
+from saebench.training.objectives.base import Objective, Outcome, Weights
+from saebench.training.objectives.penalty import Penalty
+from saebench.training.recipe import normalised_error
+
+
+class DenseObjective(Objective):
+    """``|x - x̂|² / variance + coefficient * penalty``, with dense latents."""
+
+    default_sparsity: float = 1e-3
+
+    def __init__(self, config: TrainingConfig, weights: Weights) -> None:
+        super().__init__(config, weights)
+        self.penalty = Penalty(config, self.default_sparsity)
+
+    @abstractmethod
+    def latents(self, pre: Tensor) -> Tensor:
+        """``[tokens, n]`` activations from pre-activations, with gradients."""
+
+    @abstractmethod
+    def sparsity(self, pre: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(penalty before its coefficient, further terms of the loss)``."""
+
+    def outcome(self, x: Tensor) -> Outcome:
+        """The loss of a batch."""
+        weights = self.weights
+        pre = (x - weights.b_dec) @ weights.encoder.T + weights.b_enc
+        z = self.latents(pre)
+        error = normalised_error(z @ weights.decoder + weights.b_dec, x, self.variance)
+        penalty, further = self.sparsity(pre, z, x)
+        active = z.detach() > 0
+        return Outcome(
+            loss=error + self.penalty.coefficient * penalty + further,
+            normalised_mse=error.detach(),
+            l0=float(active.sum()) / x.shape[0],
+            fired=(z.detach() > 1e-3).any(dim=0),
+        )
+
+    def after_step(self, outcome: Outcome) -> None:
+        """The penalty follows L0."""
+        self.penalty.follow(outcome.l0)
+
+    def state(self) -> dict[str, Tensor]:
+        """The penalty's."""
+        return self.penalty.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The penalty's."""
+        self.penalty.load_state(state)

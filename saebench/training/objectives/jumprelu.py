@@ -1,0 +1,87 @@
+"""JumpReLU with straight-through estimators (Rajamanoharan et al. 2024, "Jumping ahead"; derived there in section 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saebench.sae import Activation, JumpReLU
+from saebench.training.config import TrainingConfig
+from saebench.training.objectives.base import Weights
+from saebench.training.objectives.dense import DenseObjective
+
+INITIAL_THRESHOLD = 0.1
+
+
+class _Jump(torch.autograd.Function):
+    """``pre * H(pre - theta)``; pseudo-derivative to theta: ``-(theta / eps) K((pre - theta) / eps)``, K a rectangle."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold = ctx.saved_tensors
+        gradient, near = gradients[0], (pre - threshold).abs() < ctx.bandwidth / 2
+        to_threshold = -(threshold / ctx.bandwidth) * (near * gradient).sum(dim=0)
+        return gradient * (pre > threshold), to_threshold, None
+
+
+class _Step(torch.autograd.Function):
+    """``H(pre - theta)``; pseudo-derivative to theta: ``-(1 / eps) K((pre - theta) / eps)``, none to pre."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        return None, -(near * gradients[0]).sum(dim=0) / ctx.bandwidth, None
+
+
+def jump(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """``pre * H(pre - threshold)`` with its straight-through estimator."""
+    out: Tensor = _Jump.apply(pre, threshold, bandwidth)  # type: ignore[no-untyped-call]
+    return out
+
+
+def step(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """``H(pre - threshold)`` with its straight-through estimator."""
+    out: Tensor = _Step.apply(pre, threshold, bandwidth)  # type: ignore[no-untyped-call]
+    return out
+
+
+class JumpReLUObjective(DenseObjective):
+    """``|x - x̂|² / variance + lambda L0``, thresholds learned as logarithms."""
+
+    name = "jumprelu"
+
+    def __init__(self, config: TrainingConfig, weights: Weights) -> None:
+        super().__init__(config, weights)
+        self.log_threshold = nn.Parameter(torch.full((weights.n,), math.log(INITIAL_THRESHOLD)))
+
+    def extra_parameters(self) -> dict[str, nn.Parameter]:
+        """The thresholds' logarithms."""
+        return {"log_threshold": self.log_threshold}
+
+    def latents(self, pre: Tensor) -> Tensor:
+        """JumpReLU."""
+        return jump(pre, self.log_threshold.exp(), self.config.bandwidth)
+
+    def sparsity(self, pre: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """L0, mean over tokens."""
+        return step(pre, self.log_threshold.exp(), self.config.bandwidth).sum(dim=1).mean(), z.new_zeros(())
+
+    def activation(self) -> Activation:
+        """JumpReLU."""
+        return JumpReLU(self.log_threshold.detach().exp())

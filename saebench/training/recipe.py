@@ -1,0 +1,96 @@
+"""The parts of Gao et al.'s recipe, each by itself (section 2 and appendix A; details from the released code)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saebench.sae.topk import top_k
+
+
+def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:
+    """The point with the least sum of distances to ``points`` (``[count, d]``): ``[d]``, by Weiszfeld's iteration."""
+    points = points.double()
+    centre = points.mean(dim=0)
+    for _ in range(iterations):
+        distances = (points - centre).norm(dim=1).clamp_min(1e-12)
+        weights = 1 / distances
+        moved = (points * weights[:, None]).sum(dim=0) / weights.sum()
+        if (moved - centre).norm() <= tolerance * centre.norm().clamp_min(1e-12):
+            break
+        centre = moved
+    median: Tensor = centre.float()
+    return median
+
+
+def initial_decoder(n: int, d: int, generator: torch.Generator) -> Tensor:
+    """``[n, d]`` random unit vectors."""
+    return F.normalize(torch.randn(n, d, generator=generator), dim=1)
+
+
+def initial_encoder(decoder: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """``[n, d]``: the decoder, divided by the mean norm of its reconstructions of random unit vectors.
+
+    256 unit vectors (seen from the bias) are encoded by the decoder's own directions and their ``k`` largest latents
+    decoded again; afterwards reconstructions start at the scale of the input.
+    """
+    probes = F.normalize(torch.randn(256, decoder.shape[1], generator=generator), dim=1)
+    values, indices = top_k(probes @ decoder.T, min(k, decoder.shape[0]))
+    reconstructions = F.embedding_bag(indices, decoder, per_sample_weights=values.relu(), mode="sum")
+    encoder: Tensor = decoder / reconstructions.norm(dim=1).mean().clamp_min(1e-6)
+    return encoder
+
+
+def project_out_parallel(decoder: Tensor, gradient: Tensor) -> None:
+    """Take from ``gradient`` its part along each decoder direction (``[n, d]``, unit norm), in place."""
+    gradient -= torch.linalg.vecdot(gradient, decoder).unsqueeze(1) * decoder
+
+
+def normalise_decoder(decoder: Tensor) -> None:
+    """Bring each decoder direction (``[n, d]``) back to unit norm, in place."""
+    decoder /= decoder.norm(dim=1, keepdim=True).clamp_min(1e-8)
+
+
+def default_k_aux(d: int) -> int:
+    """The power of two nearest to ``d / 2``."""
+    return int(2 ** round(math.log2(max(1.0, d / 2))))
+
+
+def learning_rate_factor(step: int, steps: int, warmup_steps: int, decay_share: float) -> float:
+    """By how much the rate is lowered at ``step`` (counted from 0): linear warm-up, and linear decay to 0 at the end."""
+    factor = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    decaying = int(steps * decay_share)
+    if decaying and step >= steps - decaying:
+        factor *= (steps - step) / (decaying + 1)
+    return factor
+
+
+def normalised_error(reconstruction: Tensor, target: Tensor, scale: Tensor | float) -> Tensor:
+    """Mean over tokens of ``|reconstruction - target|^2``, divided by ``scale``."""
+    return (reconstruction - target).square().sum(dim=1).mean() / scale
+
+
+class Average:
+    """An exponential moving average of tensors with bias correction.
+
+    Attributes:
+        decay: weight of the past; ``count``: updates so far.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], decay: float) -> None:
+        self.decay, self.count = decay, 0
+        self.sums = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def update(self, tensors: dict[str, Tensor]) -> None:
+        """Take in the present values."""
+        self.count += 1
+        torch._foreach_lerp_(list(self.sums.values()), [tensors[name] for name in self.sums], 1 - self.decay)
+
+    def value(self) -> dict[str, Tensor]:
+        """The averages."""
+        correction = 1 - self.decay**self.count
+        return {name: total / correction for name, total in self.sums.items()}

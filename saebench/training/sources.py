@@ -1,0 +1,207 @@
+"""Where training batches come from: activations in chunks, from the language model itself or from a cache on disk.
+
+Batch ``i`` depends on the seed and on ``i`` alone, so that a run can be resumed at any step. A chunk of rows is the
+shuffling buffer: its tokens are permuted, and so is the order of chunks in each epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saebench.corpus import TokenCorpus, load_corpus
+from saebench.errors import SaebenchError
+from saebench.lm import Cut, LanguageModel
+from saebench.progress import Progress
+from saebench.results import write_text
+from saebench.training.config import TrainingConfig
+
+ROWS_PER_FORWARD = 8
+CHUNK_TOKENS = 65_536
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+
+
+class ChunkedSource(ABC):
+    """Activations in chunks.
+
+    Attributes:
+        counts: tokens in each chunk.
+        d: width of the activations.
+        identity: what distinguishes these activations from others, as JSON data.
+    """
+
+    counts: list[int]
+    d: int
+    identity: dict[str, Any]
+
+    @abstractmethod
+    def chunk(self, index: int) -> Tensor:
+        """``[tokens, d]`` float32."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in one epoch."""
+        return sum(self.counts)
+
+    def batches(self, batch: int, seed: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """``(i, [batch, d])`` for ever, from batch ``start`` on. What a chunk has beyond whole batches waits.
+
+        Raises:
+            SaebenchError: no chunk holds a batch.
+        """
+        per_chunk = [count // batch for count in self.counts]
+        per_epoch = sum(per_chunk)
+        if per_epoch == 0:
+            raise SaebenchError(
+                f"A batch of {batch} tokens is larger than any chunk of activations ({max(self.counts)} tokens): "
+                "use a smaller batch or more text."
+            )
+        number = 0
+        for epoch in range(1 << 30):
+            if number + per_epoch <= start:
+                number += per_epoch
+                continue
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            for index in torch.randperm(len(self.counts), generator=generator).tolist():
+                order = torch.randperm(self.counts[index], generator=generator)
+                if number + per_chunk[index] <= start:
+                    number += per_chunk[index]
+                    continue
+                activations = self.chunk(index)
+                for place in range(per_chunk[index]):
+                    if number >= start:
+                        yield number, activations[order[place * batch : (place + 1) * batch]]
+                    number += 1
+
+
+class TensorSource(ChunkedSource):
+    """Activations that are in memory: ``[tokens, d]``."""
+
+    def __init__(self, activations: Tensor, name: str = "tensor") -> None:
+        self._activations = activations
+        self.counts, self.d = [activations.shape[0]], activations.shape[1]
+        self.identity = {"source": name, "tokens": activations.shape[0]}
+
+    def chunk(self, index: int) -> Tensor:
+        """All of it."""
+        return self._activations
+
+
+class LiveSource(ChunkedSource):
+    """Activations from the layers below the hook, computed as they are needed; the last chunks are kept."""
+
+    def __init__(self, cut: Cut, corpus: TokenCorpus, progress: Progress) -> None:
+        self._cut, self._corpus, self._progress = cut, corpus, progress
+        self._rows = max(1, CHUNK_TOKENS // corpus.context)
+        self.counts = [int((~part).sum()) for part in corpus.excluded.split(self._rows)]
+        self.d = cut.d_in
+        self.identity = {
+            "version": MANIFEST_VERSION,
+            "model": cut.model.identity,
+            "hook": cut.hook_in.name,
+            "corpus": corpus.sha256,
+            "rows_per_chunk": self._rows,
+        }
+        self._kept: Callable[[int], Tensor] = lru_cache(maxsize=2)(self._compute)
+
+    def chunk(self, index: int) -> Tensor:
+        """Computed, or one of the last two that were."""
+        return self._kept(index)
+
+    def _compute(self, index: int) -> Tensor:
+        start = index * self._rows
+        tokens = self._corpus.tokens[start : start + self._rows]
+        excluded = self._corpus.excluded[start : start + self._rows]
+        parts = []
+        with self._progress.task("Activations", total=tokens.numel(), unit="tokens") as advance:
+            for rows, left_out in zip(tokens.split(ROWS_PER_FORWARD), excluded.split(ROWS_PER_FORWARD), strict=True):
+                parts.append(self._cut.prefix(rows).inputs[~left_out.to(self._cut.model.device)].float().cpu())
+                advance(rows.numel())
+        return torch.cat(parts)
+
+
+class CachedSource(ChunkedSource):
+    """Activations kept on disk, one memory-mapped safetensors file a chunk, with a manifest that says whose they are.
+
+    Missing chunks are computed by the live source once; a cache of other activations is refused.
+    """
+
+    def __init__(self, folder: Path, live: LiveSource) -> None:
+        self._folder, self._live = folder, live
+        self.counts, self.d, self.identity = live.counts, live.d, live.identity
+        manifest = folder / MANIFEST
+        if manifest.exists():
+            self._check(manifest)
+        else:
+            if folder.is_dir() and any(folder.iterdir()):
+                raise SaebenchError(f"{folder} is not empty and holds no manifest: name a new folder for the cache.")
+            write_text(manifest, json.dumps(self.identity | {"counts": self.counts, "d": self.d}, indent=1) + "\n")
+
+    def chunk(self, index: int) -> Tensor:
+        """Memory-mapped; computed and written first where it is missing."""
+        path = self._folder / f"activations-{index:05d}.safetensors"
+        if not path.exists():
+            temporary = path.with_suffix(".part")
+            try:
+                save_file({"activations": self._live.chunk(index)}, temporary)
+                temporary.replace(path)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                raise SaebenchError(
+                    f"Cannot write the activation cache {self._folder}: {error.strerror or error}."
+                ) from error
+        try:
+            with safe_open(path, framework="pt") as file:
+                activations: Tensor = file.get_tensor("activations")
+        except (SafetensorError, OSError) as error:
+            raise SaebenchError(
+                f"{path.name} of the activation cache is damaged: delete it, and it is made again."
+            ) from error
+        return activations
+
+    def _check(self, manifest: Path) -> None:
+        try:
+            there = json.loads(manifest.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SaebenchError(f"{manifest} is not readable: delete the cache and let it be made again.") from error
+        different = sorted(key for key, value in self.identity.items() if there.get(key) != value)
+        if different:
+            raise SaebenchError(
+                f"The activation cache {self._folder} holds others' activations ({', '.join(different)} differ)."
+            )
+
+
+def open_source(config: TrainingConfig, cache: Path | None, progress: Progress) -> ChunkedSource:
+    """The activations a configuration asks for.
+
+    Raises:
+        SaebenchError: model, hook, text or cache are not right.
+    """
+    with progress.step(f"Loading {config.model}"):
+        model = LanguageModel.load(config.model)
+    cut = model.cut(config.hook)
+    skipped_rows = math.ceil(config.corpus_skip / config.context)
+    wanted = config.corpus_tokens + skipped_rows * config.context if config.corpus_tokens else None
+    corpus = load_corpus(config.corpus, model.tokenizer, context=config.context, tokens=wanted)
+    if skipped_rows >= corpus.tokens.shape[0]:
+        raise SaebenchError(f"{corpus.name} has {corpus.tokens.numel()} tokens, all of which corpus_skip leaves out.")
+    corpus = replace(
+        corpus,
+        tokens=corpus.tokens[skipped_rows:],
+        excluded=corpus.excluded[skipped_rows:],
+        loss_mask=corpus.loss_mask[skipped_rows:],
+    )
+    live = LiveSource(cut, corpus, progress)
+    return live if cache is None else CachedSource(cache, live)

@@ -1,0 +1,296 @@
+"""Training autoencoders: one step, many steps, several autoencoders on one stream of activations."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import saebench
+from saebench.checkpoints import save_native
+from saebench.errors import SaebenchError
+from saebench.progress import Progress
+from saebench.sae import CheckpointInfo, InputScaling, SparseAutoencoder
+from saebench.training.config import TrainingConfig
+from saebench.training.objectives import Objective, Weights, make_objective
+from saebench.training.recipe import (
+    Average,
+    geometric_median,
+    initial_decoder,
+    initial_encoder,
+    learning_rate_factor,
+    normalise_decoder,
+    project_out_parallel,
+)
+from saebench.training.sources import ChunkedSource
+
+STATE, AVERAGE = "state.pt", "average"
+SAMPLE_TOKENS = 32_768
+HISTORY_POINTS = 400
+
+
+class Trainer:
+    """One autoencoder in training.
+
+    Attributes:
+        config: of the run; ``objective``: the architecture's loss; ``weights``: what is trained.
+        step: steps done; ``history``: ``(step, normalised MSE, L0, dead share)`` as the run went.
+    """
+
+    def __init__(self, config: TrainingConfig, sample: Tensor) -> None:
+        """``sample``: ``[tokens, d]`` activations, from which biases and scales start."""
+        self.config = config
+        self.scaling = InputScaling(config.scaling)
+        scaled = self.scaling.apply(sample).activations
+        generator = torch.Generator().manual_seed(config.seed)
+        decoder = initial_decoder(config.n, sample.shape[1], generator)
+        encoder = initial_encoder(decoder, config.k, generator)
+        self.weights = Weights(encoder, decoder, geometric_median(scaled))
+        self.objective: Objective = make_objective(config, self.weights)
+        self.objective.variance = float((scaled - scaled.mean(dim=0)).square().sum(dim=1).mean())
+        if not 0 < self.objective.variance < float("inf"):
+            raise SaebenchError("The activations to train on are constant, NaN or infinite: check the model and the hook.")
+        self.parameters = dict(self.weights.named_parameters()) | dict(self.objective.extra_parameters())
+        trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=(0.9, 0.999), eps=6.25e-10, fused=True)
+        self.average = Average(self._tensors(), config.ema)
+        self.silent_tokens = torch.zeros(config.n, dtype=torch.int64)
+        self.step = 0
+        self.history: list[tuple[int, float, float, float]] = []
+
+    def train_step(self, activations: Tensor) -> None:
+        """One step on ``[batch, d]`` activations in the model's units.
+
+        Raises:
+            SaebenchError: the activations or the loss are not finite; nothing was changed.
+        """
+        x = self.scaling.apply(activations).activations
+        outcome = self.objective.outcome(x)
+        if not bool(torch.isfinite(outcome.loss)):
+            where = "activations hold" if not bool(torch.isfinite(activations).all()) else "loss is"
+            raise SaebenchError(f"Batch {self.step}: the {where} NaN or infinite; the state before it is saved.")
+        self.optimizer.zero_grad(set_to_none=True)
+        outcome.loss.backward()
+        self._apply_gradients()
+        self.average.update(self._tensors())
+        self.silent_tokens += x.shape[0]
+        self.silent_tokens[outcome.fired] = 0
+        self.objective.dead = self.silent_tokens > self.config.dead_after_tokens
+        self.objective.after_step(outcome)
+        self.history.append((self.step, float(outcome.normalised_mse), outcome.l0, self.dead_share))
+        self.step += 1
+
+    @torch.no_grad()
+    def _apply_gradients(self) -> None:
+        decoder = self.weights.decoder
+        if self.objective.unit_decoder and decoder.grad is not None:
+            project_out_parallel(decoder, decoder.grad)
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
+        factor = learning_rate_factor(self.step, self.config.steps, self.config.warmup_steps, self.config.decay_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+        self.optimizer.step()
+        if self.objective.unit_decoder:
+            normalise_decoder(decoder)
+
+    @property
+    def dead_share(self) -> float:
+        """Share of latents that have not been active for ``dead_after_tokens``."""
+        return float((self.silent_tokens > self.config.dead_after_tokens).double().mean())
+
+    def sae(self, averaged: bool = False) -> SparseAutoencoder:
+        """The autoencoder as it is now, or made of the averaged weights."""
+        tensors = self.average.value() if averaged else {name: each.clone() for name, each in self._tensors().items()}
+        present = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[name])
+            activation = self.objective.activation()
+            for name, parameter in self.parameters.items():
+                parameter.copy_(present[name])
+        config = self.config
+        sizes = getattr(self.objective, "group_sizes", None)
+        info = CheckpointInfo(
+            origin="training",
+            format="saebench",
+            architecture="topk" if config.arch == "multitopk" else config.arch,
+            d_in=self.weights.d,
+            d_out=self.weights.d,
+            n_latents=config.n,
+            activation=activation.describe(),
+            scaling=config.scaling,
+            hook_in=config.hook,
+            hook_out=config.hook,
+            model=config.model,
+            context=config.context,
+            group_sizes=tuple(sizes) if sizes else None,
+        )
+        bias = tensors["b_dec"]
+        return SparseAutoencoder(
+            tensors["encoder"].T,
+            tensors["decoder"],
+            tensors["b_enc"],
+            bias,
+            activation,
+            info,
+            b_pre=bias,
+            scaling=self.scaling,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on exactly."""
+        return {
+            "config": self.config.record(),
+            "step": self.step,
+            "variance": self.objective.variance,
+            "tensors": self._tensors(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": {"sums": self.average.sums, "count": self.average.count},
+            "silent_tokens": self.silent_tokens,
+            "objective": self.objective.state(),
+            "history": torch.tensor(self.history, dtype=torch.float64).reshape(-1, 4),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            SaebenchError: it was made with other settings (they are named).
+        """
+        before, now = state["config"], self.config.record()
+        different = sorted(key for key in now if before.get(key) != now[key] and key != "checkpoint_every")
+        if different:
+            raise SaebenchError(f"The run to resume had other settings: {', '.join(different)}. Repeat them, or train anew.")
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state["tensors"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.sums, self.average.count = state["average"]["sums"], state["average"]["count"]
+        self.silent_tokens, self.step = state["silent_tokens"], state["step"]
+        self.objective.dead = self.silent_tokens > self.config.dead_after_tokens
+        self.objective.variance = state["variance"]
+        self.objective.load_state(state["objective"])
+        self.history = [(int(step), mse, l0, dead) for step, mse, l0, dead in state["history"].tolist()]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    def record(self, source: ChunkedSource, seconds: float) -> dict[str, Any]:
+        """The training record that goes into the checkpoint."""
+        stride = max(1, len(self.history) // HISTORY_POINTS)
+        thinned = self.history[::stride]
+        recent = self.history[-max(1, len(self.history) // 20) :]
+        names = ("step", "normalised_mse", "l0", "dead_share")
+        record: dict[str, Any] = {
+            "saebench": saebench.__version__,
+            "torch": torch.__version__,
+            "config": self.config.record(),
+            "steps": self.step,
+            "complete": self.step >= self.config.steps,
+            "tokens": self.step * self.config.batch,
+            "epochs": self.step * self.config.batch / max(source.tokens, 1),
+            "seconds": seconds,
+            "activations": source.identity,
+            "history": {name: [row[place] for row in thinned] for place, name in enumerate(names)},
+            "final": {name: sum(row[place] for row in recent) / len(recent) for place, name in enumerate(names) if place},
+        }
+        if self.config.target_l0:
+            reached = record["final"]["l0"]
+            record["target_l0"] = {
+                "wanted": self.config.target_l0,
+                "reached": reached,
+                "within_5_percent": abs(reached / self.config.target_l0 - 1) <= 0.05,
+            }
+        return record
+
+
+def train(
+    configs: Sequence[TrainingConfig],
+    source: ChunkedSource,
+    folders: Sequence[Path],
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> list[Trainer]:
+    """Train one or several autoencoders on one stream; each batch is read once. They share batch size and seed of the data.
+
+    Args:
+        configs: one for each; ``folders``: where each is saved (averaged weights in ``average/`` below it).
+        source: the activations.
+        resume: go on from the states in the folders.
+        progress: told of each step.
+
+    Raises:
+        SaebenchError: settings do not fit together, a batch is not finite, or a folder cannot be written; the last good
+            checkpoint stays.
+    """
+    progress = progress or Progress(shown=False)
+    first = configs[0]
+    if any((each.batch, each.seed, each.steps) != (first.batch, first.seed, first.steps) for each in configs):
+        raise SaebenchError("Autoencoders that train together need the same batch, tokens and seed.")
+    sample = source.chunk(0)[:SAMPLE_TOKENS]
+    trainers = [Trainer(config, sample) for config in configs]
+    for trainer, folder in zip(trainers, folders, strict=True):
+        _prepare_folder(trainer, folder, resume)
+    start, begun = min(trainer.step for trainer in trainers), time.perf_counter()
+    with progress.task("Training", total=(first.steps - start) * first.batch, unit="tokens") as advance:
+        for number, batch in source.batches(first.batch, first.seed, start):
+            if number >= first.steps:
+                break
+            for trainer, folder in zip(trainers, folders, strict=True):
+                if trainer.step == number:
+                    _guarded_step(trainer, batch, folder)
+            advance(first.batch)
+            if (number + 1) % first.checkpoint_every == 0 and number + 1 < first.steps:
+                for trainer, folder in zip(trainers, folders, strict=True):
+                    save(trainer, folder, source, time.perf_counter() - begun)
+    for trainer, folder in zip(trainers, folders, strict=True):
+        save(trainer, folder, source, time.perf_counter() - begun)
+    return trainers
+
+
+def save(trainer: Trainer, folder: Path, source: ChunkedSource, seconds: float) -> None:
+    """Write the autoencoder, its average, and the state to go on from, each file atomically."""
+    record = trainer.record(source, seconds)
+    save_native(trainer.sae(), folder, record)
+    save_native(trainer.sae(averaged=True), folder / AVERAGE, record | {"averaged": True})
+    _write_state(trainer, folder)
+
+
+def _write_state(trainer: Trainer, folder: Path) -> None:
+    temporary = folder / f".{STATE}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            torch.save(trainer.state(), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, folder / STATE)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise SaebenchError(f"Cannot write {folder}: {error}. The last good checkpoint is kept.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _prepare_folder(trainer: Trainer, folder: Path, resume: bool) -> None:
+    state = folder / STATE
+    if resume and state.exists():
+        try:
+            trainer.load_state(torch.load(state, weights_only=True))
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise SaebenchError(f"The state in {folder} cannot be read: {error}") from error
+    elif state.exists():
+        raise SaebenchError(f"{folder} holds a training run already: go on with --resume, or name another folder.")
+
+
+def _guarded_step(trainer: Trainer, batch: Tensor, folder: Path) -> None:
+    try:
+        trainer.train_step(batch)
+    except SaebenchError:
+        _write_state(trainer, folder)
+        raise
