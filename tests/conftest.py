@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: tests never wait for a network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: models this small only lose to waiting threads
 
 from collections.abc import Callable
 from pathlib import Path
