@@ -37,7 +37,9 @@ _HUGGING_FACE = re.compile(
     r"^(?:model\.|transformer\.|gpt_neox\.|language_model\.|base_model\.)*(?:layers|h|blocks)\.(\d+)(?:\.(\w+))?$"
 )
 _NAMED = re.compile(r"^(?:layer[ _.]?(\d+)[ _./]+([a-z_]+)|([a-z_]+?)[ _./]*(?:layer[ _.]?)?(\d+))$")
-_HF_PARTS = {"mlp": "mlp_out", "feed_forward": "mlp_out"} | dict.fromkeys(("attn", "self_attn", "attention"), "attn_out")
+_HF_PARTS = {"mlp": "mlp_out", "mlp_in": "mlp_in", "feed_forward": "mlp_out"} | dict.fromkeys(
+    ("attn", "self_attn", "attention"), "attn_out"
+)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ _ARCHITECTURES = {
     "standard": "relu",
     "gated": "gated",
     "topk": "topk",
+    "abstopk": "topk",
     "jumprelu": "jumprelu",
     "batchtopk": "batchtopk",
     "matryoshka_batchtopk": "matryoshka",
@@ -71,7 +72,7 @@ class _Config:
             )
         if normalize not in _SCALINGS:
             raise SaebenchError(f"{location.origin} normalises its input by {normalize!r}, which saebench does not know.")
-        if architecture == "topk" and k is None:
+        if architecture in ("topk", "abstopk") and k is None:
             raise SaebenchError(f"{location.origin} is a TopK autoencoder, but its cfg.json gives no k.")
         return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize)
 
@@ -148,9 +149,9 @@ class SAELens(Adapter):
 
 def _activation(config: _Config, tensors: dict[str, Tensor], location: Location) -> Activation:
     kind = config.architecture
-    if kind == "topk":
+    if kind in ("topk", "abstopk"):
         assert config.k is not None
-        return TopK(config.k)
+        return TopK(config.k, signed=kind == "abstopk")
     if "jumprelu" in kind:
         return JumpReLU(take(tensors, "threshold", location).contiguous())
     if kind == "gated":
