@@ -131,6 +131,20 @@ def inspect(checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")]
 
 
 @app.command()
+def convert(
+    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    format: Annotated[str, typer.Option(help="saebench or saelens.")] = "saebench",
+) -> None:
+    """Write a checkpoint in another format."""
+    from saebench import checkpoints
+    from saebench.checkpoints.convert import convert as write
+
+    write(checkpoints.load(checkpoint), out, format)
+    console.print(Text(f"Written: {out}"))
+
+
+@app.command()
 def validate(file: Annotated[Path, typer.Argument(help="A result file.")]) -> None:
     """Check a result file against the schema."""
     from saebench import results

@@ -1,0 +1,52 @@
+"""Definitions of tasks, probing protocols and explainers: data that a maintainer edits without touching code."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import SaebenchError
+
+KINDS = ("tasks", "probes", "explain")
+
+
+def definition_folder(kind: str) -> Path:
+    """The folder ``tasks``, ``probes`` or ``explain``: of the checkout, else the copy that the wheel carries."""
+    if kind not in KINDS:
+        raise ValueError(f"there are definitions of {', '.join(KINDS)}, not of {kind}")
+    package = Path(__file__).resolve().parent
+    carried = package / "_definitions" / kind
+    return carried if carried.is_dir() else package.parent / kind
+
+
+def definition_file(kind: str, name: str) -> Path:
+    """The file of a definition.
+
+    Raises:
+        SaebenchError: there is none of that name (those there are, are listed).
+    """
+    folder = definition_folder(kind)
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise SaebenchError(f"There is no definition {name!r} in {kind}; there are: {', '.join(known) or 'none'}.")
+    return folder / f"{name}.toml"
+
+
+def load_definition(kind: str, name: str) -> dict[str, Any]:
+    """A definition's content.
+
+    Raises:
+        SaebenchError: there is none of that name, or it is not TOML.
+    """
+    path = definition_file(kind, name)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SaebenchError(f"The definition {kind}/{name}.toml is not TOML: {error}.") from error
+
+
+def definition_hash(kind: str, name: str) -> str:
+    """SHA-256 of a definition's file, for results."""
+    return hashlib.sha256(definition_file(kind, name).read_bytes()).hexdigest()
