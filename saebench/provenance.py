@@ -70,7 +70,10 @@ def corpus_record(corpus: TokenCorpus) -> CorpusRecord:
         tokens=corpus.tokens.numel(),
         tokens_counted=corpus.tokens_counted,
         tokens_requested=corpus.tokens_requested,
+        tokens_dropped=corpus.tokens_dropped,
         bos=corpus.bos,
+        separator=corpus.separator,
+        shuffle_seed=corpus.shuffle_seed,
         excluded=corpus.rule,
         documents=corpus.documents,
     )

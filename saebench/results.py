@@ -116,7 +116,10 @@ class CorpusRecord(_Strict):
     tokens: int
     tokens_counted: int
     tokens_requested: int | None
+    tokens_dropped: int = Field(default=0, description="behind the last whole row")
     bos: str
+    separator: int | None = Field(default=None, description="the token between two documents")
+    shuffle_seed: int | None = Field(default=None, description="where rows were drawn from all of the text")
     excluded: str = Field(description="the rule, in words")
     documents: int
 

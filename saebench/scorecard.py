@@ -38,6 +38,12 @@ class Scorecard:
         """Write the result file."""
         write_result(self.result, path)
 
+    def report(self, path: str | Path) -> None:
+        """Write a self-contained page for the browser."""
+        from saebench.report import write_page
+
+        write_page([self.result], path)
+
     def __repr__(self) -> str:
         from saebench.report import render_text
 

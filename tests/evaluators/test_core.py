@@ -236,3 +236,44 @@ def test_agreement_with_saelens() -> None:
     }
     for name, value in expected.items():
         assert card[name] == pytest.approx(value, rel=1e-3), name
+
+
+def test_a_perfect_transcoder_costs_nothing(tiny_model: LanguageModel, tiny_corpus: TokenCorpus) -> None:
+    """What reads the MLP's input and writes exactly its output is judged at the output, and spliced there."""
+
+    class Mlp(Identity):
+        def decode(self, z: Tensor) -> Tensor:
+            out: Tensor = tiny_model.bridge.blocks[1].mlp(z)
+            return out
+
+    hooks = {"hook": "blocks.1.mlp.hook_in", "hook_out": "blocks.1.hook_mlp_out"}
+    card = saebench.evaluate(Mlp(), model=tiny_model, corpus=tiny_corpus, progress=False, **hooks)
+    assert card["reconstruction.normalised_mse"] == pytest.approx(0, abs=1e-9)
+    assert card["downstream.ce_difference"] == pytest.approx(0, abs=1e-6)
+    assert (card.result.sae.hook_in, card.result.sae.hook_out) == ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    zero = saebench.evaluate(Zero(), model=tiny_model, corpus=tiny_corpus, progress=False, **hooks)
+    assert zero["downstream.ce_spliced"] == pytest.approx(zero["downstream.ce_zero_ablated"], rel=1e-6)
+    assert abs(zero["downstream.ce_difference"] or 0) > 1e-3
+
+
+def test_a_scorecard_shows_itself(
+    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder], tmp_path: Any
+) -> None:
+    card = run(make_sae(), tiny_model, tiny_corpus)
+    assert "normalised_mse" in repr(card) and "<table" in card._repr_html_()
+    frame = card.frame()
+    assert frame.loc[("reconstruction", "l0"), "value"] == card["reconstruction.l0"]
+    card.save(tmp_path / "result.json")
+    card.report(tmp_path / "page.html")
+    assert saebench.read_result(tmp_path / "result.json") == card.result
+    with pytest.raises(saebench.SaebenchError, match="has no metric"):
+        card["reconstruction.nothing"]
+
+
+def test_half_precision_models_are_judged_in_full_precision(tiny_corpus: TokenCorpus) -> None:
+    model = LanguageModel.load(str(FIXTURES / "saelens_evals" / "model"), dtype="bfloat16")
+    card = run(Identity(), model, tiny_corpus)
+    assert card["downstream.kl_divergence"] == pytest.approx(0, abs=1e-6)
+    value = card["downstream.ce_clean"]
+    assert value is not None and value != pytest.approx(round(value * 64) / 64, abs=1e-7)
+    assert card.result.model.dtype == "bfloat16"
