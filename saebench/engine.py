@@ -98,8 +98,9 @@ def stream(
             advance(tokens.numel())
     if splicing:
         with clock.stage("ablated runs"):
-            for name, value in (("zero", torch.zeros_like(shared.moments.mean)), ("mean", shared.moments.mean)):
-                shared.ablated[name] = ablated_losses(cut, corpus, value, rows_per_batch)
+            mean = shared.moments.mean
+            values = {"zero": torch.zeros_like(mean), "mean": mean}
+            shared.ablated = ablated_losses(cut, corpus, values, rows_per_batch)
     return clock
 
 

@@ -83,8 +83,7 @@ class CleanBatch:
         loss_mask: ``[rows, context - 1]`` bool, the predictions that count in cross-entropies.
         prefix: the activations at the cut.
         probabilities: ``[rows, context, V]`` float32, the clean model's, or None where no evaluator splices.
-        expected_logit: ``[rows, context]``, ``sum(p * logit)`` of the clean model.
-        log_normaliser: ``[rows, context]``, logsumexp of the clean logits.
+        negentropy: ``[rows, context]``, ``sum(p log p)`` of the clean model.
         cross_entropy: ``[rows, context - 1]`` nats, of the clean model.
         top_token: ``[rows, context]``, its most likely next token.
     """
@@ -94,8 +93,7 @@ class CleanBatch:
     loss_mask: Tensor
     prefix: Prefix
     probabilities: Tensor | None = None
-    expected_logit: Tensor | None = None
-    log_normaliser: Tensor | None = None
+    negentropy: Tensor | None = None
     cross_entropy: Tensor | None = None
     top_token: Tensor | None = None
 

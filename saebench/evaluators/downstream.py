@@ -5,6 +5,7 @@ Source: Gao et al. 2024, section 4.1. Positions left out of the averages keep th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -43,23 +44,20 @@ class Downstream(StreamingEvaluator):
 
     def splice(self, batch: CleanBatch, logits: Tensor) -> None:
         """Compare the spliced logits (``[rows, context, V]``) with the clean ones, a few positions at a time."""
-        assert batch.cross_entropy is not None
-        log_normaliser, cross = torch.empty_like(batch.counted, dtype=torch.float32), torch.empty(0)
-        log_normaliser = log_normaliser.to(logits.device)
-        top_token = torch.empty_like(log_normaliser, dtype=torch.int64)
-        divergence = torch.empty_like(log_normaliser)
-        assert batch.probabilities is not None and batch.expected_logit is not None and batch.log_normaliser is not None
-        for row in range(logits.shape[0]):
-            for start in range(0, logits.shape[1], LOGIT_CHUNK):
-                part = slice(start, start + LOGIT_CHUNK)
-                chunk = logits[row, part].float()
-                log_normaliser[row, part], top_token[row, part] = log_normaliser_and_top(chunk)
-                cross = torch.linalg.vecdot(batch.probabilities[row, part], chunk)
-                divergence[row, part] = batch.expected_logit[row, part] - cross
-        divergence += log_normaliser - batch.log_normaliser
-        spliced = target_losses(logits, log_normaliser, batch.tokens)
+        assert batch.probabilities is not None and batch.negentropy is not None
+        assert batch.cross_entropy is not None and batch.top_token is not None
+        divergence = torch.empty_like(batch.negentropy)
+        spliced = torch.empty_like(batch.cross_entropy)
+        agree = torch.empty_like(batch.top_token, dtype=torch.bool)
+        for row, part in chunks(logits):
+            chunk = logits[row, part].float()
+            log_probabilities = chunk.log_softmax(dim=-1)
+            expected = torch.linalg.vecdot(batch.probabilities[row, part], log_probabilities)
+            divergence[row, part] = batch.negentropy[row, part] - expected
+            store_losses(spliced, log_probabilities, batch.tokens, row, part)
+            at_top = chunk.gather(1, batch.top_token[row, part].unsqueeze(1)).squeeze(1)
+            agree[row, part] = at_top == chunk.amax(dim=-1)
         counted, mask = batch.counted.to(logits.device), batch.loss_mask.to(logits.device)
-        agree = top_token == batch.top_token
         self.sums.add(
             predictions=mask.sum(dim=1),
             ce_clean=(batch.cross_entropy.double() * mask).sum(dim=1),
@@ -187,40 +185,30 @@ def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any,
 
     The logits' memory is not kept: probabilities take its place.
     """
-    shape = logits.shape[:2]
-    log_normaliser, expected = torch.empty(2, *shape, device=logits.device).unbind()
-    top_token = torch.empty(shape, dtype=torch.int64, device=logits.device)
+    rows, context, _ = logits.shape
+    negentropy = torch.empty(rows, context, device=logits.device)
+    cross_entropy = torch.empty(rows, context - 1, device=logits.device)
+    top_token = torch.empty(rows, context, dtype=torch.int64, device=logits.device)
     probabilities = logits if logits.dtype == torch.float32 else torch.empty(logits.shape, device=logits.device)
-    targets = tokens[:, 1:].to(logits.device)
-    target_logits = logits[:, :-1].gather(2, targets.unsqueeze(-1)).squeeze(-1).float()
-    for row in range(shape[0]):
-        for start in range(0, shape[1], LOGIT_CHUNK):
-            part = slice(start, start + LOGIT_CHUNK)
-            chunk = logits[row, part].float()
-            log_normaliser[row, part], top_token[row, part] = log_normaliser_and_top(chunk)
-            share = (chunk - log_normaliser[row, part].unsqueeze(-1)).exp_()
-            expected[row, part] = torch.linalg.vecdot(share, chunk)
-            probabilities[row, part] = share
-    return CleanBatch(
-        tokens,
-        counted,
-        loss_mask,
-        prefix,
-        probabilities,
-        expected,
-        log_normaliser,
-        log_normaliser[:, :-1] - target_logits,
-        top_token,
-    )
+    for row, part in chunks(logits):
+        log_probabilities = logits[row, part].float().log_softmax(dim=-1)
+        top_token[row, part] = log_probabilities.argmax(dim=-1)
+        store_losses(cross_entropy, log_probabilities, tokens, row, part)
+        share = log_probabilities.exp()
+        negentropy[row, part] = torch.linalg.vecdot(share, log_probabilities)
+        probabilities[row, part] = share
+    return CleanBatch(tokens, counted, loss_mask, prefix, probabilities, negentropy, cross_entropy, top_token)
 
 
-def log_normaliser_and_top(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """``(logsumexp, argmax)`` over the vocabulary of float32 ``logits`` (``[positions, V]``)."""
-    largest, top = logits.max(dim=-1)
-    return (logits - largest.unsqueeze(-1)).exp_().sum(dim=-1).log() + largest, top
+def chunks(logits: Tensor) -> Iterator[tuple[int, slice]]:
+    """``(row, positions)`` of pieces of ``logits`` (``[rows, context, V]``) that stay in the processor's cache."""
+    for row in range(logits.shape[0]):
+        for start in range(0, logits.shape[1], LOGIT_CHUNK):
+            yield row, slice(start, min(start + LOGIT_CHUNK, logits.shape[1]))
 
 
-def target_losses(logits: Tensor, log_normaliser: Tensor, tokens: Tensor) -> Tensor:
-    """``[rows, context - 1]`` cross-entropy in nats of predicting each next token."""
-    targets = tokens[:, 1:].to(logits.device).unsqueeze(-1)
-    return log_normaliser[:, :-1] - logits[:, :-1].gather(2, targets).squeeze(-1).float()
+def store_losses(losses: Tensor, log_probabilities: Tensor, tokens: Tensor, row: int, part: slice) -> None:
+    """Fill ``losses`` (``[rows, context - 1]``, nats) for the positions ``part`` of a row, whose targets come next."""
+    targets = tokens[row, part.start + 1 : part.stop + 1].to(log_probabilities.device)
+    picked = log_probabilities[: targets.numel()].gather(1, targets.unsqueeze(1)).squeeze(1)
+    losses[row, part.start : part.start + targets.numel()] = -picked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,8 @@ from saebench.statistics import RowSums
 if TYPE_CHECKING:
     from saebench.corpus import TokenCorpus
 
-LOGIT_CHUNK = 64
-"""Rows of logits worked on at once: 12 MiB at a vocabulary of 49,152, so that passes over them stay in the cache."""
+LOGIT_CHUNK = 32
+"""Rows of logits worked on at once: 6 MiB at a vocabulary of 49,152, so that passes over them stay in the cache."""
 
 
 class Moments:
@@ -141,48 +140,31 @@ def make_shared(corpus: TokenCorpus, vocabulary: int) -> Shared:
     )
 
 
-def ablated_losses(cut: Cut, corpus: TokenCorpus, value: Tensor, rows_per_batch: int) -> RowSums:
-    """Cross-entropy of the model with ``value`` (``[d_out]``) in place of the activations at every counted position.
+def ablated_losses(cut: Cut, corpus: TokenCorpus, values: dict[str, Tensor], rows_per_batch: int) -> dict[str, RowSums]:
+    """Cross-entropies of the model with each of ``values`` (``[d_out]``) in place of the activations at counted positions.
 
     Where the cut is in the residual stream, what the layers above compute depends on a row only through the positions
     that are left out (they keep their clean activations), so rows that agree up to the last such position share one
     forward pass: with a BOS token in front of each row, that is one pass for the whole corpus.
     """
-    sums = RowSums(("cross_entropy", "predictions"))
+    groups = [torch.tensor([row]) for row in range(corpus.tokens.shape[0])]
     if cut.hook_out.is_residual:
         groups = _rows_by_excluded_past(corpus)
-        if len(groups) * 2 <= corpus.tokens.shape[0]:
-            losses = torch.zeros(corpus.tokens.shape[0], dtype=torch.float64)
-            for rows in groups:
-                losses[rows] = _constant_losses(cut, corpus, value, rows)
-            sums.add(cross_entropy=losses, predictions=corpus.loss_mask.sum(dim=1))
-            return sums
-    for tokens, excluded, mask in _batches(corpus, rows_per_batch):
-        logits = _ablated_logits(cut, tokens, excluded, value)
-        sums.add(cross_entropy=cross_entropies(logits, tokens, mask), predictions=mask.sum(dim=1))
-    return sums
-
-
-def cross_entropies(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """``[rows]``: summed cross-entropy in nats of the predictions in ``mask`` (``[rows, context - 1]``).
-
-    ``logits`` is ``[rows, context, V]`` of any dtype; the sums are in float32 at least.
-    """
-    losses = [
-        F.cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="none")[keep.to(row.device)].double().sum()
-        for row, ids, keep in zip(logits, tokens, mask, strict=True)
-    ]
-    return torch.stack(losses).cpu()
-
-
-def _batches(corpus: TokenCorpus, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    yield from zip(corpus.tokens.split(rows), corpus.excluded.split(rows), corpus.loss_mask.split(rows), strict=True)
-
-
-def _ablated_logits(cut: Cut, tokens: Tensor, excluded: Tensor, value: Tensor) -> Tensor:
-    prefix = cut.prefix(tokens)
-    keep = excluded.to(prefix.outputs.device).unsqueeze(-1)
-    return cut.suffix(torch.where(keep, prefix.outputs, value.to(prefix.outputs)), prefix)
+    losses = {name: torch.zeros(corpus.tokens.shape[0], dtype=torch.float64) for name in values}
+    for start in range(0, len(groups), rows_per_batch):
+        some = groups[start : start + rows_per_batch]
+        first = torch.stack([rows[0] for rows in some])
+        prefix = cut.prefix(corpus.tokens[first])
+        keep = corpus.excluded[first].to(prefix.outputs.device).unsqueeze(-1)
+        for name, value in values.items():
+            logits = cut.suffix(torch.where(keep, prefix.outputs, value.to(prefix.outputs)), prefix)
+            for each, rows in zip(logits, some, strict=True):
+                losses[name][rows] = _losses_of_rows(each, corpus, rows)
+    found = {}
+    for name, each in losses.items():
+        found[name] = RowSums(("cross_entropy", "predictions"))
+        found[name].add(cross_entropy=each, predictions=corpus.loss_mask.sum(dim=1))
+    return found
 
 
 def _rows_by_excluded_past(corpus: TokenCorpus) -> list[Tensor]:
@@ -195,10 +177,9 @@ def _rows_by_excluded_past(corpus: TokenCorpus) -> list[Tensor]:
     return [torch.tensor(rows) for rows in found.values()]
 
 
-def _constant_losses(cut: Cut, corpus: TokenCorpus, value: Tensor, rows: Tensor) -> Tensor:
-    """``[rows]`` float64: losses of rows whose ablated logits are the same at each position."""
-    logits = _ablated_logits(cut, corpus.tokens[rows[:1]], corpus.excluded[rows[:1]], value)[0]
-    log_probabilities = logits.float().log_softmax(dim=-1)  # [context, V]
+def _losses_of_rows(logits: Tensor, corpus: TokenCorpus, rows: Tensor) -> Tensor:
+    """``[rows]`` float64: summed losses of rows that have the same ``logits`` (``[context, V]``)."""
+    log_probabilities = logits.float().log_softmax(dim=-1)
     targets = corpus.tokens[rows][:, 1:].to(logits.device)
     positions = torch.arange(targets.shape[1], device=targets.device).expand_as(targets)
     losses = -log_probabilities[positions, targets]
