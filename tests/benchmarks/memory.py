@@ -50,7 +50,7 @@ def wide(rows: int) -> list[dict[str, str]]:
             "what": f"peak memory, n = 131,072, d = 768, {rows} x 128 tokens",
             "bar": "weights + 1.5 GB, whatever the number of tokens",
             "measured": f"weights + {peak() - weights:.2f} GiB",
-            "note": f"largest resident set {peak():.2f} GiB, libraries and making the weights included; weights {weights:.2f} GiB",
+            "note": f"largest resident set {peak():.2f} GiB with libraries and set-up; weights {weights:.2f} GiB",
         }
     ]
 
