@@ -224,3 +224,35 @@ def test_evaluators_are_listed_and_results_shown(checkpoint: Path, text: Path, t
     out.write_text(json.dumps(data))
     done = cli("validate", out)
     assert done.returncode == 2 and "a null value needs a reason" in done.stdout
+
+
+def test_train_then_evaluate(tmp_path: Path) -> None:
+    """The README's path on the tiny model: train, resume, sweep, judge."""
+    numbers = torch.randint(3, 200, (4000,), generator=torch.Generator().manual_seed(0)).tolist()
+    words = tmp_path / "words.txt"
+    words.write_text(" ".join(f"w{number}" for number in numbers))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'model = "{MODEL}"\nhook = "blocks.1.hook_resid_post"\ncorpus = "{words}"\ncorpus_skip = 1000\ncontext = 20\n'
+        "n = 128\nk = 8\nbatch = 256\ntokens = 12800\nlr = 3e-3\n"
+    )
+    done = cli("train", "--recipe", recipe, "--out", tmp_path / "sae", "--cache", tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate" in done.stdout and "4.2 epochs" in done.stdout
+    fails("holds a training run already", "train", "--recipe", recipe, "--out", tmp_path / "sae")
+    fails("other settings: k", "train", "--recipe", recipe, "--out", tmp_path / "sae", "--k", 4, "--resume")
+    fails("k = 500 is larger than n = 128", "train", "--recipe", recipe, "--k", 500)
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text(
+        recipe.read_text() + '[[member]]\nname = "a"\narch = "relu"\ntarget_l0 = 8.0\n[[member]]\nname = "b"\nk = 4\n'
+    )
+    done = cli("sweep", sweep, "--out", tmp_path / "sweep", "--cache", tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    found = saebench.evaluate(
+        [str(tmp_path / "sae"), str(tmp_path / "sweep" / "b"), str(tmp_path / "sae" / "average")],
+        corpus=str(words), tokens=1000, progress=False,
+    )  # fmt: skip
+    errors = [card["reconstruction.normalised_mse"] for card in found]
+    assert all(error is not None and 0 < error < 0.9 for error in errors)
+    assert found[0]["reconstruction.l0"] == pytest.approx(8, abs=0.5)
+    assert found[0].result.sae.training["epochs"] == pytest.approx(12_800 / 3040)
