@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -223,6 +224,28 @@ def safetensors_header(location: Location, name: str) -> dict[str, tuple[tuple[i
             return {key: (tuple(part.get_shape()), str(part.get_dtype())) for key, part in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise SaebenchError(f"{name} of {location.origin} cannot be read: {_first_line(error)}") from error
+
+
+def write_safetensors(tensors: dict[str, Tensor], folder: Path, name: str) -> None:
+    """Write tensors atomically as ``folder/name``; tensors that share memory are stored apart.
+
+    Raises:
+        SaebenchError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    stored = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    temporary = folder / f".{name}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(stored, temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, folder / name)
+    except OSError as error:
+        raise SaebenchError(f"Cannot write the checkpoint {folder}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def take(tensors: dict[str, Tensor], name: str, location: Location) -> Tensor:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
+from saebench.checkpoints.base import write_safetensors
 from saebench.checkpoints.native import save_native
 from saebench.checkpoints.saelens import CONFIG, WEIGHTS
 from saebench.errors import SaebenchError
@@ -54,16 +52,7 @@ def save_saelens(sae: SparseAutoencoder, folder: Path) -> Path:
         tensors["threshold"] = sae.activation.threshold
     if sae.W_skip is not None:
         tensors["W_skip"] = sae.W_skip.T
-    stored: dict[str, Tensor] = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    temporary = folder / f".{WEIGHTS}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary)
-        os.replace(temporary, folder / WEIGHTS)
-    except OSError as error:
-        raise SaebenchError(f"Cannot write the checkpoint {folder}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_safetensors(tensors, folder, WEIGHTS)
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
     return folder
 

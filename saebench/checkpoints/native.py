@@ -7,15 +7,13 @@ million latents is memory-mapped and read in pieces.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, read_safetensors, take
+from saebench.checkpoints.base import Adapter, Location, read_safetensors, take, write_safetensors
 from saebench.errors import SaebenchError
 from saebench.results import write_text
 from saebench.sae import (
@@ -97,19 +95,7 @@ def save_native(sae: SparseAutoencoder, folder: str | Path, training: dict[str, 
     folder = Path(folder)
     tensors = {name: tensor for name, tensor in sae.tensors() if name != "W_enc"}
     tensors["encoder"] = sae.W_enc.T
-    # Tensors that share memory (tied weights) are stored apart.
-    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    temporary = folder / f".{WEIGHTS}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, folder / WEIGHTS)
-    except OSError as error:
-        raise SaebenchError(f"Cannot write the checkpoint {folder}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_safetensors(tensors, folder, WEIGHTS)
     info = replace(sae.info, dtype=str(sae.W_dec.dtype).removeprefix("torch."), activation=_described(sae.activation))
     kept = ("origin", "format", "weights_sha256", "training")
     config = {

@@ -16,6 +16,7 @@ from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, metr
 from saebench.evaluators.compute_law import ComputeLaw, find_law
 from saebench.evaluators.shared import LOGIT_CHUNK
 from saebench.results import EvaluatorResult, Metric
+from saebench.sae.topk import top_k
 from saebench.statistics import Estimate, RowSums, ratio_estimate
 
 _SUMS = ("predictions", "ce_clean", "ce_spliced", "positions", "kl_divergence", "top1_agreement")
@@ -192,7 +193,7 @@ def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any,
     probabilities = logits if logits.dtype == torch.float32 else torch.empty(logits.shape, device=logits.device)
     for row, part in chunks(logits):
         log_probabilities = logits[row, part].float().log_softmax(dim=-1)
-        top_token[row, part] = log_probabilities.argmax(dim=-1)
+        top_token[row, part] = top_k(log_probabilities, 1)[1].squeeze(1)  # several times as fast as argmax
         store_losses(cross_entropy, log_probabilities, tokens, row, part)
         share = log_probabilities.exp()
         negentropy[row, part] = torch.linalg.vecdot(share, log_probabilities)
