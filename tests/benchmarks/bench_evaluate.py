@@ -46,7 +46,7 @@ def run() -> list[Row]:
     corpus = load_corpus("python-docs", model.tokenizer, context=CONTEXT, tokens=TOKENS, bos="row", exclude=False)
     model.logits(corpus.tokens[:1])
     rows = [*against_saelens(model, corpus), *eight_against_one(model, corpus)]
-    return [*rows, *in_own_process("wide-128"), *in_own_process("wide-256"), *in_own_process("million")]
+    return [*rows, *in_own_process("wide-64"), *in_own_process("wide-128"), *in_own_process("million")]
 
 
 def against_saelens(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Peak memory in a process of its own: `python -m tests.benchmarks.memory wide-128|wide-256|million`; prints JSON rows."""
+"""Peak memory in a process of its own: `python -m tests.benchmarks.memory wide-64|wide-128|million`; prints JSON rows."""
 
 from __future__ import annotations
 
@@ -108,5 +108,5 @@ def _write_random(path: Path, n: int, d: int) -> None:
 
 
 if __name__ == "__main__":
-    measure = {"wide-128": lambda: wide(128), "wide-256": lambda: wide(256), "million": million}
+    measure = {"wide-64": lambda: wide(64), "wide-128": lambda: wide(128), "million": million}
     print(json.dumps(measure[sys.argv[1]]()))
