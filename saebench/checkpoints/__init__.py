@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -52,6 +54,18 @@ def recognise(location: Location) -> Adapter:
     raise SaebenchError(f"No checkpoint format fits {location.origin}. It has: {there or 'nothing'}. Looked for: {looked}.")
 
 
+@contextmanager
+def _damage_named(location: Location, adapter: Adapter) -> Iterator[None]:
+    """Fields of the wrong type or shape break an adapter anywhere: what the user reads is one sentence all the same."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        detail = str(error).partition("\n")[0]
+        raise SaebenchError(
+            f"{location.origin} looks like the format {adapter.name}, but is malformed ({type(error).__name__}: {detail})."
+        ) from error
+
+
 def inspect(origin: str | Path) -> CheckpointInfo:
     """What a checkpoint is, without loading its weights where the format allows.
 
@@ -62,7 +76,9 @@ def inspect(origin: str | Path) -> CheckpointInfo:
         SaebenchError: it is not there, not recognised or damaged.
     """
     location = locate(origin)
-    return recognise(location).describe(location)
+    adapter = recognise(location)
+    with _damage_named(location, adapter):
+        return adapter.describe(location)
 
 
 def load(origin: str | Path, device: str = "cpu") -> SparseAutoencoder:
@@ -77,7 +93,8 @@ def load(origin: str | Path, device: str = "cpu") -> SparseAutoencoder:
     """
     location = locate(origin)
     adapter = recognise(location)
-    sae = adapter.load(location)
+    with _damage_named(location, adapter):
+        sae = adapter.load(location)
     sae.check_finite()
     info = replace(sae.info, weights_sha256=location.sha256(adapter.weights_file(location)))
     sae = replace(sae, info=info)

@@ -234,7 +234,13 @@ def write_safetensors(tensors: dict[str, Tensor], folder: Path, name: str) -> No
     """
     from safetensors.torch import save_file
 
-    stored = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    stored: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for key, tensor in tensors.items():
+        stored[key] = tensor.detach().cpu().contiguous()
+        if stored[key].untyped_storage().data_ptr() in places:
+            stored[key] = stored[key].clone()  # the format has no place for tensors that share memory
+        places.add(stored[key].untyped_storage().data_ptr())
     temporary = folder / f".{name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +275,7 @@ def integer(value: Any, what: str, location: Location) -> int:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
         raise SaebenchError(f"The checkpoint {location.origin} gives {value!r} for {what}; a whole number is needed.")
     return int(value)
 

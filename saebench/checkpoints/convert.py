@@ -13,6 +13,7 @@ from saebench.checkpoints.base import write_safetensors
 from saebench.checkpoints.native import save_native
 from saebench.checkpoints.saelens import CONFIG, WEIGHTS
 from saebench.errors import SaebenchError
+from saebench.hooks import parse_hook
 from saebench.results import write_text
 from saebench.sae import Gated, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
 
@@ -71,17 +72,22 @@ def _config(sae: SparseAutoencoder) -> dict[str, Any]:
             "SAELens subtracts the decoder's bias or nothing before encoding; this autoencoder does otherwise."
         )
     metadata = {
-        "sae_lens_version": "6.0.0", "hook_name": info.hook_in, "model_name": info.model, "context_size": info.context,
-        "prepend_bos": info.prepend_bos,
+        "sae_lens_version": "6.0.0", "hook_name": _hook_name(info.hook_in), "model_name": info.model,
+        "context_size": info.context, "prepend_bos": info.prepend_bos,
     }  # fmt: skip
     if transcodes:
         extra["d_out"] = sae.d_out
-        metadata["hook_name_out"] = info.hook_out
+        metadata["hook_name_out"] = _hook_name(info.hook_out)
     return {
         "architecture": architecture, "d_in": sae.d_in, "d_sae": sae.n_latents, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": subtracts, "normalize_activations": _SCALINGS[sae.scaling.kind],
         "reshape_activations": "none", **extra, "metadata": metadata,
     }  # fmt: skip
+
+
+def _hook_name(hook: str | None) -> str | None:
+    """TransformerLens's name, which is what SAELens resolves."""
+    return None if hook is None else parse_hook(hook).name
 
 
 def _architecture(sae: SparseAutoencoder, transcodes: bool) -> tuple[str, dict[str, Any]]:

@@ -45,7 +45,8 @@ class DictionaryLearning(Adapter):
         trainer = _trainer(location)
         kind = _kind(trainer, location)
         d, n = (integer(trainer.get(key), key, location) for key in ("activation_dim", "dict_size"))
-        hook = trainer.get("submodule_name") or f"resid_post_layer_{trainer.get('layer')}"
+        layer = trainer.get("layer")
+        hook = trainer.get("submodule_name") or (None if layer is None else f"resid_post_layer_{layer}")
         buffer = location.json(CONFIG).get("buffer") or {}
         activation: dict[str, Any] = {"name": _ARCHITECTURES[kind]}
         if "k" in trainer:

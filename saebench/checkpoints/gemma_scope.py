@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from pathlib import PurePosixPath
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
 
 _LAYER = re.compile(r"layer_(\d+)")
 _MODEL = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)")
+_SITE = re.compile(r"gemma-scope-[\w-]*?-(res|mlp|att)\b")
 _SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 
 
@@ -38,12 +40,9 @@ class GemmaScope(Adapter):
         if "w_enc" not in shapes or "w_dec" not in shapes:
             raise SaebenchError(f"{location.origin} lacks W_enc or W_dec; it has: {', '.join(sorted(shapes))}.")
         (d_in, n), d_out = shapes["w_enc"], shapes["w_dec"][1]
-        path = "/".join(
-            str(part) for part in (location.origin, location.root, location.repository, location.subfolder) if part
-        )
-        layer, model = _LAYER.search(path), _MODEL.search(path)
-        site = next((hook for key, hook in _SITES.items() if f"-{key}" in path), None)
-        hook = f"blocks.{layer[1]}.{site}" if layer and site else None
+        path = _full_path(location, self.weights_file(location))
+        layer, model, site = _LAYER.search(path), _MODEL.search(path), _SITE.search(path)
+        hook = f"blocks.{layer[1]}.{_SITES[site[1]]}" if layer and site else None
         return CheckpointInfo(
             origin=location.origin,
             format=self.name,
@@ -62,7 +61,7 @@ class GemmaScope(Adapter):
         """The arrays as they are; embedding autoencoders have their input's scale folded in."""
         tensors = self._tensors(location)
         W_enc, W_dec = take(tensors, "w_enc", location), take(tensors, "w_dec", location)
-        if "embedding" in location.origin:
+        if "embedding" in PurePosixPath(_full_path(location, self.weights_file(location))).parts:
             scale = W_enc.shape[0] ** 0.5
             W_enc, W_dec = W_enc / scale, W_dec * scale
         return SparseAutoencoder(
@@ -90,6 +89,12 @@ class GemmaScope(Adapter):
                 return {key.lower(): torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in arrays.files}
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise SaebenchError(f"{name} of {location.origin} cannot be read: {error}") from error
+
+
+def _full_path(location: Location, name: str) -> str:
+    """Where the file lies: the released folders' names say model, site and layer."""
+    root = None if location.root is None else location.root.resolve().as_posix()
+    return "/".join(part for part in (location.repository, root, location.subfolder, name) if part)
 
 
 def _npz_shapes(location: Location, name: str) -> dict[str, tuple[int, ...]]:

@@ -160,7 +160,13 @@ def _scaling(
     Raises:
         SaebenchError: the checkpoint scales its input but the average norms are missing.
     """
-    mode = config.get("norm_activation", "dataset-wise" if config.get("dataset_average_activation_norm") else "inference")
+    mode = config.get("norm_activation")
+    if mode == "inference":  # folded already, or never scaled; average norms may still be noted
+        return None
+    if mode == "token-wise":
+        return InputScaling("constant_norm")
+    if mode not in (None, "dataset-wise"):
+        raise SaebenchError(f"{location.origin} normalises its input by {mode!r}, which saebench does not know.")
     norms = config.get("dataset_average_activation_norm") or {}
     hooks = (config.get("hook_point_in"), config.get("hook_point_out") or config.get("hook_point_in"))
     found = []
@@ -171,8 +177,6 @@ def _scaling(
             found.append(width**0.5 / float(norm))
     if len(found) == 2:
         return InputScaling("dataset", input_scale=found[0], output_scale=found[1])
-    if mode == "token-wise":
-        return InputScaling("constant_norm")
     if mode == "dataset-wise" and tensors:
         raise SaebenchError(f"{location.origin} scales its input by its data's average norm, which it does not give.")
     return InputScaling("dataset") if mode == "dataset-wise" else None

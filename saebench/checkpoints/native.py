@@ -95,7 +95,6 @@ def save_native(sae: SparseAutoencoder, folder: str | Path, training: dict[str, 
     folder = Path(folder)
     tensors = {name: tensor for name, tensor in sae.tensors() if name != "W_enc"}
     tensors["encoder"] = sae.W_enc.T
-    write_safetensors(tensors, folder, WEIGHTS)
     info = replace(sae.info, dtype=str(sae.W_dec.dtype).removeprefix("torch."), activation=_described(sae.activation))
     kept = ("origin", "format", "weights_sha256", "training")
     config = {
@@ -104,7 +103,12 @@ def save_native(sae: SparseAutoencoder, folder: str | Path, training: dict[str, 
         "scaling": asdict(sae.scaling),
         "training": sae.info.training if training is None else training,
     }
-    write_text(folder / CONFIG, json.dumps(config, indent=1, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(config, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise SaebenchError(f"The training record cannot be written as JSON: {error}.") from error
+    write_safetensors(tensors, folder, WEIGHTS)
+    write_text(folder / CONFIG, text)
     return folder
 
 

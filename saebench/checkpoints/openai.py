@@ -10,8 +10,9 @@ from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, InputScaling, ReLU, SparseAutoencoder, TopK
 
 _KEYS = ("pre_bias", "encoder.weight", "latent_bias", "decoder.weight")
-_HOOK = re.compile(r"(resid_post_mlp|resid_post_attn|resid_delta_mlp|resid_delta_attn|mlp_post_act)\D*(?:layer_?)?(\d+)?")
-_LAYER = re.compile(r"layer_?(\d+)|(?:^|/)(\d+)\.pt$")
+_HOOK = re.compile(r"resid_post_mlp|resid_post_attn|resid_delta_mlp|resid_delta_attn|mlp_post_act")
+# A number in the version, as in resid_post_mlp_v5_32k/autoencoders/8.pt, is not the layer.
+_LAYER = re.compile(r"layer_?(\d+)|(?:mlp|attn|act)[/.](\d+)(?=[/.])|/(\d+)\.pt$")
 
 
 class OpenAI(Adapter):
@@ -96,8 +97,5 @@ def _scaling(activation: Activation) -> InputScaling:
 def _hook(location: Location) -> str | None:
     """From the path, which names location and layer in the released files."""
     path = f"{location.root or location.subfolder}/{location.matching('.pt')[0]}"
-    match = _HOOK.search(path)
-    if match is None:
-        return None
-    layer = match[2] or next((found for groups in _LAYER.findall(path) for found in groups if found), None)
-    return None if layer is None else f"{match[1]}.{layer}"
+    sites, layers = _HOOK.findall(path), ["".join(groups) for groups in _LAYER.findall(path)]
+    return f"{sites[-1]}.{layers[-1]}" if sites and layers else None

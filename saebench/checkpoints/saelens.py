@@ -133,6 +133,7 @@ class SAELens(Adapter):
             # and reconstructions come from weights that carry the norms themselves.
             norms = W_dec.float().norm(dim=1).to(W_dec.dtype)
             W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
+        W_dec = _with_finetuned_scale(W_dec, config, tensors, location)
         subtract = bool(config.raw.get("apply_b_dec_to_input", "transcoder" not in config.architecture))
         return SparseAutoencoder(
             W_enc=W_enc,
@@ -169,14 +170,24 @@ def _activation(config: _Config, tensors: dict[str, Tensor], location: Location)
     return ReLU()
 
 
+def _with_finetuned_scale(W_dec: Tensor, config: _Config, tensors: dict[str, Tensor], location: Location) -> Tensor:
+    """Before version 6 a factor per latent could be trained afterwards; decoding multiplies by it. All ones mean none."""
+    factor = tensors.get("finetuning_scaling_factor", tensors.get("scaling_factor"))
+    if factor is None or bool((factor == 1).all()):
+        return W_dec
+    if not config.raw.get("finetuning_scaling_factor") or factor.shape != W_dec.shape[:1]:
+        raise SaebenchError(
+            f"{location.origin} holds a scaling_factor that its {CONFIG} does not speak of: its meaning is not known."
+        )
+    return W_dec * factor[:, None]
+
+
 def _scaling(config: _Config, tensors: dict[str, Tensor], location: Location) -> InputScaling:
     kind = _SCALINGS[config.normalize]
     if kind != "dataset":
         return InputScaling(kind)
     scale: float | None = None
-    if "scaling_factor" in tensors and not bool((tensors["scaling_factor"] == 1).all()):
-        scale = float(tensors["scaling_factor"].flatten()[0])
-    elif location.has(SCALER):
+    if location.has(SCALER):
         given = location.json(SCALER).get("scaling_factor")
         scale = None if given is None else float(given)
     if scale is None:

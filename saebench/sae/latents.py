@@ -40,11 +40,11 @@ class SparseLatents:
         return self.values.abs().sum(dim=-1)
 
     def largest(self, k: int) -> SparseLatents:
-        """Only the ``k`` largest activations of each token (all of them where there are fewer)."""
+        """Only the ``k`` activations of largest magnitude of each token (all of them where there are fewer)."""
         if k >= self.values.shape[-1]:
             return self
-        values, slots = self.values.topk(k, dim=-1)
-        return replace(self, indices=self.indices.gather(-1, slots), values=values)
+        slots = self.values.abs().topk(k, dim=-1).indices
+        return replace(self, indices=self.indices.gather(-1, slots), values=self.values.gather(-1, slots))
 
     def where(self, keep: Tensor) -> SparseLatents:
         """The same code with the slots outside ``keep`` (``[tokens, slots]`` bool) emptied."""

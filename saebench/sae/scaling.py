@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class InputScaling:
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(ScalingKind):
+            raise SaebenchError(f"There is no input scaling {self.kind!r}; there are: {', '.join(get_args(ScalingKind))}.")
         for name, scale in (("input", self.input_scale), ("output", self.output_scale)):
             if not (0 < scale < float("inf")):
                 raise SaebenchError(f"The {name} scale of the autoencoder is {scale}; it must be a positive number.")

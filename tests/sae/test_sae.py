@@ -139,6 +139,8 @@ def test_the_largest_latents_of_a_code() -> None:
     dense = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 0.0, 0.0, 0.0]])
     latents = SparseLatents.from_dense(dense)
     assert latents.largest(2).to_dense().tolist() == [[0, 3, 0, 2], [5, 0, 0, 0]]
+    signed = SparseLatents.from_dense(torch.tensor([[1.0, -3.0, 2.0]]))
+    assert signed.largest(2).to_dense().tolist() == [[0, -3, 2]]
     assert latents.rows(torch.tensor([1])).to_dense().tolist() == [[5, 0, 0, 0]]
     assert latents.where(latents.values > 2).to_dense().tolist() == [[0, 3, 0, 0], [5, 0, 0, 0]]
 
