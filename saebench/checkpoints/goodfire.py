@@ -20,7 +20,7 @@ class Goodfire(Adapter):
     def recognise(self, location: Location) -> bool:
         """By the keys of its one file."""
         files = location.matching(".pt", ".pth")
-        if len(files) != 1 or location.has("config.json"):
+        if len(files) != 1 or files[0] == "ae.pt":  # dictionary_learning's
             return False
         state = read_torch(location, files[0])
         return isinstance(state, dict) and "encoder_linear.weight" in state

@@ -24,7 +24,7 @@ class OpenAI(Adapter):
     def recognise(self, location: Location) -> bool:
         """By the keys of its one ``.pt`` file; the format has no other mark."""
         files = location.matching(".pt")
-        if len(files) != 1 or location.has("config.json"):
+        if len(files) != 1 or files[0] == "ae.pt":  # dictionary_learning's
             return False
         state = read_torch(location, files[0])
         return isinstance(state, dict) and all(key in state for key in _KEYS)

@@ -166,3 +166,11 @@ class Theirs(checkpoints.Adapter):
 
     def weights_file(self, location: checkpoints.Location) -> str:
         return "theirs.bin"
+
+
+@pytest.mark.parametrize("name", ["openai/TopK", "goodfire"])
+def test_another_file_beside_a_single_weight_file_does_not_hide_it(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sae"
+    shutil.copytree(FIXTURES / name, folder)
+    (folder / "config.json").write_text("{}")
+    assert checkpoints.inspect(folder).format == name.split("/")[0]
