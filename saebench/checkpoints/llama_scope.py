@@ -80,10 +80,14 @@ class LlamaScope(Adapter):
             reads, writes = scaling.input_scale, scaling.output_scale
             b_enc, b_dec, W_dec = b_enc / reads, b_dec / writes, W_dec * (reads / writes)
             scaling = InputScaling()
+        activation = _activation(config, tensors, info, location)
         if config.get("sparsity_include_decoder_norm"):
-            # Sparsity is judged on activations times decoder norms: folding the norms makes those the activations.
+            # Which latents are active is judged on activations times decoder norms.
             norms = W_dec.float().norm(dim=1).to(W_dec.dtype)
-            W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
+            if "W_E" in tensors and isinstance(activation, JumpReLU):  # current files: the value itself carries no norm
+                activation = JumpReLU(activation.threshold / norms, activation.name)
+            elif "encoder.weight" in tensors or not isinstance(activation, ReLU):
+                W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
         subtract = bool(config.get("apply_decoder_bias_to_pre_encoder"))
         return SparseAutoencoder(
             W_enc=W_enc,
@@ -91,7 +95,7 @@ class LlamaScope(Adapter):
             b_enc=b_enc,
             b_dec=b_dec,
             b_pre=b_dec if subtract else None,
-            activation=_activation(config, tensors, info, location),
+            activation=activation,
             scaling=scaling,
             info=info,
         )

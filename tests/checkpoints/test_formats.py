@@ -71,6 +71,10 @@ CASES: list[tuple[str, str, str, dict[str, Any], str | None, str | None]] = [
     ("gemma_scope/two", "gemma_scope", "jumprelu", {}, None, None),
     ("llama_scope/scope", "llama_scope", "jumprelu", {}, "blocks.3.hook_resid_post", "blocks.3.hook_resid_post"),
     ("llama_scope/openmoss", "llama_scope", "jumprelu", {}, "blocks.3.hook_resid_post", "blocks.3.hook_resid_post"),
+    *[
+        (f"llamascopium/{name}", "llama_scope", name, {}, "blocks.3.hook_resid_post", "blocks.3.hook_resid_post")
+        for name in ("relu", "topk", "jumprelu")
+    ],
     ("goodfire", "goodfire", "relu", {}, "blocks.19.hook_resid_post", "blocks.19.hook_resid_post"),
 ]  # fmt: skip
 
