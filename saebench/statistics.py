@@ -73,11 +73,17 @@ class RowSums:
         self._filled = 1
 
     def merge(self, other: RowSums) -> None:
-        """Take in the rows of ``other`` after this one's own; the coarser grouping of the two is kept for each."""
+        """Take in the rows of ``other`` after this one's own, in the coarser grouping of the two.
+
+        The last group of each part may hold fewer rows than the others.
+        """
         if self.names != other.names:
             raise ValueError(f"cannot merge sums of {other.names} into sums of {self.names}")
-        self._groups += other._groups
-        self.rows_per_group, self._filled = max(self.rows_per_group, other.rows_per_group), self.rows_per_group
+        size = max(self.rows_per_group, other.rows_per_group)
+        groups = _coarser(self._groups, size // self.rows_per_group) + _coarser(other._groups, size // other.rows_per_group)
+        while len(groups) > MOST_GROUPS:
+            groups, size = _coarser(groups, 2), size * 2
+        self._groups, self.rows_per_group, self._filled = groups, size, size
 
     def groups(self) -> Tensor:
         """``[groups, names]`` float64."""
@@ -94,6 +100,11 @@ class RowSums:
     def ratio(self, numerator: str, denominator: str) -> Estimate:
         """``sum(numerator) / sum(denominator)`` with its cluster-robust standard error (linearised ratio estimator)."""
         return ratio_estimate(self.column(numerator), self.column(denominator))
+
+
+def _coarser(groups: list[Tensor], times: int) -> list[Tensor]:
+    """Neighbouring groups added up, ``times`` together."""
+    return [torch.stack(groups[start : start + times]).sum(dim=0) for start in range(0, len(groups), times)]
 
 
 def ratio_estimate(numerator: Tensor, denominator: Tensor) -> Estimate:

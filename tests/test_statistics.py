@@ -59,3 +59,15 @@ def test_merged_sums_are_as_if_seen_by_one() -> None:
     assert first.ratio("a", "b") == both.ratio("a", "b")
     with pytest.raises(ValueError, match="cannot merge"):
         first.merge(RowSums(("c",)))
+
+
+def test_merging_keeps_one_grouping_and_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "MOST_GROUPS", 4)
+    coarse, fine = RowSums(("a",)), RowSums(("a",))
+    coarse.add(a=torch.ones(8))  # groups of two
+    fine.add(a=torch.full((3,), 10.0))  # groups of one
+    coarse.merge(fine)
+    assert coarse.rows_per_group == 4
+    assert coarse.column("a").tolist() == [4.0, 4.0, 30.0]
+    coarse.add(a=torch.ones(1))
+    assert coarse.column("a").tolist() == [4.0, 4.0, 30.0, 1.0]
