@@ -89,8 +89,6 @@ def stream(
         )
         for tokens, excluded, loss_mask in batches:
             batch = _clean(cut, tokens, ~excluded, loss_mask, splicing, clock)
-            if splicing:
-                _count_clean(shared, batch)
             places = _Places(batch, shared)
             shared.moments.update(places.targets, places.rows, tokens.shape[0], places.groups)
             for one in judged:
@@ -128,13 +126,6 @@ def _clean(cut: Cut, tokens: Tensor, counted: Tensor, loss_mask: Tensor, splicin
         logits = cut.suffix(prefix.outputs, prefix)
     with clock.stage("losses"):
         return clean_batch(tokens, counted, loss_mask, prefix, logits)
-
-
-def _count_clean(shared: Shared, batch: CleanBatch) -> None:
-    assert batch.cross_entropy is not None
-    mask = batch.loss_mask.to(batch.cross_entropy.device)
-    losses = (batch.cross_entropy.double() * mask).sum(dim=1)
-    shared.clean.add(cross_entropy=losses, predictions=mask.sum(dim=1))
 
 
 def _judge(one: Judged, cut: Cut, batch: CleanBatch, places: _Places, clock: Clock) -> None:

@@ -113,7 +113,6 @@ class Shared:
 
     Attributes:
         moments: of the activations at the output hook.
-        clean: row sums of the clean model: ``cross_entropy`` and ``predictions``.
         ablated: row sums of the model with its activations replaced by 0 (``zero``) and by their mean (``mean``), in
             the same rows; filled once the mean is known.
         frequency_bin: ``[vocabulary]``, each token's group by how often the corpus has it.
@@ -121,7 +120,6 @@ class Shared:
     """
 
     moments: Moments
-    clean: RowSums
     frequency_bin: Tensor
     frequency_edges: list[int]
     ablated: dict[str, RowSums] = field(default_factory=dict)
@@ -134,7 +132,6 @@ def make_shared(corpus: TokenCorpus, vocabulary: int) -> Shared:
     bins = torch.bucketize(counts.clamp_min(1), torch.tensor(edges), right=True) - 1
     return Shared(
         moments=Moments(corpus.tokens.shape[1], len(edges)),
-        clean=RowSums(("cross_entropy", "predictions")),
         frequency_bin=bins,
         frequency_edges=edges,
     )
