@@ -122,7 +122,18 @@ def prepare(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder,
     Raises:
         SaebenchError: something given is not right.
     """
-    return EvaluationRun([sae], EvaluationSettings(evaluators=(), **settings), [None], False, progress).prepare()
+    saes, cut, corpus = prepare_together([sae], progress, **settings)
+    return saes[0], cut, corpus
+
+
+def prepare_together(saes: Sequence[Any], progress: Progress, **settings: Any) -> tuple[list[Autoencoder], Cut, TokenCorpus]:
+    """Several autoencoders on one hook, as ``prepare`` does with one.
+
+    Raises:
+        SaebenchError: something given is not right, or their hooks differ.
+    """
+    places: list[Path | None] = [None] * len(saes)
+    return EvaluationRun(saes, EvaluationSettings(evaluators=(), **settings), places, False, progress).prepare()
 
 
 def _targets(out: str | Path | None, candidates: Sequence[Any]) -> list[Path | None]:
@@ -184,12 +195,15 @@ class EvaluationRun:
             cards |= self._evaluate_hook(indices, [saes[index] for index in indices], cut, corpus)
         return [cards[index] for index in range(len(self.candidates))]
 
-    def prepare(self) -> tuple[Autoencoder, Cut, TokenCorpus]:
-        """The first candidate, its language model cut at its hooks, and the text; nothing is evaluated."""
-        loaded = self._load_checkpoint(self.candidates[0])
+    def prepare(self) -> tuple[list[Autoencoder], Cut, TokenCorpus]:
+        """The candidates, their language model cut at their hooks, and the text; nothing is evaluated."""
+        if len(set(self.hooks)) > 1:
+            named = ", ".join(sorted({str(reads) for reads, _ in self.hooks}))
+            raise SaebenchError(f"The autoencoders are of different hooks ({named}): this needs them on one.")
+        loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
         model = self._load_model()
         cut = model.cut(*self.hooks[0])
-        return self._fitted(loaded, cut), cut, self._corpus(model)
+        return [self._fitted(each, cut) for each in loaded], cut, self._corpus(model)
 
     def _describe(self, candidate: Any) -> CheckpointInfo | None:
         if isinstance(candidate, str | Path):

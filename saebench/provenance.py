@@ -29,8 +29,8 @@ def portable_name(origin: str) -> str:
     return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
 
 
-def sae_record(sae: Autoencoder, cut: Cut) -> SaeRecord:
-    """The autoencoder's record."""
+def sae_record(sae: Autoencoder, cut: Cut | None) -> SaeRecord:
+    """The autoencoder's record; without a language model (``cut``) its hooks are what the checkpoint says."""
     info = sae.info
     return SaeRecord(
         origin=portable_name(info.origin),
@@ -42,8 +42,8 @@ def sae_record(sae: Autoencoder, cut: Cut) -> SaeRecord:
         n_latents=sae.n_latents,
         activation=info.activation if not isinstance(sae, SparseAutoencoder) else sae.activation.describe(),
         scaling=info.scaling,
-        hook_in=cut.hook_in.name,
-        hook_out=cut.hook_out.name,
+        hook_in=cut.hook_in.name if cut is not None else info.hook_in or "unknown",
+        hook_out=cut.hook_out.name if cut is not None else info.hook_out or info.hook_in or "unknown",
         training=info.training,
     )
 

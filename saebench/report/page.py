@@ -34,7 +34,7 @@ def render_page(results: Sequence[Result]) -> str:
     from plotly.offline import get_plotlyjs
 
     drawn = figures(results)
-    return _templates().get_template("page.html").render(
+    return templates().get_template("page.html").render(
         title=plain(results[0].sae.origin) if len(results) == 1 else f"{len(results)} sparse autoencoders",
         cards=[_card(result) for result in results],
         side_by_side=_side_by_side(results) if len(results) > 1 else None,
@@ -47,7 +47,7 @@ def render_page(results: Sequence[Result]) -> str:
 
 def render_html_table(result: Result) -> str:
     """The scorecard as an HTML table, for notebooks."""
-    return _templates().get_template("card.html").render(card=_card(result))
+    return templates().get_template("card.html").render(card=_card(result))
 
 
 def script_json(data: Any) -> Markup:
@@ -57,7 +57,8 @@ def script_json(data: Any) -> Markup:
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The templates of all pages, with everything escaped."""
     loader = PackageLoader("saebench", "report/templates")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = breakable

@@ -1,0 +1,1 @@
+"""The papers' studies, repeatable on any autoencoders: stitching, meta-autoencoders, scaling laws."""
