@@ -201,4 +201,5 @@ class Effects:
 
 
 def _square(vectors: Tensor) -> Tensor:
-    return torch.linalg.vecdot(vectors, vectors).double()
+    squares: Tensor = torch.linalg.vecdot(vectors, vectors)
+    return squares.double()

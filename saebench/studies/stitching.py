@@ -145,7 +145,8 @@ def _size(sae: Any) -> int | None:
 def choose_points(plan: StitchPlan, points: int) -> Tensor:
     """``[points]`` int64: steps at equal distances, with both ends and the ends of the phases."""
     even = torch.linspace(0, plan.steps, min(points, plan.steps + 1)).round().long()
-    return torch.cat([even, torch.tensor([0, plan.steps, *plan.phase_ends()])]).unique()
+    every: Tensor = torch.cat([even, torch.tensor([0, plan.steps, *plan.phase_ends()])]).unique()
+    return every
 
 
 def choose_stops(plan: StitchPlan, points: Tensor, stops: int) -> list[int]:

@@ -18,8 +18,8 @@ from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
 from saebench.sae import InputScaling, JumpReLU, SparseAutoencoder, TopK
 from saebench.studies.similarity import compare_directions, connected_groups
-from saebench.studies.stitch_plan import INSERT, REMOVE, SWAP, make_plan
 from saebench.studies.stitch_figures import stitching_figures
+from saebench.studies.stitch_plan import INSERT, REMOVE, SWAP, make_plan
 from saebench.studies.stitch_report import stitching_result
 from saebench.studies.stitched import Pair, Stitched
 from saebench.studies.stitching import Stitching, stitch
