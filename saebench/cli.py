@@ -15,6 +15,7 @@ from rich.text import Text
 
 from saebench.errors import SaebenchError
 from saebench.explaining.commands import examples
+from saebench.studies.commands import meta, scaling, stitch
 from saebench.training.commands import sweep, train
 
 app = typer.Typer(
@@ -183,6 +184,9 @@ def report(
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)
+app.command()(stitch)
+app.command()(meta)
+app.command()(scaling)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,11 +12,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
+from rich.text import Text
 
+from saebench.errors import SaebenchError
 from saebench.provenance import environment
 from saebench.report.content import ARROWS, format_value, plain
 from saebench.report.figures import Figure
@@ -119,6 +123,22 @@ def write_study(result: StudyResult, figures: Sequence[Figure], folder: Path) ->
     return numbers, page
 
 
+def write_parquet(table: pd.DataFrame, path: Path) -> None:
+    """Write a table atomically.
+
+    Raises:
+        SaebenchError: the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        table.to_parquet(temporary, index=False)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SaebenchError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def render_study(result: StudyResult, figures: Sequence[Figure]) -> str:
     """The page, whole: it opens from a file, without a network."""
     from plotly.offline import get_plotlyjs
@@ -141,9 +161,11 @@ def render_study(result: StudyResult, figures: Sequence[Figure]) -> str:
 
 def study_table(result: StudyResult) -> Table:
     """The metrics for a terminal."""
-    table = Table("Metric", "Value", "Unit", "Over", show_edge=False)
+    table = Table("Metric", "Value", "95 % interval", "Unit", "Over", show_edge=False)
     for metric in result.metrics.values():
         name = f"{plain(metric.name)} {ARROWS[metric.direction]}".rstrip()
         value = format_value(metric) + (f" ({plain(metric.reason)})" if metric.reason else "")
-        table.add_row(name, value, "" if metric.unit == "1" else plain(metric.unit), f"{metric.n:,} {plain(metric.n_unit)}")
+        interval = "" if metric.interval is None else f"{metric.interval[0]:.4g} to {metric.interval[1]:.4g}"
+        unit = "" if metric.unit == "1" else plain(metric.unit)
+        table.add_row(Text(name), Text(value), interval, Text(unit), f"{metric.n:,} {plain(metric.n_unit)}")
     return table
