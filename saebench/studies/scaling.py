@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,6 @@ class ScalingStudy:
     refused: dict[str, str]
     bootstraps: int
     seed: int
-    sources: list[str] = field(default_factory=list)
 
 
 def scaling_study(
@@ -149,8 +148,8 @@ def _joint_law(study: ScalingStudy) -> Law:
     sizes, sparsities = {point.n for point in points}, {point.k for point in points}
     if len(points) < JOINT.needed or min(len(sizes), len(sparsities)) < LEVELS_NEEDED:
         raise SaebenchError(
-            f"The law L(n, k) needs at least {JOINT.needed} points with {LEVELS_NEEDED} sizes and {LEVELS_NEEDED} numbers of "
-            f"active latents; there are {len(points)} with {len(sizes)} and {len(sparsities)}."
+            f"The law L(n, k) needs at least {JOINT.needed} points with {LEVELS_NEEDED} sizes and {LEVELS_NEEDED} numbers "
+            f"of active latents; there are {len(points)} with {len(sizes)} and {len(sparsities)}."
         )
     features, losses = np.log([[point.k, point.n] for point in points]), np.array([point.loss for point in points])
     found = compare(JOINT, JOINT_REDUCED, features, losses, bootstraps=study.bootstraps, seed=study.seed)

@@ -73,40 +73,40 @@ def _fit_record(found: Fit) -> dict[str, Any]:
 
 def _law_record(law: Law) -> dict[str, Any]:
     found = law.found
+    rows = zip(law.names, np.exp(law.features).tolist(), law.losses.tolist(), found.full.residuals.tolist(), strict=True)
     return {
-        "points": [
-            {"name": name, "features": [float(each) for each in np.exp(features)], "loss": float(loss), "residual": float(residual)}
-            for name, features, loss, residual in zip(law.names, law.features, law.losses, found.full.residuals, strict=True)
-        ],
+        "points": [dict(zip(("name", "features", "loss", "residual"), row, strict=True)) for row in rows],
         "with_irreducible": _fit_record(found.full),
         "without": _fit_record(found.reduced),
         "f_statistic": found.f_statistic,
         "p_value": found.p_value,
         "aicc_gain": found.aicc_gain if np.isfinite(found.aicc_gain) else None,
         "preferred": found.preferred.form.name,
-    }  # fmt: skip
+    }
 
 
 def _law_metrics(law: Law) -> list[Metric]:
     found, n = law.found, law.losses.size
+
+    def make(name: str, value: float, description: str, unit: str = "1", reason: str | None = None) -> Metric:
+        return metric(f"{law.key}.{name}", value, unit=unit, direction="none", n=n, n_unit="points", reason=reason,
+                      description=description)  # fmt: skip
+
     metrics = [
-        _with_interval(
-            metric(f"{law.key}.{name}", value, unit="1", direction="none", n=n, n_unit="points",
-                   description=f"Of {found.full.form.name}"),
-            found.full.intervals[name],
-        )
+        _with_interval(make(name, value, f"Of {found.full.form.name}"), found.full.intervals[name])
         for name, value in found.full.values.items()
-    ]  # fmt: skip
+    ]
     name = "exponent" if "exponent" in found.reduced.values else "beta_n"
-    alone = metric(f"{law.key}.{name}_alone", found.reduced.values[name], unit="1", direction="none", n=n, n_unit="points",
-                   description=f"Of {found.reduced.form.name}")  # fmt: skip
-    term = metric(f"{law.key}.irreducible_p", found.p_value, unit="probability", direction="none", n=n, n_unit="points",
-                  description="Of so much better a fit with the irreducible term, were there none (approximate F test)")  # fmt: skip
-    gain = metric(f"{law.key}.irreducible_aicc_gain", found.aicc_gain, unit="1", direction="none", n=n, n_unit="points",
-                  reason="too few points for the criterion", description="Positive speaks for the irreducible term")  # fmt: skip
-    spread = metric(f"{law.key}.residual_spread", found.full.spread, unit="relative", direction="lower", n=n, n_unit="points",
-                    description="Robust standard deviation of the losses about the law")  # fmt: skip
-    return [*metrics, _with_interval(alone, found.reduced.intervals[name]), term, gain, spread]
+    alone = make(f"{name}_alone", found.reduced.values[name], f"Of {found.reduced.form.name}")
+    few = "too few points for the criterion"
+    return [
+        *metrics,
+        _with_interval(alone, found.reduced.intervals[name]),
+        make("irreducible_p", found.p_value, "Of so much better a fit with the irreducible term, were there none (F test)",
+             "probability"),
+        make("irreducible_aicc_gain", found.aicc_gain, "Positive speaks for the irreducible term", reason=few),
+        make("residual_spread", found.full.spread, "Robust standard deviation of the losses about the law", "relative"),
+    ]  # fmt: skip
 
 
 def _with_interval(found: Metric, interval: tuple[float, float]) -> Metric:
@@ -234,8 +234,8 @@ def _published_figure(rows: list[dict[str, Any]]) -> Figure:
     return Figure(
         key="published",
         title="Beside the published coefficients",
-        caption="Ours with 95 % bootstrap intervals; the paper's are of GPT-4 activations, of other sizes, and of compute in "
-        "its own units, so that exponents can be compared and levels cannot. Sources: "
+        caption="Ours with 95 % bootstrap intervals; the paper's are of GPT-4 activations, of other sizes, and of compute "
+        "in its own units, so that exponents can be compared and levels cannot. Sources: "
         + "; ".join(sorted({row["source"] for row in rows}))
         + ".",
         summary="Coefficients with intervals beside the published ones.",
@@ -256,16 +256,13 @@ def _rate_figure(rates: RateLaw) -> Figure:
         for colour, (n, curve) in enumerate(rates.curves.items())
     ]
     value, low, high = rates.exponent
-    left = (
-        f" Left out, their best rate being at the edge: {', '.join(f'{n:,}' for n in rates.at_edge)}."
-        if rates.at_edge
-        else ""
-    )
+    edge = ", ".join(f"{n:,}" for n in rates.at_edge)
+    left = f" Left out, their best rate being at the edge: {edge}." if edge else ""
     return Figure(
         key="rates",
         title="Learning rates",
-        caption=f"Loss by learning rate at k = {rates.k:g}. Best rates fall as n^-{value:.2f} ({low:.2f} to {high:.2f}); the "
-        f"paper's law is n^-0.5.{left}",
+        caption=f"Loss by learning rate at k = {rates.k:g}. Best rates fall as n^-{value:.2f} ({low:.2f} to {high:.2f}); "
+        f"the paper's law is n^-0.5.{left}",
         summary="Chart of loss against learning rate, a line for each number of latents.",
         traces=traces,
         layout=axes("learning rate", "loss", log="x", from_zero=False),
