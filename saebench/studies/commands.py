@@ -59,7 +59,7 @@ def meta(
     ],
     latents: Annotated[int, typer.Option(help="Meta-latents; by default the paper's proportion, one for 21 latents.")] = 0,
     active: Annotated[int, typer.Option(help="Mean number active per latent; the paper's 4 by default.")] = 0,
-    steps: Annotated[int, typer.Option(help="Of training.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Of training.")] = 1000,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 3e-3,
     against: Annotated[str | None, typer.Option(help="A smaller autoencoder to compare the meta-latents with.")] = None,
     seed: Annotated[int, typer.Option(help="Of training and of the controls.")] = 0,

@@ -41,8 +41,8 @@ class Form:
 
     @property
     def needed(self) -> int:
-        """The fewest points that a fit with a test of its terms can do with: two more than it has parameters."""
-        return len(self.parameters) + 2
+        """The fewest points for a fit: Akaike's criterion for small samples needs three more than parameters."""
+        return len(self.parameters) + 3
 
 
 @dataclass(frozen=True)

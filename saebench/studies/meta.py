@@ -45,7 +45,7 @@ class MetaSettings:
 
     n: int = 0
     active: int = 0
-    steps: int = 2000
+    steps: int = 1000
     lr: float = 3e-3
     seed: int = 0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saebench.errors import SaebenchError
+from saebench.studies.laws import Array
 from saebench.studies.scaling_data import ScalingPoint
 
 SIZES_NEEDED, RATES_NEEDED = 3, 3
@@ -85,7 +86,7 @@ def lowest(curve: Sequence[tuple[float, float]]) -> float | None:
     return float(np.exp(x[1] - b / (2 * a))) if a > 0 else float(np.exp(x[1]))
 
 
-def _laws(sizes: np.ndarray, rates: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, float, float], float]:  # type: ignore[type-arg]
+def _laws(sizes: Array, rates: Array) -> tuple[tuple[float, float, float], tuple[float, float, float], float]:
     from scipy.stats import linregress, t
 
     count = sizes.size

@@ -161,11 +161,10 @@ def render_study(result: StudyResult, figures: Sequence[Figure]) -> str:
 
 def study_table(result: StudyResult) -> Table:
     """The metrics for a terminal."""
-    table = Table("Metric", "Value", "95 % interval", "Unit", "Over", show_edge=False)
+    table = Table("Metric", "Value", "Unit", "Over", show_edge=False)
     for metric in result.metrics.values():
         name = f"{plain(metric.name)} {ARROWS[metric.direction]}".rstrip()
         value = format_value(metric) + (f" ({plain(metric.reason)})" if metric.reason else "")
-        interval = "" if metric.interval is None else f"{metric.interval[0]:.4g} to {metric.interval[1]:.4g}"
         unit = "" if metric.unit == "1" else plain(metric.unit)
-        table.add_row(Text(name), Text(value), interval, Text(unit), f"{metric.n:,} {plain(metric.n_unit)}")
+        table.add_row(Text(name), Text(value), Text(unit), f"{metric.n:,} {plain(metric.n_unit)}")
     return table

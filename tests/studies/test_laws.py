@@ -86,7 +86,7 @@ def test_one_run_gone_wrong_does_not_decide() -> None:
 
 def test_too_few_points_are_refused_with_the_number_needed() -> None:
     x = sizes(4)
-    with pytest.raises(SaebenchError, match="at least 5 points; there are 4"):
+    with pytest.raises(SaebenchError, match="at least 6 points; there are 4"):
         compare(power_with_offset("N"), power("N"), np.log(x)[:, None], x**-0.2)
     with pytest.raises(SaebenchError, match="positive"):
         fit(power("N"), np.log(sizes())[:, None], np.zeros(14))

@@ -102,13 +102,13 @@ def test_all_laws_are_fitted_to_a_sweep(tmp_path: Path) -> None:
 
 def test_too_few_points_are_refused_with_what_is_needed() -> None:
     few = [point(n) for n in (256, 512, 1024, 2048)]
-    with pytest.raises(SaebenchError, match=r"at least 5 sizes.*there are at most 4"):
+    with pytest.raises(SaebenchError, match=r"at least 6 sizes.*there are at most 4"):
         fit_points(few, "m", fits=["size"])
-    with pytest.raises(SaebenchError, match=r"at least 8 points with 3 sizes and 3 numbers.*there are 4 with 4 and 1"):
+    with pytest.raises(SaebenchError, match=r"at least 9 points with 3 sizes and 3 numbers.*there are 4 with 4 and 1"):
         fit_points(few, "m", fits=["joint"])
-    with pytest.raises(SaebenchError, match=r"at least 5 points of 2 or more runs"):
+    with pytest.raises(SaebenchError, match=r"at least 6 points of 2 or more runs"):
         fit_points(few, "m", fits=["compute"])
-    with pytest.raises(SaebenchError, match=r"Nothing can be fitted to 4 points.*at least 5 sizes"):
+    with pytest.raises(SaebenchError, match=r"Nothing can be fitted to 4 points.*at least 6 sizes"):
         fit_points(few, "m")
 
 
