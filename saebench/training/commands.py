@@ -84,8 +84,8 @@ def read_sweep(file: Path) -> tuple[list[Any], list[str]]:
 def _run(configs: list[Any], folders: list[Path], cache: Path | None, resume: bool) -> None:
     from saebench.progress import Progress
     from saebench.results import check_writable
+    from saebench.training.run import train as run
     from saebench.training.sources import open_source
-    from saebench.training.trainer import train as run
 
     for folder in folders:
         check_writable(folder / "sae.json")

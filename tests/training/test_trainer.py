@@ -20,8 +20,10 @@ from saebench.lm import LanguageModel
 from saebench.progress import Progress
 from saebench.training.commands import read_sweep
 from saebench.training.config import TrainingConfig, make_config, read_recipe
+from saebench.training.run import train
+from saebench.training.saving import AVERAGE, STATE, save
 from saebench.training.sources import CachedSource, LiveSource, TensorSource
-from saebench.training.trainer import AVERAGE, STATE, Trainer, train
+from saebench.training.trainer import Trainer
 
 from ..conftest import HOOK
 
@@ -67,13 +69,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(arch: str, tmp_path: Path) -> No
     settings = config(arch=arch, dead_after_tokens=2_000, target_l0=3.0 if arch == "jumprelu" else 0.0, checkpoint_every=15)
     (whole,) = train([settings], source, [tmp_path / "whole"])
     half = Trainer(settings, source.chunk(0))
-    from saebench.training.trainer import save
-
     for number, batch in source.batches(settings.batch, settings.seed):
         if number == 15:
             break
         half.train_step(batch)
-    save(half, tmp_path / "half", source, 0.0)
+    save(half, tmp_path / "half", half.record(source, 0.0))
     (resumed,) = train([settings], source, [tmp_path / "half"], resume=True)
     assert losses(resumed) == losses(whole)
     assert torch.equal(resumed.weights.decoder, whole.weights.decoder)
@@ -91,7 +91,7 @@ sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 from tests.training.test_trainer import config, planted
 from saebench.training.sources import TensorSource
-from saebench.training.trainer import train
+from saebench.training.run import train
 torch.set_num_threads(1)
 settings = config(tokens=512 * 4000, checkpoint_every=5)
 train([settings], TensorSource(planted(5_000)[0]), [Path({str(tmp_path / "run")!r})])
