@@ -34,7 +34,7 @@ class Trainer:
 
     Attributes:
         config: of the run; ``objective``: the architecture's loss; ``weights``: what is trained.
-        step: steps done; ``history``: ``(step, normalised MSE, L0, dead share)`` as the run went.
+        step: steps done, of which ``first_step`` before resuming; ``history``: ``(step, normalised MSE, L0, dead share)`` as the run went.
     """
 
     def __init__(self, config: TrainingConfig, sample: Tensor, mesh: Mesh = ALONE) -> None:
@@ -54,7 +54,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=(0.9, 0.999), eps=6.25e-10, fused=True)
         self.average = Average(self._tensors(), config.ema)
         self.silent_tokens = torch.zeros(self.weights.n, dtype=torch.int64)
-        self.step = 0
+        self.step = self.first_step = 0
         self.history: list[tuple[int, float, float, float]] = []
 
     def train_step(self, activations: Tensor) -> None:
@@ -176,6 +176,7 @@ class Trainer:
         self.objective.dead = self.silent_tokens > self.config.dead_after_tokens
         self.objective.variance = state["variance"]
         self.objective.load_state(state["objective"])
+        self.first_step = self.step
         self.history = [(int(step), mse, l0, dead) for step, mse, l0, dead in state["history"].tolist()]
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -196,6 +197,7 @@ class Trainer:
             "tokens": self.step * self.config.batch,
             "epochs": self.step * self.config.batch / max(source.tokens, 1),
             "seconds": seconds,
+            "tokens_per_second": (self.step - self.first_step) * self.config.batch / seconds if seconds else 0.0,
             "activations": source.identity,
             "history": {name: [row[place] for row in thinned] for place, name in enumerate(names)},
             "final": {name: sum(row[place] for row in recent) / len(recent) for place, name in enumerate(names) if place},
