@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,38 +50,19 @@ def train(
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="TOML: common settings, and a [[member]] table with `name` for each.")],
+    file: Annotated[
+        str, typer.Argument(help="A TOML file with [[member]] tables or a [grid], or a built-in recipe's name.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder; each member gets one below it.")] = Path("saebench-runs"),
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoints.")] = False,
     shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
 ) -> None:
     """Train many autoencoders on one stream of activations."""
+    from saebench.training.config import read_sweep
+
     configs, names = read_sweep(file)
     _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards)
-
-
-def read_sweep(file: Path) -> tuple[list[Any], list[str]]:
-    """``(configurations, names)`` of a sweep file.
-
-    Raises:
-        SaebenchError: it is missing, not TOML, has no members, or names are missing, repeated or not plain.
-    """
-    from saebench.training.config import make_config
-
-    try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SaebenchError(f"There is no sweep at {file}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SaebenchError(f"The sweep {file} is not TOML: {error}.") from error
-    members = settings.pop("member", None)
-    if not isinstance(members, list) or not members:
-        raise SaebenchError(f"The sweep {file} has no [[member]] tables.")
-    names = [str(member.pop("name", "")) for member in members]
-    if len(set(names)) < len(names) or not all(name and all(c.isalnum() or c in "-_." for c in name) for name in names):
-        raise SaebenchError(f"The members of {file} need different names of letters, digits, '-', '_' and '.'.")
-    return [make_config(settings | member) for member in members], names
 
 
 def _run(

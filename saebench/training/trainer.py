@@ -34,7 +34,8 @@ class Trainer:
 
     Attributes:
         config: of the run; ``objective``: the architecture's loss; ``weights``: what is trained.
-        step: steps done, of which ``first_step`` before resuming; ``history``: ``(step, normalised MSE, L0, dead share)`` as the run went.
+        step: steps done, of which ``first_step`` before resuming.
+        history: ``(step, normalised MSE, L0, dead share)`` as the run went.
     """
 
     def __init__(self, config: TrainingConfig, sample: Tensor, mesh: Mesh = ALONE) -> None:
@@ -51,7 +52,9 @@ class Trainer:
             raise SaebenchError("The activations to train on are constant, NaN or infinite: check the model and the hook.")
         self.parameters = dict(self.weights.named_parameters()) | dict(self.objective.extra_parameters())
         trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=(0.9, 0.999), eps=6.25e-10, fused=True)
+        self.optimizer = torch.optim.Adam(
+            trained, lr=config.learning_rate, betas=(0.9, config.beta2), eps=6.25e-10, fused=True
+        )
         self.average = Average(self._tensors(), config.ema)
         self.silent_tokens = torch.zeros(self.weights.n, dtype=torch.int64)
         self.step = self.first_step = 0
