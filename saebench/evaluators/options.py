@@ -1,0 +1,24 @@
+"""Settings of single evaluators: whole numbers with defaults, checked before anything heavy is done."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from saebench.errors import SaebenchError
+
+
+def read_options(evaluator: str, given: Mapping[str, Any], defaults: Mapping[str, int]) -> dict[str, int]:
+    """The evaluator's ``defaults`` with what the user gave.
+
+    Raises:
+        SaebenchError: an option is unknown (the nearest is suggested), not a whole number, or below 1.
+    """
+    for name, value in given.items():
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.0)
+            raise SaebenchError(f"The evaluator {evaluator} has no option {name!r}; did you mean {near[0]!r}?")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SaebenchError(f"The option {name} of the evaluator {evaluator} is {value!r}; it must be 1 or more.")
+    return {**defaults, **given}
