@@ -35,7 +35,7 @@ class Continuation:
 
     def __init__(self, cut: Cut, outputs: Tensor, prefix: Prefix, cached: bool = True) -> None:
         self._cut, self._outputs, self._prefix = cut, outputs.to(cut.model.dtype), prefix
-        self._filled = _empty_cache() if cached else None
+        self._filled: Any = _empty_cache() if cached else None
         self.logits = cut.suffix(self._outputs, prefix, self._filled)
 
     def outputs(self, start: int, length: int) -> Tensor:

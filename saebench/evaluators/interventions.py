@@ -140,7 +140,7 @@ def zeroed_channels(clean: Tensor, count: int, generator: torch.Generator) -> Te
 def random_removals(full: Tensor, without: Tensor, generator: torch.Generator) -> Tensor:
     """``[m, d]``: from ``full`` (``[d]``) a random direction is taken away, as long as what each of ``without`` lacks."""
     directions = F.normalize(torch.randn(without.shape, generator=generator), dim=1).to(without)
-    lengths = torch.linalg.vector_norm(full - without, dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(full - without, dim=1, keepdim=True)
     return full - lengths * directions
 
 

@@ -1,8 +1,8 @@
 """Many small non-negative least-squares problems at once, by projected Newton steps.
 
-Each problem minimises ``u G u / 2 - c u`` over ``u >= 0`` (Bertsekas 1982, "Projected Newton methods for optimization problems
-with simple constraints"): coordinates at the bound that want to go below it are held there, the others take a Newton
-step, and the step is shortened until the objective falls.
+Each problem minimises ``u G u / 2 - c u`` over ``u >= 0``: coordinates at the bound that want to go below it are held there,
+the others take a Newton step, and the step is shortened until the objective falls (Bertsekas 1982, "Projected Newton
+methods for optimization problems with simple constraints").
 """
 
 from __future__ import annotations
@@ -97,7 +97,10 @@ class _Problems(NamedTuple):
         for _ in range(SHORTENINGS):
             trial = (values + length * direction).clamp_min(0)
             change = trial - values
-            fall = -(gradient * change).sum(dim=1) - torch.bmm(change.unsqueeze(1), self.gram @ change.unsqueeze(2)).flatten() / 2
+            fall = (
+                -(gradient * change).sum(dim=1)
+                - torch.bmm(change.unsqueeze(1), self.gram @ change.unsqueeze(2)).flatten() / 2
+            )
             promised = length.squeeze(1) * slope - (gradient * change * ~free).sum(dim=1)
             accepted = pending & (fall >= SUFFICIENT * promised) & (fall > 0)
             moved = torch.where(accepted.unsqueeze(1), trial, moved)

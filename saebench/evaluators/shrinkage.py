@@ -41,7 +41,9 @@ class Shrinkage(StreamingEvaluator):
         self.sums = RowSums(_SUMS)
         self.spliced = SplicedRows(setup, self.options["downstream_rows"], ("before", "after"))
         bins = HIGHEST - LOWEST + 1
-        self.by_magnitude = {name: torch.zeros(bins, dtype=torch.float64) for name in ("active", "values", "refined", "ratios")}
+        self.by_magnitude = {
+            name: torch.zeros(bins, dtype=torch.float64) for name in ("active", "values", "refined", "ratios")
+        }
         self._batch: CleanBatch | None = None
 
     @classmethod
@@ -85,7 +87,8 @@ class Shrinkage(StreamingEvaluator):
         self.by_magnitude["active"] += torch.bincount(group, minlength=HIGHEST - LOWEST + 1)
         for name, each in (("values", old), ("refined", new), ("ratios", ratios)):
             self.by_magnitude[name].index_add_(0, group, each[active].cpu())
-        self.spliced.observe(block, {"before": block.reconstruction, "after": reconstruction})
+        self.spliced.observe(block, "before", block.reconstruction)
+        self.spliced.observe(block, "after", reconstruction)
 
     def end_batch(self) -> None:
         """Close the batch's rows, and measure the losses of those in the sample."""
@@ -153,17 +156,21 @@ class Shrinkage(StreamingEvaluator):
         metrics = []
         for variant, text in (("before", "with the encoder's values"), ("after", "with refined values")):
             estimates = {
-                "ce_difference": (self.spliced.ce_difference({variant: 1.0}), "Spliced minus clean cross-entropy"),
-                "kl_divergence": (self.spliced.kl_divergence(variant), "KL(clean || spliced)"),
+                "ce_difference": (
+                    self.spliced.ce_difference({variant: 1.0}),
+                    "predictions",
+                    "Spliced minus clean cross-entropy",
+                ),
+                "kl_divergence": (self.spliced.kl_divergence(variant), "positions", "KL(clean || spliced)"),
             }
-            for name, (estimate, description) in estimates.items():
+            for name, (estimate, counted, description) in estimates.items():
                 metrics.append(
                     metric(
                         f"{name}_{variant}",
                         estimate,
                         unit="nats",
                         direction="lower",
-                        n=self.spliced.predictions,
+                        n=self.spliced.count(counted),
                         description=f"{description}, {text}",
                         reason="no prediction counts in the sampled rows",
                     )

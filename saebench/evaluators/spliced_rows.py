@@ -41,18 +41,14 @@ class SplicedRows:
         self._number = torch.where(known, known.cumsum(0) - 1, -1)
         self._parts, self._places = {name: [] for name in self._losses}, []
 
-    def wanted(self, block: TokenBlock) -> Tensor:
-        """``[tokens]`` bool: those of a block that lie in sampled rows."""
-        return self._number.to(block.rows.device)[block.rows] >= 0
-
-    def observe(self, block: TokenBlock, reconstructions: Mapping[str, Tensor]) -> None:
-        """Take each variant's reconstruction of a block, ``[tokens, d_out]`` for all of its tokens."""
-        keep = self.wanted(block)
+    def observe(self, block: TokenBlock, variant: str, reconstruction: Tensor) -> None:
+        """Take a variant's reconstruction of a block, ``[tokens, d_out]``; what lies outside the sample is not kept."""
+        rows = self._number.to(block.rows.device)[block.rows]
+        keep = rows >= 0
         if bool(keep.any()):
-            rows = self._number.to(block.rows.device)[block.rows[keep]]
-            self._places.append((rows, block.positions[keep]))
-            for name, reconstruction in reconstructions.items():
-                self._parts[name].append(reconstruction[keep])
+            self._parts[variant].append(reconstruction[keep])
+            if variant == next(iter(self._losses)):
+                self._places.append((rows[keep], block.positions[keep]))
 
     def end_batch(self, batch: CleanBatch) -> None:
         """Run the layers above for the clean rows and for each variant."""
@@ -74,10 +70,9 @@ class SplicedRows:
         for name, losses in self._losses.items():
             losses.merge(other._losses[name])
 
-    @property
-    def predictions(self) -> int:
-        """Predictions behind each cross-entropy."""
-        return int(next(iter(self._losses.values())).sums.total("predictions"))
+    def count(self, counted: str) -> int:
+        """``predictions`` behind each cross-entropy, or ``positions`` behind each divergence."""
+        return int(next(iter(self._losses.values())).sums.total(counted))
 
     def ce_difference(self, weights: Mapping[str, float]) -> Estimate:
         """Spliced minus clean cross-entropy in nats, of one variant or of a weighted sum of several."""
