@@ -12,8 +12,8 @@ from torch import Tensor
 from saebench.evaluators.nnls import solve
 from saebench.sae import SparseAutoencoder, SparseLatents
 
-CHUNK_ELEMENTS = 2**23
-"""Decoder entries gathered at once: 32 MiB in float32."""
+CHUNK_ELEMENTS = 2**22
+"""Decoder entries gathered at once: 16 MiB in float32."""
 
 
 class Refined(NamedTuple):
@@ -44,12 +44,12 @@ def refine(sae: SparseAutoencoder, latents: SparseLatents, residual: Tensor) -> 
     converged = torch.ones(values.shape[0], dtype=torch.bool, device=values.device)
     for tokens, slots in _chunks(latents, sae.d_out):
         indices, old = latents.indices[tokens, :slots], latents.values[tokens, :slots]
-        live, signs = old != 0, old.sign()
-        directions = sae.W_dec[indices].float() * signs.float().unsqueeze(2)  # 0 in empty slots
-        gram = torch.bmm(directions, directions.transpose(1, 2))
-        start = old.abs()
-        correlation = torch.bmm(directions, residual[tokens].float().unsqueeze(2)).squeeze(2)
-        linear = correlation.double() + torch.bmm(gram.double(), start.double().unsqueeze(2)).squeeze(2)
+        live, signs = old != 0, old.sign().double()  # empty slots have sign 0
+        directions = sae.W_dec[indices].float()
+        gram = torch.bmm(directions, directions.transpose(1, 2)).double() * signs.unsqueeze(2) * signs.unsqueeze(1)
+        start = old.abs().double()
+        correlation = torch.bmm(directions, residual[tokens].float().unsqueeze(2)).squeeze(2).double() * signs
+        linear = correlation + torch.bmm(gram, start.unsqueeze(2)).squeeze(2)
         solution = solve(gram, linear, start, live)
         values[tokens, :slots] = (solution.values * signs).to(values.dtype)
         converged[tokens] = solution.converged
