@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.evaluators.commands import dictionary
 from saebench.training.commands import sweep, train
 
 app = typer.Typer(
@@ -179,6 +180,7 @@ def report(
             console.print(render_terminal(result))
 
 
+app.command()(dictionary)
 app.command()(train)
 app.command()(sweep)
 

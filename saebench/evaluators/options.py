@@ -18,7 +18,8 @@ def read_options(evaluator: str, given: Mapping[str, Any], defaults: Mapping[str
     for name, value in given.items():
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.0)
-            raise SaebenchError(f"The evaluator {evaluator} has no option {name!r}; did you mean {near[0]!r}?")
+            hint = f"did you mean {near[0]!r}?" if near else "it has none."
+            raise SaebenchError(f"The evaluator {evaluator} has no option {name!r}; {hint}")
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SaebenchError(f"The option {name} of the evaluator {evaluator} is {value!r}; it must be 1 or more.")
     return {**defaults, **given}

@@ -36,6 +36,7 @@ def run() -> list[Row]:
         converged += int(found.converged.sum())
     note = (
         f"encoding and decoding included; {converged / TOKENS:.2%} of tokens converged, "
-        f"squared error {refined_errors / errors:.2f} of what it was; {torch.get_num_threads()} threads, {busy:.0f} s of processor time"
+        f"squared error {refined_errors / errors:.2f} of what it was; "
+        f"{torch.get_num_threads()} threads, {busy:.0f} s of processor time"
     )
     return [Row("100,000 tokens refined", f"{seconds:.0f} s", "120 s", note)]
