@@ -15,6 +15,7 @@ from rich.text import Text
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.commands import dictionary
+from saebench.explaining.commands import examples
 from saebench.training.commands import sweep, train
 
 app = typer.Typer(
@@ -183,6 +184,7 @@ def report(
 app.command()(dictionary)
 app.command()(train)
 app.command()(sweep)
+app.command()(examples)
 
 
 def main() -> None:
