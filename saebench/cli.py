@@ -61,6 +61,7 @@ def evaluate(
     dtype: Annotated[Dtype, typer.Option(help="Of the language model.")] = Dtype.auto,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     evaluators: Annotated[str, typer.Option(help="Names, separated by commas; see `saebench evaluators`.")] = "reconstruction,downstream",
+    option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
@@ -71,6 +72,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Judge checkpoints: print the scorecard and write a result file."""
     from saebench.api import DEFAULT_TOKENS, evaluate
+    from saebench.evaluators.options import parse_options
     from saebench.report import render_terminal, write_page
     from saebench.results import check_writable
 
@@ -92,7 +94,7 @@ def evaluate(
         seed=seed,
         bos=bos.value if bos else "text" if text else None,
         exclude=exclude,
-        options={"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {},
+        options=parse_options(option or []) | ({"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {}),
         out=out,
         resume=resume,
     )

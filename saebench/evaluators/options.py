@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saebench.errors import SaebenchError
@@ -23,3 +23,19 @@ def read_options(evaluator: str, given: Mapping[str, Any], defaults: Mapping[str
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SaebenchError(f"The option {name} of the evaluator {evaluator} is {value!r}; it must be 1 or more.")
     return {**defaults, **given}
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Options as the command line gives them, ``evaluator.option=number`` each, by evaluator.
+
+    Raises:
+        SaebenchError: a text is not of that form.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for text in texts:
+        place, _, value = text.partition("=")
+        evaluator, _, name = place.partition(".")
+        if not (evaluator and name and value.isascii() and value.isdigit()):
+            raise SaebenchError(f"Cannot read the option {text!r}: write it like ablation.tokens=64.")
+        found.setdefault(evaluator, {})[name] = int(value)
+    return found
