@@ -78,6 +78,7 @@ def evaluate(
 
     if report is not None:
         check_writable(report)
+    names = [name.strip() for name in evaluators.split(",") if name.strip()]
     cards = evaluate(
         checkpoint,
         model=model,
@@ -90,11 +91,12 @@ def evaluate(
         batch=batch,
         dtype=dtype.value,
         device=device,
-        evaluators=[name.strip() for name in evaluators.split(",") if name.strip()],
+        evaluators=names,
         seed=seed,
         bos=bos.value if bos else "text" if text else None,
         exclude=exclude,
-        options=parse_options(option or []) | ({"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {}),
+        options=parse_options(option or [], names)
+        | ({"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {}),
         out=out,
         resume=resume,
     )

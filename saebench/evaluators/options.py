@@ -25,11 +25,11 @@ def read_options(evaluator: str, given: Mapping[str, Any], defaults: Mapping[str
     return {**defaults, **given}
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, dict[str, int]]:
+def parse_options(texts: Sequence[str], evaluators: Sequence[str]) -> dict[str, dict[str, int]]:
     """Options as the command line gives them, ``evaluator.option=number`` each, by evaluator.
 
     Raises:
-        SaebenchError: a text is not of that form.
+        SaebenchError: a text is not of that form, or its evaluator is not among ``evaluators``, those that are run.
     """
     found: dict[str, dict[str, int]] = {}
     for text in texts:
@@ -37,5 +37,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, dict[str, int]]:
         evaluator, _, name = place.partition(".")
         if not (evaluator and name and value.isascii() and value.isdigit()):
             raise SaebenchError(f"Cannot read the option {text!r}: write it like ablation.tokens=64.")
+        if evaluator not in evaluators:
+            raise SaebenchError(f"The option {text!r} has no effect: the evaluator {evaluator} is not among those to run.")
         found.setdefault(evaluator, {})[name] = int(value)
     return found

@@ -7,7 +7,9 @@ from saebench.evaluators.options import parse_options, read_options
 
 
 def test_options_are_read_by_evaluator() -> None:
-    assert parse_options(["ablation.tokens=64", "ablation.horizon=8", "shrinkage.downstream_rows=2"]) == {
+    assert parse_options(
+        ["ablation.tokens=64", "ablation.horizon=8", "shrinkage.downstream_rows=2"], ["ablation", "shrinkage"]
+    ) == {
         "ablation": {"tokens": 64, "horizon": 8},
         "shrinkage": {"downstream_rows": 2},
     }
@@ -19,7 +21,12 @@ def test_options_are_read_by_evaluator() -> None:
 )
 def test_what_is_no_option_is_said(text: str) -> None:
     with pytest.raises(SaebenchError, match="write it like"):
-        parse_options([text])
+        parse_options([text], ["ablation"])
+
+
+def test_an_option_of_an_evaluator_that_is_not_run_is_a_mistake() -> None:
+    with pytest.raises(SaebenchError, match="'ablatoin.tokens=3' has no effect"):
+        parse_options(["ablatoin.tokens=3"], ["ablation"])
 
 
 def test_options_are_whole_numbers_from_one_on() -> None:
