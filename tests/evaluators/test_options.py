@@ -25,7 +25,7 @@ def test_what_is_no_option_is_said(text: str) -> None:
 
 
 def test_an_option_of_an_evaluator_that_is_not_run_is_a_mistake() -> None:
-    with pytest.raises(SaebenchError, match="'ablatoin.tokens=3' has no effect"):
+    with pytest.raises(SaebenchError, match="the evaluator ablatoin is not among those to run"):
         parse_options(["ablatoin.tokens=3"], ["ablation"])
 
 
