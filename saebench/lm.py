@@ -159,10 +159,11 @@ class LanguageModel:
             for index in range(layer):
                 self._layers[index] = self._blocks[index]
 
-    def run(self, tokens: Tensor, hooks: HookFunctions) -> Tensor | None:
-        """A forward pass with hooks; None where a hook left it early."""
+    def run(self, tokens: Tensor, hooks: HookFunctions, cache: Any = None) -> Tensor | None:
+        """A forward pass with hooks; None where a hook left it early. A key-value ``cache`` is read and extended."""
+        options = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         try:
-            result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+            result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, **options)
         except _Stop:
             return None
         return result
@@ -211,28 +212,34 @@ class Cut:
         return Prefix(tokens, seen[self.hook_in.name].flatten(2), flat, residual)
 
     @torch.no_grad()
-    def suffix(self, outputs: Tensor, prefix: Prefix) -> Tensor:
+    def suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
         """Put ``outputs`` in place of the activations at ``hook_out`` and run the layers above.
 
         Args:
             outputs: ``[batch, position, d_out]``.
             prefix: what ``prefix`` returned for these tokens.
+            cache: keys and values of the positions before these (``saebench.continuation``); it is extended by these.
 
         Returns:
             Logits ``[batch, position, vocabulary]``.
         """
         outputs = outputs.to(self.model.dtype)
         if self._outputs_are_residual:
-            return self._from_residual(outputs, prefix.tokens, [])
-        return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix))
+            return self._from_residual(outputs, prefix.tokens, [], cache)
+        return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix), cache)
 
-    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions) -> Tensor:
+    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions, cache: Any) -> Tensor:
         if self._start == 0:  # no block below hands the residual over: put it in at the first block's input
             hooks = [("blocks.0.hook_in", lambda activation, hook: residual), *hooks]
         with self.model.starting_at(self._start, residual):
-            logits = self.model.run(tokens, hooks)
+            logits = self.model.run(tokens, hooks, cache)
         assert logits is not None
         return logits
+
+    @property
+    def first_layer_above(self) -> int:
+        """The first block that the suffix runs."""
+        return self._start
 
     def _replacing(self, outputs: Tensor, prefix: Prefix) -> HookFunctions:
         shaped = outputs.unflatten(2, self._out_shape) if self._out_shape and len(self._out_shape) > 1 else outputs
