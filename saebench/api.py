@@ -233,6 +233,7 @@ class EvaluationRun:
             setups = {name: self._setup(record.sae, cut, corpus, shared, name) for name in self.evaluators}
             for name, evaluator in self.evaluators.items():
                 evaluator.check(setups[name])
+                record.uses(evaluator.definitions(setups[name]))
             watching = {
                 name: evaluator(setups[name])
                 for name, evaluator in self.evaluators.items()
@@ -256,7 +257,7 @@ class EvaluationRun:
         return {record.index: Scorecard(record.result()) for record in records}
 
     def _setup(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, shared: Any, name: str) -> Setup:
-        return Setup(sae, cut, corpus, shared, self.settings.seed, dict(self.settings.options.get(name, {})))
+        return Setup(sae, cut, corpus, shared, self.settings.seed, dict(self.settings.options.get(name, {})), self.progress)
 
     def _run_standalone(self, record: _Record, cut: Cut, corpus: TokenCorpus, shared: Any) -> None:
         for name, evaluator in self.evaluators.items():
@@ -304,6 +305,10 @@ class _Record:
             read_result(path)
         except SaebenchError as error:
             raise SaebenchError(f"{path} exists and is not a result file of this version; name another place.") from error
+
+    def uses(self, definitions: dict[str, str]) -> None:
+        """Note the definition files of an evaluator."""
+        self._fixed["definitions"] = self._fixed.get("definitions", {}) | definitions
 
     def finish(self, name: str, compute: Callable[[], EvaluatorResult], seconds: float | None) -> None:
         """Take in an evaluator's result, or its failure."""
