@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.explaining.commands import examples
 from saebench.training.commands import sweep, train
 
 app = typer.Typer(
@@ -181,6 +182,7 @@ def report(
 
 app.command()(train)
 app.command()(sweep)
+app.command()(examples)
 
 
 def main() -> None:
