@@ -5,7 +5,7 @@ Source: Gao et al. 2024, sections 4.3 and 4.4. Numbers of the protocol stand in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,14 +88,16 @@ class Explainability(Evaluator):
         """Raise ``SaebenchError`` where options are wrong, or the corpus is too short or has too few rows."""
         options = Options.read(setup.options)
         rows, context = setup.corpus.tokens.shape
-        window = options.protocol.window
+        window, name = options.protocol.window, options.protocol.definition
         if context < window:
             raise SaebenchError(
-                f"The corpus's rows have {context} tokens, but explain/{options.protocol.definition}.toml looks at windows of "
-                f"{window}: use --context {window} or more."
+                f"The corpus's rows have {context} tokens, but explain/{name}.toml looks at windows "
+                f"of {window}: use --context {window} or more."
             )
         if rows < 4:
-            raise SaebenchError(f"Explanations need some rows for examples and some for scoring, and there are {rows}: use more --tokens.")
+            raise SaebenchError(
+                f"Explanations need some rows for examples and some for scoring, and there are {rows}: use more --tokens."
+            )
         if options.only is not None and not all(0 <= each < setup.sae.n_latents for each in options.only):
             raise SaebenchError(f"The explainability option only names latents beyond 0 to {setup.sae.n_latents - 1}.")
         find_padding(setup.cut.model.tokenizer, options.protocol.padding)
@@ -161,11 +163,19 @@ class Explainability(Evaluator):
             values = [_plain(getattr(score, name)) for score in scores]
             for suffix, how, weights in by:
                 whose = f"; {_BASELINE_WORDS[prefix[:-1]]}" if prefix else ""
-                found.append(self._mean(f"{prefix}{name}{suffix}", values, of.chosen, weights, protocol, f"{words}, {how}{whose}"))
+                found.append(
+                    self._mean(f"{prefix}{name}{suffix}", values, of.chosen, weights, protocol, f"{words}, {how}{whose}")
+                )
         return found
 
     def _mean(
-        self, name: str, values: list[float | None], chosen: ChosenLatents, weights: list[float], protocol: Protocol, words: str
+        self,
+        name: str,
+        values: Sequence[float | None],
+        chosen: ChosenLatents,
+        weights: list[float],
+        protocol: Protocol,
+        words: str,
     ) -> Metric:
         summary = summarise(values, chosen.strata, weights, protocol.bootstrap, self.setup.seed)
         found = metric(
@@ -183,14 +193,16 @@ class Explainability(Evaluator):
     def _population(self, of: Study, protocol: Protocol) -> list[Metric]:
         counts, n = of.sample.counts, of.sample.counts.numel()
         dead, few = int((counts == 0).sum()), int(((counts > 0) & (counts < protocol.least)).sum())
-        text = f"on {of.sample.tokens} tokens of examples"
+        text = f"on {of.sample.tokens} tokens of examples; they are not scored"
         paths = [float(sum(1 for _ in of.tries[latent].paths())) for latent in of.chosen.latents]
-        size = self._mean("paths", paths, of.chosen, of.chosen.weights, protocol, "N-grams in a latent's trie, mean over latents")
+        size = self._mean(
+            "paths", paths, of.chosen, of.chosen.weights, protocol, "N-grams in a latent's trie, mean over latents"
+        )
         return [
             metric("dead_latents", dead / n, unit="1", direction="lower", n=n, n_unit="latents",
-                   description=f"Share of latents that never fired {text}; they are not scored"),
+                   description=f"Share of latents that never fired {text}"),
             metric("rare_latents", few / n, unit="1", direction="none", n=n, n_unit="latents",
-                   description=f"Share of latents that fired, but less than {protocol.least} times {text}; they are not scored"),
+                   description=f"Share of latents that fired, but less than {protocol.least} times {text}"),
             size.model_copy(update={"direction": "none", "unit": "n-grams"}),
         ]  # fmt: skip
 

@@ -111,7 +111,9 @@ def loss_metrics(sums: RowSums, n_latents: int) -> list[Metric]:
         )
         for name, text in words.items()
     ]
-    explained = ratio_estimate(zeroed - simulated, zeroed - true) if float((zeroed - true).sum()) > 0 else Estimate(None, None)
+    explained = (
+        ratio_estimate(zeroed - simulated, zeroed - true) if float((zeroed - true).sum()) > 0 else Estimate(None, None)
+    )
     return [
         *losses,
         metric(

@@ -139,9 +139,7 @@ def _important(
     return 1 - found / values.unsqueeze(1) >= saliency
 
 
-def _augmented(
-    reader: LatentReader, group: _Subsequences, substitutes: Substitutes, kept: float
-) -> list[tuple[int, Path]]:
+def _augmented(reader: LatentReader, group: _Subsequences, substitutes: Substitutes, kept: float) -> list[tuple[int, Path]]:
     """``(latent, path)`` for each single substitution after which the latent still fires."""
     which, places = group.matters.nonzero(as_tuple=True)
     if not which.numel():
@@ -155,6 +153,9 @@ def _augmented(
     found = reader.read(variants, group.latents[which])
     patterns = torch.where(group.matters[which], variants, ANY)
     return [
-        (int(group.latents[which[each]]), Path(tuple(patterns[each].tolist()), bool(group.at_start[which[each]]), float(found[each])))
+        (
+            int(group.latents[which[each]]),
+            Path(tuple(patterns[each].tolist()), bool(group.at_start[which[each]]), float(found[each])),
+        )
         for each in (found >= kept * group.values[which]).nonzero().squeeze(1).tolist()
     ]

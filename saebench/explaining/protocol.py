@@ -44,10 +44,14 @@ class Protocol:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
-                raise SaebenchError(f"{name} of the explanation protocol is {getattr(self, name)}; it must be at least {least}.")
+                raise SaebenchError(
+                    f"{name} of the explanation protocol is {getattr(self, name)}; it must be at least {least}."
+                )
         for name in ("activation_kept", "saliency", "candidate_kept", "unseen_share"):
             if not 0 < getattr(self, name) < 1:
-                raise SaebenchError(f"{name} of the explanation protocol is {getattr(self, name)}; it must lie between 0 and 1.")
+                raise SaebenchError(
+                    f"{name} of the explanation protocol is {getattr(self, name)}; it must lie between 0 and 1."
+                )
         if not 0 <= self.firing < 1:
             raise SaebenchError(f"firing of the explanation protocol is {self.firing}; it must be at least 0 and below 1.")
 

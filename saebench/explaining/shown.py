@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saebench.explaining.study import Study
@@ -22,7 +21,7 @@ def latent_records(of: Study, tokenizer: Any, shown: int) -> list[dict[str, Any]
     (the position of the first token shown), and ``peak`` (its place among them).
     """
 
-    @lru_cache(maxsize=None)
+    @cache
     def text(token: int) -> str:
         return str(tokenizer.decode([token]))
 

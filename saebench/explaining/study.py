@@ -109,9 +109,7 @@ class Study:
     tokens: int
 
 
-def survey(
-    ground: Ground, sae: Autoencoder, watch: Sequence[Callable[[EncodedRows], None]] = ()
-) -> SampledActivations:
+def survey(ground: Ground, sae: Autoencoder, watch: Sequence[Callable[[EncodedRows], None]] = ()) -> SampledActivations:
     """One pass over the example rows: a sample of every latent's activations."""
     protocol, corpus = ground.protocol, ground.corpus
     sampler = ActivationSampler(sae.n_latents, protocol.build + protocol.held_out, ground.seed)
@@ -148,7 +146,18 @@ def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: 
     unseen = UnseenText(ground.cut, sae, corpus, ground.unseen, chosen.latents)
     scores = score_tries(tries, unseen, held_out, corpus.tokens, ground.first, levels)
     return Study(
-        sample, chosen, examples, held_out, levels, tries, unseen, ground.first, scores, reader.asked, reader.texts, reader.tokens
+        sample,
+        chosen,
+        examples,
+        held_out,
+        levels,
+        tries,
+        unseen,
+        ground.first,
+        scores,
+        reader.asked,
+        reader.texts,
+        reader.tokens,
     )
 
 
@@ -167,7 +176,9 @@ def _divide(
         rest = slice(part.start + n_build, part.stop)
         held_out[latent] = (sample.rows[rest], sample.positions[rest])
     entries = torch.cat(build) if build else torch.zeros(0, dtype=torch.int64)
-    owners = torch.tensor(latents, dtype=torch.int64).repeat_interleave(torch.tensor([each.numel() for each in build]).long())
+    owners = torch.tensor(latents, dtype=torch.int64).repeat_interleave(
+        torch.tensor([each.numel() for each in build]).long()
+    )
     examples = cut_examples(
         ground.corpus.tokens, owners, sample.rows[entries], sample.positions[entries], sample.values[entries],
         protocol.window - ground.first, ground.first,
