@@ -63,6 +63,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
+    option: Annotated[list[str] | None, typer.Option(help="A setting of one evaluator, as evaluator.name=value; may be repeated.")] = None,
     scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
     out: Annotated[Path, typer.Option(help="A .json file for one checkpoint, else a folder.")] = Path("saebench-results"),
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
@@ -70,6 +71,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Judge checkpoints: print the scorecard and write a result file."""
     from saebench.api import DEFAULT_TOKENS, evaluate
+    from saebench.options import read_options
     from saebench.report import render_terminal, write_page
     from saebench.results import check_writable
 
@@ -91,7 +93,7 @@ def evaluate(
         seed=seed,
         bos=bos.value if bos else "text" if text else None,
         exclude=exclude,
-        options={"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {},
+        options=read_options([*(option or []), *([f"downstream.scaling_law={scaling_law}"] if scaling_law else [])]),
         out=out,
         resume=resume,
     )

@@ -133,7 +133,7 @@ def choose(ground: Ground, sample: SampledActivations, wanted: int, only: Sequen
 def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: ChosenLatents) -> Study:
     """Build the tries of the chosen latents and score them."""
     protocol, corpus = ground.protocol, ground.corpus
-    examples, held_out = _divide(ground, sample, chosen.latents)
+    examples, held_out = divide(ground, sample, chosen.latents)
     reader = LatentReader(ground.cut, sae, ground.bos)
     tries: dict[int, Trie] = {}
     with ground.progress.task("Building tries", len(chosen.latents), "latents") as advance:
@@ -161,7 +161,7 @@ def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: 
     )
 
 
-def _divide(
+def divide(
     ground: Ground, sample: SampledActivations, latents: list[int]
 ) -> tuple[Examples, dict[int, tuple[Tensor, Tensor]]]:
     """Each latent's sampled activations: the first to build from, the others held out, in the protocol's proportion."""
