@@ -319,6 +319,7 @@ class _Record:
         check_same_run(earlier, self.result().identity(), path)
         self.finished, self.stages = dict(earlier.evaluators), {**earlier.stages, **self.stages}
         self._fixed["created"] = earlier.created
+        self._fixed["definitions"] = earlier.definitions
 
     def _keep_unrelated(self, path: Path) -> None:
         """An existing result is replaced; anything else at that place is somebody's work and is not."""
@@ -328,8 +329,16 @@ class _Record:
             raise SaebenchError(f"{path} exists and is not a result file of this version; name another place.") from error
 
     def uses(self, definitions: dict[str, str]) -> None:
-        """Note the definition files of an evaluator."""
-        self._fixed["definitions"] = self._fixed.get("definitions", {}) | definitions
+        """Note the definition files of an evaluator.
+
+        Raises:
+            SaebenchError: the result that is resumed was made with other versions of them.
+        """
+        before = self._fixed.get("definitions", {})
+        changed = sorted(name for name in before.keys() & definitions.keys() if before[name] != definitions[name])
+        if changed:
+            raise SaebenchError(f"{self.path} was made with another {changed[0]}.toml: write to another file.")
+        self._fixed["definitions"] = before | definitions
 
     def finish(self, name: str, compute: Callable[[], EvaluatorResult], seconds: float | None) -> None:
         """Take in an evaluator's result, or its failure."""

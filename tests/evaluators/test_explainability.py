@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path as Path_
 from typing import Any
 
 import pytest
@@ -212,3 +213,20 @@ def test_a_handful_of_rows_is_too_few(
     corpus = make_corpus(tiny_corpus.tokens[:3], tiny_model.tokenizer, name="short", bos="row")
     with pytest.raises(SaebenchError, match="more --tokens"):
         evaluate(make_sae(), tiny_model, corpus)
+
+
+def test_a_changed_protocol_is_not_resumed(
+    make_sae: Callable[..., SparseAutoencoder], tiny_model: LanguageModel, tiny_corpus: TokenCorpus, tmp_path: Path_
+) -> None:
+    out = tmp_path / "result.json"
+    settings: dict[str, Any] = {
+        "model": tiny_model, "corpus": tiny_corpus, "evaluators": ["explainability"], "progress": False, "out": out,
+        "options": {"explainability": {**SMALL, "latents": 1, "losses": False}},
+    }  # fmt: skip
+    saebench.evaluate(make_sae(), **settings)
+    assert saebench.evaluate(make_sae(), resume=True, **settings).result.complete
+    data = json.loads(out.read_text())
+    data["definitions"]["explain/n2g"] = "0" * 64
+    out.write_text(json.dumps(data))
+    with pytest.raises(SaebenchError, match=r"another explain/n2g\.toml"):
+        saebench.evaluate(make_sae(), resume=True, **settings)
