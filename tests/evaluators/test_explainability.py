@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path as Path_
 from typing import Any
 
 import pytest
@@ -216,7 +216,7 @@ def test_a_handful_of_rows_is_too_few(
 
 
 def test_a_changed_protocol_is_not_resumed(
-    make_sae: Callable[..., SparseAutoencoder], tiny_model: LanguageModel, tiny_corpus: TokenCorpus, tmp_path: Path_
+    make_sae: Callable[..., SparseAutoencoder], tiny_model: LanguageModel, tiny_corpus: TokenCorpus, tmp_path: pathlib.Path
 ) -> None:
     out = tmp_path / "result.json"
     settings: dict[str, Any] = {
