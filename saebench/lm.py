@@ -159,11 +159,14 @@ class LanguageModel:
             for index in range(layer):
                 self._layers[index] = self._blocks[index]
 
-    def run(self, tokens: Tensor, hooks: HookFunctions, cache: Any = None) -> Tensor | None:
-        """A forward pass with hooks; None where a hook left it early. A key-value ``cache`` is read and extended."""
-        options = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+    def run(self, tokens: Tensor, hooks: HookFunctions, cache: Any = None, **inputs: Tensor) -> Tensor | None:
+        """A forward pass with hooks; None where a hook left it early.
+
+        A key-value ``cache`` is read and extended; ``inputs`` go to the model beside the tokens.
+        """
+        cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         try:
-            result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, **options)
+            result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, **cached, **inputs)
         except _Stop:
             return None
         return result
@@ -188,8 +191,15 @@ class Cut:
         self.d_in, self.d_out = trial.inputs.shape[-1], trial.outputs.shape[-1]
 
     @torch.no_grad()
-    def prefix(self, tokens: Tensor) -> Prefix:
-        """Run the layers up to the cut on ``tokens`` (``[batch, position]``) and stop there."""
+    def prefix(self, tokens: Tensor, visible: Tensor | None = None, positions: Tensor | None = None) -> Prefix:
+        """Run the layers up to the cut on ``tokens`` and stop there.
+
+        Args:
+            tokens: ``[batch, position]``.
+            visible: ``[batch, position, position]`` bool, what each position attends to, where that is not simply all
+                before it. Not every architecture heeds it: whoever gives it tries first whether it is heeded.
+            positions: ``[batch, position]``, each token's position in its text; given together with ``visible``.
+        """
         tokens = tokens.to(self.model.device)
         wanted = [self.hook_in.name, self.hook_out.name]
         if not self._outputs_are_residual:
@@ -204,12 +214,20 @@ class Cut:
 
             return hook_function
 
-        self.model.run(tokens, [(name, keep(name)) for name in dict.fromkeys(wanted)])
+        attention = {} if visible is None else self._attention(visible, positions)
+        self.model.run(tokens, [(name, keep(name)) for name in dict.fromkeys(wanted)], **attention)
         outputs = seen[self.hook_out.name]
         self._out_shape = outputs.shape[2:]
         flat = outputs.flatten(2)
         residual = flat if self._outputs_are_residual else seen[wanted[0]]
         return Prefix(tokens, seen[self.hook_in.name].flatten(2), flat, residual)
+
+    def _attention(self, visible: Tensor, positions: Tensor | None) -> dict[str, Tensor]:
+        model = self.model
+        mask = torch.zeros(visible.shape, dtype=model.dtype, device=model.device)
+        mask.masked_fill_(~visible.to(model.device), torch.finfo(model.dtype).min)
+        places = {} if positions is None else {"position_ids": positions.to(model.device)}
+        return {"attention_mask": mask.unsqueeze(1), **places}
 
     @torch.no_grad()
     def suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:

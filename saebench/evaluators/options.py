@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,19 +26,24 @@ def read_options(evaluator: str, given: Mapping[str, Any], defaults: Mapping[str
     return {**defaults, **given}
 
 
-def parse_options(texts: Sequence[str], evaluators: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Options as the command line gives them, ``evaluator.option=number`` each, by evaluator.
+def parse_options(texts: Sequence[str], evaluators: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options as the command line gives them, ``evaluator.option=value`` each, by evaluator.
+
+    A value is JSON where it can be read so, else text.
 
     Raises:
         SaebenchError: a text is not of that form, or its evaluator is not among ``evaluators``, those that are run.
     """
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for text in texts:
-        place, _, value = text.partition("=")
-        evaluator, _, name = place.partition(".")
-        if not (evaluator and name and value.isascii() and value.isdigit()):
+        place, equals, value = text.partition("=")
+        evaluator, _, name = place.strip().partition(".")
+        if not (evaluator and name and equals and value.strip()):
             raise SaebenchError(f"Cannot read the option {text!r}: write it like ablation.tokens=64.")
         if evaluator not in evaluators:
             raise SaebenchError(f"The option {text!r} has no effect: the evaluator {evaluator} is not among those to run.")
-        found.setdefault(evaluator, {})[name] = int(value)
+        try:
+            found.setdefault(evaluator, {})[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found.setdefault(evaluator, {})[name] = value.strip()
     return found

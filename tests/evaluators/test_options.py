@@ -16,9 +16,15 @@ def test_options_are_read_by_evaluator() -> None:
     assert read_options("ablation", {"tokens": 64}, {"tokens": 32, "horizon": 16}) == {"tokens": 64, "horizon": 16}
 
 
-@pytest.mark.parametrize(
-    "text", ["tokens=3", "ablation.tokens", "ablation.tokens=many", "ablation.=3", ".tokens=3", "a.b=-1"]
-)
+def test_values_are_json_or_text() -> None:
+    given = ["explainability.baselines=unigram,random", "a.only=[1, 2]", "a.losses=false", "a.x=a=b"]
+    assert parse_options(given, ["explainability", "a"]) == {
+        "explainability": {"baselines": "unigram,random"},
+        "a": {"only": [1, 2], "losses": False, "x": "a=b"},
+    }
+
+
+@pytest.mark.parametrize("text", ["tokens=3", "ablation.tokens", "ablation.tokens=", "ablation.=3", ".tokens=3", ""])
 def test_what_is_no_option_is_said(text: str) -> None:
     with pytest.raises(SaebenchError, match="write it like"):
         parse_options([text], ["ablation"])
