@@ -49,6 +49,7 @@ class EvaluationSettings:
         bos: ``row``, ``text`` or ``none`` (the checkpoint's, else by the tokenizer).
         exclude: whether special tokens and first positions are left out.
         options: settings of single evaluators, by evaluator.
+        data_dir: a folder with the files of probing data sets; where it lies does not count as a setting of the result.
     """
 
     model: str | LanguageModel | None = None
@@ -66,6 +67,7 @@ class EvaluationSettings:
     bos: BosPolicy | None = None
     exclude: bool = True
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("tokens", self.tokens, 0), ("batch", self.batch, 1), ("context", self.context, 2)):
@@ -146,6 +148,11 @@ class EvaluationRun:
         self.candidates, self.settings, self.targets = candidates, settings, targets
         self.resume, self.progress, self.clock = resume, progress, Clock()
         self.evaluators = find_evaluators(settings.evaluators)
+        self.definitions = {
+            key: sha
+            for name, evaluator in self.evaluators.items()
+            for key, sha in evaluator.definitions(settings.options.get(name, {})).items()
+        }
         self.infos = [self._describe(candidate) for candidate in candidates]
         self.model_name = model_name(settings.model, self.infos)
         self.hooks = [self._hooks(info) for info in self.infos]
@@ -256,7 +263,9 @@ class EvaluationRun:
         return {record.index: Scorecard(record.result()) for record in records}
 
     def _setup(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, shared: Any, name: str) -> Setup:
-        return Setup(sae, cut, corpus, shared, self.settings.seed, dict(self.settings.options.get(name, {})))
+        folder = Path(self.settings.data_dir).expanduser() if self.settings.data_dir else None
+        options = dict(self.settings.options.get(name, {}))
+        return Setup(sae, cut, corpus, shared, self.settings.seed, options, folder, self.progress)
 
     def _run_standalone(self, record: _Record, cut: Cut, corpus: TokenCorpus, shared: Any) -> None:
         for name, evaluator in self.evaluators.items():
@@ -285,6 +294,7 @@ class _Record:
             "corpus": corpus_record(corpus),
             "seed": run.settings.seed,
             "settings": {"options": {name: dict(each) for name, each in run.settings.options.items()}},
+            "definitions": run.definitions,
             "environment": environment(cut.model.device),
         }
         if self.path is not None and run.resume and self.path.exists():

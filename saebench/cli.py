@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.tasks.commands import tasks
 from saebench.training.commands import sweep, train
 
 app = typer.Typer(
@@ -62,6 +63,8 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets; see `saebench tasks`.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Probing tasks or sets of them, separated by commas; gao2024 by default.")] = None,
     scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
     out: Annotated[Path, typer.Option(help="A .json file for one checkpoint, else a folder.")] = Path("saebench-results"),
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
@@ -90,7 +93,11 @@ def evaluate(
         seed=seed,
         bos=bos.value if bos else "text" if text else None,
         exclude=exclude,
-        options={"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {},
+        options={
+            **({"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {}),
+            **({"probe_loss": {"tasks": tasks}} if tasks else {}),
+        },
+        data_dir=data_dir,
         out=out,
         resume=resume,
     )
@@ -181,6 +188,7 @@ def report(
 
 app.command()(train)
 app.command()(sweep)
+app.add_typer(tasks, name="tasks")
 
 
 def main() -> None:

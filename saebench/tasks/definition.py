@@ -23,8 +23,8 @@ class _Strict(BaseModel):
 class Rule(_Strict):
     """How a row of a data set becomes labelled texts.
 
-    ``labelled``: one text a row, with a label. ``choices``: a right and a wrong answer a row, as two texts. ``ordered_pair``: one
-    text that names two things in an order drawn by their hash; label 1 where the better stands first.
+    ``labelled``: one text a row, with a label. ``choices``: a right and a wrong answer a row, as two texts.
+    ``ordered_pair``: one text that names two things in an order drawn by their hash; label 1 where the better stands first.
 
     Attributes:
         text: template; ``{field}`` stands for a column (``{a.b}`` for a field of it), ``{option}`` for the answer in
@@ -32,8 +32,8 @@ class Rule(_Strict):
         group: template of what rows must share to stay on one side of a split; the row's own text where it is empty.
         parse: regular expression searched in the column ``parse_from``; its named groups become further columns.
         remove: regular expression; what it matches is taken out of the text.
-        label, positive, negative: of ``labelled``: the column, and its values that mean 1 and 0 (all others, where ``negative``
-            is empty).
+        label, positive, negative: of ``labelled``: the column, and its values that mean 1 and 0 (all others, where
+            ``negative`` is empty).
         right, wrong: of ``choices``: the column with the right answer, and those with wrong ones (or one that is a list).
         options, answer, first: of ``choices``, instead: the columns with the answers (or one that is a list), and the column
             that says which is right, by letter or by number, counted from ``first``.
@@ -115,8 +115,8 @@ class Task(_Strict):
         title: what is to be told apart.
         sets: the suites it belongs to.
         licence, citation: of the data.
-        same: when two texts count as one: ``words`` (case, punctuation and white space apart) or ``spaces`` (white space apart, for
-            arithmetic and code, where punctuation is the content).
+        same: when two texts count as one: ``words`` (case, punctuation and white space apart) or ``spaces`` (white space apart,
+            for arithmetic and code, where punctuation is the content).
         hub, local, sae_probes: where rows are; ``local`` names files below the data folder.
         rows: how they are read; ``hub_rows``, ``local_rows`` and ``sae_probes_rows`` where a source's columns differ.
     """

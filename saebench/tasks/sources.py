@@ -117,7 +117,7 @@ def _read_hub(task: Task, data_dir: Path | None) -> tuple[str, list[Row]]:
 
 
 def _hub_part(part: HubPart) -> tuple[str, list[Row]]:
-    """``(commit, rows)``. No code of the data set is run: those that need a script are read from the hub's Parquet branch."""
+    """``(commit, rows)``. No code of a data set is run: where one needs it, its task names the hub's Parquet branch."""
     import datasets
     from huggingface_hub import HfApi
 
