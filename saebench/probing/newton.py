@@ -214,7 +214,7 @@ def _newton(x: Tensor, zeros: int, largest: Tensor) -> tuple[Tensor, Tensor, Ten
 
 @dataclass
 class _Search:
-    """Where each row's search stands: at ``base + length * step``; ``slope`` is the derivative along ``step`` at ``base``."""
+    """Where each row's search stands: at ``base + length * step``; ``slope`` is the derivative along it at ``base``."""
 
     weight: Tensor
     bias: Tensor

@@ -115,8 +115,8 @@ class Task(_Strict):
         title: what is to be told apart.
         sets: the suites it belongs to.
         licence, citation: of the data.
-        same: when two texts count as one: ``words`` (case, punctuation and white space apart) or ``spaces`` (white space apart,
-            for arithmetic and code, where punctuation is the content).
+        same: when two texts count as one: ``words`` (case, punctuation and white space apart) or ``spaces`` (white space
+            apart, for arithmetic and code, where punctuation is the content).
         hub, local, sae_probes: where rows are; ``local`` names files below the data folder.
         rows: how they are read; ``hub_rows``, ``local_rows`` and ``sae_probes_rows`` where a source's columns differ.
     """
