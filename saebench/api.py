@@ -49,6 +49,7 @@ class EvaluationSettings:
         bos: ``row``, ``text`` or ``none`` (the checkpoint's, else by the tokenizer).
         exclude: whether special tokens and first positions are left out.
         options: settings of single evaluators, by evaluator.
+        data_dir: a folder with the files of probing data sets; where it lies does not count as a setting of the result.
     """
 
     model: str | LanguageModel | None = None
@@ -66,6 +67,7 @@ class EvaluationSettings:
     bos: BosPolicy | None = None
     exclude: bool = True
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("tokens", self.tokens, 0), ("batch", self.batch, 1), ("context", self.context, 2)):
@@ -254,7 +256,7 @@ class EvaluationRun:
             setups = {name: self._setup(record.sae, cut, corpus, shared, name) for name in self.evaluators}
             for name, evaluator in self.evaluators.items():
                 evaluator.check(setups[name])
-                record.uses(evaluator.definitions(setups[name]))
+                record.uses(evaluator.definitions(setups[name].options))
             watching = {
                 name: evaluator(setups[name])
                 for name, evaluator in self.evaluators.items()
@@ -278,7 +280,9 @@ class EvaluationRun:
         return {record.index: Scorecard(record.result()) for record in records}
 
     def _setup(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, shared: Any, name: str) -> Setup:
-        return Setup(sae, cut, corpus, shared, self.settings.seed, dict(self.settings.options.get(name, {})), self.progress)
+        folder = Path(self.settings.data_dir).expanduser() if self.settings.data_dir else None
+        options = dict(self.settings.options.get(name, {}))
+        return Setup(sae, cut, corpus, shared, self.settings.seed, options, folder, self.progress)
 
     def _run_standalone(self, record: _Record, cut: Cut, corpus: TokenCorpus, shared: Any) -> None:
         for name, evaluator in self.evaluators.items():

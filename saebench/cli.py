@@ -16,6 +16,7 @@ from rich.text import Text
 from saebench.errors import SaebenchError
 from saebench.evaluators.commands import dictionary
 from saebench.explaining.commands import examples
+from saebench.tasks.commands import tasks
 from saebench.training.commands import sweep, train
 
 app = typer.Typer(
@@ -65,6 +66,8 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets; see `saebench tasks`.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Probing tasks or sets of them, separated by commas; gao2024 by default.")] = None,
     scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
     out: Annotated[Path, typer.Option(help="A .json file for one checkpoint, else a folder.")] = Path("saebench-results"),
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
@@ -79,6 +82,8 @@ def evaluate(
     if report is not None:
         check_writable(report)
     names = [name.strip() for name in evaluators.split(",") if name.strip()]
+    given = {"downstream.scaling_law": scaling_law, "probe_loss.tasks": tasks}
+    shortcuts = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
     cards = evaluate(
         checkpoint,
         model=model,
@@ -95,8 +100,8 @@ def evaluate(
         seed=seed,
         bos=bos.value if bos else "text" if text else None,
         exclude=exclude,
-        options=parse_options(option or [], names)
-        | ({"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {}),
+        options=parse_options([*(option or []), *shortcuts], names),
+        data_dir=data_dir,
         out=out,
         resume=resume,
     )
@@ -189,6 +194,7 @@ app.command()(dictionary)
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)
+app.add_typer(tasks, name="tasks")
 
 
 def main() -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -41,7 +42,8 @@ class Setup:
         shared: figures of the language model alone, computed once for all autoencoders.
         seed: where any randomness of the evaluator starts from.
         options: the user's settings for this evaluator.
-        progress: where long work of its own is shown.
+        data_dir: a folder with data sets' files, where the user has one.
+        progress: where long work is reported.
     """
 
     sae: Autoencoder
@@ -50,7 +52,8 @@ class Setup:
     shared: Shared
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    progress: Progress = field(default_factory=lambda: Progress(False))
+    data_dir: Path | None = None
+    progress: Progress = field(default_factory=lambda: Progress(shown=False))
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,8 @@ class Evaluator(ABC):
         """Raise ``SaebenchError`` where this evaluator cannot run, before anything heavy is done."""
 
     @classmethod
-    def definitions(cls, setup: Setup) -> dict[str, str]:
-        """The definition files that it reads, as ``kind/name``, with their SHA-256: they go into the result."""
+    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """SHA-256 of the definition files that numbers with these ``options`` depend on, by kind and name."""
         return {}
 
     @abstractmethod

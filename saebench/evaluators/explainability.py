@@ -103,9 +103,9 @@ class Explainability(Evaluator):
         find_padding(setup.cut.model.tokenizer, options.protocol.padding)
 
     @classmethod
-    def definitions(cls, setup: Setup) -> dict[str, str]:
+    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
         """The protocol's file."""
-        protocol = Options.read(setup.options).protocol
+        protocol = Options.read(options).protocol
         return {f"explain/{protocol.definition}": protocol.sha256}
 
     def compute(self) -> EvaluatorResult:
