@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saebench.comparison.commands import compare
 from saebench.errors import SaebenchError
+from saebench.leaderboard import commands as leaderboard
 from saebench.training.commands import sweep, train
 
 app = typer.Typer(
@@ -179,6 +181,8 @@ def report(
             console.print(render_terminal(result))
 
 
+app.command()(compare)
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command()(train)
 app.command()(sweep)
 
