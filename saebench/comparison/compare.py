@@ -102,7 +102,7 @@ class Comparison:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from saebench.comparison.render import render_terminal
 
-        yield from render_terminal(self)
+        yield from render_terminal(self, options.max_width)
 
     def __repr__(self) -> str:
         console = Console(width=140, no_color=True, highlight=False)

@@ -35,8 +35,8 @@ def _frontier(comparison: Comparison, path: str) -> Figure | None:
         caption=plain(f"{metric.description or metric.name}{better}. Both axes are logarithmic; bars are 95 % intervals."),
         summary=plain(f"Line chart of {metric.name} over {horizontal} for {', '.join(curve.name for curve, _ in drawn)}."),
         traces=[_trace(curve, measured, index) for index, (curve, measured) in enumerate(drawn)],
-        layout={"xaxis": {"type": "log", "title": {"text": horizontal}},
-                "yaxis": {"type": "log", "title": {"text": _axis(metric)}}},
+        layout={"xaxis": {"type": "log", "dtick": "D2", "title": {"text": horizontal}},
+                "yaxis": {"type": "log", "dtick": "D2", "title": {"text": _axis(metric)}}},
         header=["Autoencoder", "Curve", horizontal, metric.name, "Standard error"],
         rows=[
             [plain(point.result.sae.origin), plain(curve.name), f"{point.x.value:,.4g}", f"{point.y.value:.5g}",

@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
 MOST_SIDE_BY_SIDE = 4
 """Results that are compared metric by metric; more are compared by the chosen metrics alone."""
-MARKS = {"better": " ✓", "worse": " ✗", "within": " ≈", "equal": " =", "unknown": ""}
+MARKS = {"better": " ✓", "worse": " ✗", "within": " ≈", "equal": " =", "unknown": " ?"}
+WIDEST_WORDS = 32
+"""Columns of a terminal for names; longer ones are folded."""
 STYLES = {"better": "green", "worse": "red"}
-KEY = "value ± standard error; against the first: ✓ better, ✗ worse, ≈ no difference shown (its 95 % interval holds 0)"
+KEY = (
+    "value ± standard error; ↓ lower is better, ↑ higher is better; against the first: ✓ better, ✗ worse, "
+    "≈ within its 95 % interval, ? not judged: no interval is known"
+)
 
 
 @dataclass(frozen=True)
@@ -49,19 +54,45 @@ class _Table:
     left: int  # columns that hold words
 
 
-def render_terminal(comparison: Comparison) -> Iterator[RenderableType]:
-    """The tables for a terminal."""
+def render_terminal(comparison: Comparison, width: int) -> Iterator[RenderableType]:
+    """The tables for a terminal of ``width`` columns. Numbers are never cut: what is too wide becomes several tables."""
     if comparison.differences:
         yield Text(_warning(comparison), style="bold red")
     for table in _tables(comparison):
-        yield Text()
-        shown = Table(title=plain(table.title), title_justify="left", show_edge=False, pad_edge=False, header_style="bold")
-        for index, name in enumerate(table.header):
-            shown.add_column(Text(plain(name)), justify="left" if index < table.left else "right", overflow="fold")
-        for row in table.rows:
-            shown.add_row(*(cell.rich() for cell in row))
-        yield shown
+        for index, columns in enumerate(_fitting(table, width)):
+            yield Text()
+            yield _rich(table, columns, "" if index else table.title)
     yield Text(_key(comparison), style="dim")
+
+
+def _rich(table: _Table, columns: Sequence[int], title: str) -> Table:
+    shown = Table(title=plain(title) or None, title_justify="left", show_edge=False, pad_edge=False, header_style="bold")
+    for column in columns:
+        words = column < table.left
+        shown.add_column(
+            Text(plain(table.header[column])), justify="left" if words else "right", no_wrap=not words, overflow="fold"
+        )
+    for row in table.rows:
+        shown.add_row(*(row[column].rich() for column in columns))
+    return shown
+
+
+def _fitting(table: _Table, width: int) -> Iterator[list[int]]:
+    """The columns of each part; the first, which names the rows, stands in all of them."""
+    needed = [
+        min(max(len(table.header[column]), *(len(row[column].marked) for row in table.rows)), WIDEST_WORDS) + 3
+        if column < table.left
+        else max(len(table.header[column]), *(len(row[column].marked) for row in table.rows)) + 3
+        for column in range(len(table.header))
+    ]
+    part, used = [0], needed[0]
+    for column in range(1, len(needed)):
+        if used + needed[column] > width and len(part) > 1:
+            yield part
+            part, used = [0], needed[0]
+        part.append(column)
+        used += needed[column]
+    yield part
 
 
 def render_markdown(comparison: Comparison) -> str:
@@ -101,14 +132,14 @@ def _by_metric(comparison: Comparison) -> _Table:
     """Every metric that has a better way, with the verdict on each result against the first."""
     header = ["Metric", comparison.names[0]]
     for name in comparison.names[1:]:
-        header += [name, "Difference [95 %]", "Verdict"]
+        header += [name, "Difference [95 %]"]
     columns = [comparison.verdicts(index) for index in range(1, len(comparison.results))]
     rows = []
     for path in dict.fromkeys(path for column in columns for path in column):
         row = [_Cell(_heading(comparison, path)), _Cell(_value(find_metric(comparison.results[0], path)))]
         for result, column in zip(comparison.results[1:], columns, strict=True):
             verdict = column.get(path)
-            row += [_Cell(_value(find_metric(result, path))), _Cell(_difference(verdict)), _words(verdict)]
+            row += [_Cell(_value(find_metric(result, path))), _Cell(_difference(verdict), verdict)]
         rows.append(row)
     return _Table("Metric by metric", header, rows, 1)
 
@@ -153,12 +184,6 @@ def _difference(verdict: Verdict | None) -> str:
     return format_value(_as_metric(verdict.difference, None, verdict.interval))
 
 
-def _words(verdict: Verdict | None) -> _Cell:
-    if verdict is None:
-        return _Cell("")
-    return _Cell(verdict.words + (f" (paired by {verdict.paired})" if verdict.paired else ""), verdict)
-
-
 def _as_metric(value: float, error: float | None, interval: tuple[float, float] | None = None) -> Metric:
     return Metric(name="value", value=value, unit="1", direction="none", n=0, standard_error=error, interval=interval)
 
@@ -168,4 +193,21 @@ def _warning(comparison: Comparison) -> str:
 
 
 def _key(comparison: Comparison) -> str:
-    return "value ± standard error; nothing is judged across benchmarks" if comparison.differences else KEY
+    if comparison.differences:
+        return "value ± standard error; nothing is judged across benchmarks"
+    return f"{KEY}; {_pairing(comparison)}"
+
+
+def _pairing(comparison: Comparison) -> str:
+    """By what the differences are paired, and which are not."""
+    judged = [
+        verdict
+        for index in range(1, len(comparison.results))
+        for verdict in comparison.verdicts(index).values()
+        if verdict.interval is not None
+    ]
+    by = sorted({verdict.paired for verdict in judged if verdict.paired})
+    apart = list(dict.fromkeys(verdict.metric for verdict in judged if not verdict.paired))
+    if not by:
+        return "differences are not paired"
+    return f"differences are paired by {' and '.join(by)}" + (f", except of {', '.join(apart)}" if apart else "")

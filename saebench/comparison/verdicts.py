@@ -48,7 +48,7 @@ class Verdict:
         if self.outcome == "equal":
             return "equal"
         if self.outcome == "within":
-            return "no difference shown: within its 95 % interval"
+            return "within its interval"
         return self.outcome
 
 

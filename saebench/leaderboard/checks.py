@@ -161,12 +161,10 @@ def _read_imports(board: Board, folder: Path) -> None:
 def _check_duplicates(board: Board) -> None:
     seen: dict[str, Path] = {}
     for path, submission in board.submissions.items():
-        sha256 = submission.result.sae.weights_sha256
-        if sha256 is None:
-            continue
-        if sha256 in seen:
-            board.report(path, f"the same weights were submitted as {seen[sha256].name}")
-        seen.setdefault(sha256, path)
+        key = submission.autoencoder
+        if key in seen:
+            board.report(path, f"the same autoencoder was submitted as {seen[key].name}")
+        seen.setdefault(key, path)
 
 
 def _incomplete(result: Result) -> Iterator[str]:

@@ -81,7 +81,7 @@ def build(
     from saebench.leaderboard.site import build as run
 
     pages = run(root, out)
-    console.print(Text(f"{pages:,} entries: {out / 'index.html'}"))
+    console.print(Text(f"{pages:,} {'entry' if pages == 1 else 'entries'}: {out / 'index.html'}"))
 
 
 @app.command("import-saebench")

@@ -95,7 +95,9 @@ def _interval(metric: Metric) -> str:
         low, high = metric.value - Z95 * error, metric.value + Z95 * error
     else:
         return ""
-    digits = 4 if not error else max(0, min(7, 1 - _exponent(error)))
+    if not error:
+        return f"{low:.4g} to {high:.4g}"
+    digits = max(0, min(7, 1 - _exponent(error)))
     return f"{low:z,.{digits}f} to {high:z,.{digits}f}"
 
 

@@ -57,9 +57,11 @@ def matching(submissions: list[Submission], checkpoint: str) -> Submission:
         SaebenchError: there is none.
     """
     sha256 = checkpoints.inspect(checkpoint).weights_sha256
-    for submission in submissions:
-        if submission.result.sae.weights_sha256 == sha256:
-            return submission
+    own = [submission for submission in submissions if submission.result.sae.weights_sha256 == sha256]
+    if len(own) > 1:
+        raise SaebenchError(f"Several submissions have the weights of {checkpoint}: name the file to check.")
+    if own:
+        return own[0]
     if len(submissions) == 1:
         return submissions[0]  # it is to be told that the weights are not its own
     raise SaebenchError(f"No submission has the weights of {checkpoint} (SHA-256 {sha256}): name the file to check.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ def table_data(rows: Sequence[Row], boards: Sequence[dict[str, str]]) -> dict[st
     return {
         "boards": list(boards),
         "metrics": [_description(path, rows) for path in paths],
+        "start": _busiest(rows),
         "headline": [path for path in headline(rows) if path in paths],
         "rows": {
             "name": [row.name for row in rows],
@@ -90,6 +92,12 @@ def table_data(rows: Sequence[Row], boards: Sequence[dict[str, str]]) -> dict[st
         "values": [[_short(metric.value) if (metric := find_metric(row, path)) else None for row in rows] for path in paths],
         "errors": [[_error(find_metric(row, path)) for row in rows] for path in paths],
     }
+
+
+def _busiest(rows: Sequence[Row]) -> int:
+    """The leaderboard that is shown first: the one with the most entries of this suite."""
+    counts = Counter(row.board for row in rows if not row.imported) or Counter(row.board for row in rows)
+    return counts.most_common(1)[0][0]
 
 
 def _description(path: str, rows: Sequence[Row]) -> dict[str, str]:

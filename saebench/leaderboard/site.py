@@ -30,6 +30,7 @@ def build(root: Path, out: Path) -> int:
     if problems:
         more = f" ({len(problems) - 1} more: see `saebench leaderboard check`)" if len(problems) > 1 else ""
         raise SaebenchError(f"{problems[0]}"[:-1] + f"{more}.")
+    boards = [board for board in boards if board.submissions or board.imports]
     entries = entry_rows(boards)
     if not entries:
         raise SaebenchError(f"There are no entries in {root}: add some with `saebench leaderboard submit`.")
@@ -55,7 +56,7 @@ def _describe(board: Board) -> dict[str, Any]:
     if benchmark is None:
         entry = next(iter(board.imports.values()))
         words = [("Measured by", "another suite, under its own conditions; nothing of it was checked here")]
-        return {"model": entry.model, "hook": entry.sae.hook, "title": f"{entry.model}, {entry.sae.hook}", "facts": words}
+        return {"model": entry.model, "hook": entry.sae.hook, "title": "Other suites", "facts": words}
     corpus = benchmark.corpus
     evaluators = ", ".join(f"{name} {rule.version}" for name, rule in benchmark.evaluators.items())
     found = [

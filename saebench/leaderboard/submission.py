@@ -51,6 +51,12 @@ class Submission(Strict):
     result_sha256: Sha256
     result: Result
 
+    @property
+    def autoencoder(self) -> str:
+        """What makes two entries the same autoencoder: the weights, and the activation function that reads them."""
+        sae = self.result.sae
+        return canonical_hash([sae.weights_sha256, sae.activation])
+
 
 def make_submission(
     result: Result, name: str, origin: str, licence: str, contact: str, command: str | None = None

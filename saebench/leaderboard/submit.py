@@ -48,7 +48,7 @@ def submit(
     path = folder / f"{submission.name}.json"
     if path.exists():
         raise SaebenchError(f"{path} exists: choose another --name, or remove it first.")
-    _refuse_same_weights(submission, folder)
+    _refuse_repeated(submission, folder)
     write_text(path, to_json(submission))
     return path
 
@@ -116,11 +116,11 @@ def _fitting(result: Result, root: Path) -> Path:
     )
 
 
-def _refuse_same_weights(submission: Submission, folder: Path) -> None:
+def _refuse_repeated(submission: Submission, folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         try:
             other = read_submission(path)
         except BadFile:
             continue
-        if other.result.sae.weights_sha256 == submission.result.sae.weights_sha256:
-            raise SaebenchError(f"These weights were submitted before, as {path.name}: remove that file to replace it.")
+        if other.autoencoder == submission.autoencoder:
+            raise SaebenchError(f"This autoencoder was submitted before, as {path.name}: remove that file to replace it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ from markupsafe import Markup, escape
 from saebench.report.figures import Figure
 
 WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 58, 8, 10, 44
+LEFT, RIGHT, TOP, BOTTOM = 58, 28, 10, 44
 
 
 def draw(figure: Figure) -> Markup:
@@ -20,16 +21,16 @@ def draw(figure: Figure) -> Markup:
     if not points:
         return Markup("")
     bars = trace["type"] == "bar"
-    step = min((b[0] - a[0] for a, b in zip(points, points[1:], strict=False)), default=1.0)
+    step = min((b[0] - a[0] for a, b in itertools.pairwise(points)), default=1.0)
     low = points[0][0] - (step / 2 if bars else 0)
     high = points[-1][0] + (step / 2 if bars else 0)
     top = max(y for _, y in points) or 1.0
     ticks = _ticks(top)
     scale = _Scale(low, high if high > low else low + 1, max(top, ticks[-1]))
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>').format(
-        WIDTH, HEIGHT, figure.summary, _axes(figure, scale, ticks), _bars(points, step, scale) if bars else _line(points, scale),
-        Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT),
-    )  # fmt: skip
+    shape = _bars(points, step, scale) if bars else _line(points, scale)
+    base = Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
+    picture = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>')
+    return picture.format(WIDTH, HEIGHT, figure.summary, _axes(figure, scale, ticks), shape, base)
 
 
 class _Scale:
@@ -51,7 +52,9 @@ def _axes(figure: Figure, scale: _Scale, ticks: list[float]) -> Markup:
         parts.append(Markup('<text x="{}" y="{}" class="end">{}</text>').format(LEFT - 8, y + 4, f"{tick:g}"))
     axis = figure.layout.get("xaxis", {})
     for value, words in _x_ticks(axis, scale):
-        parts.append(Markup('<text x="{}" y="{}" class="middle">{}</text>').format(scale.x(value), HEIGHT - BOTTOM + 18, words))
+        parts.append(
+            Markup('<text x="{}" y="{}" class="middle">{}</text>').format(scale.x(value), HEIGHT - BOTTOM + 18, words)
+        )
     titles = (axis.get("title", {}).get("text", ""), figure.layout.get("yaxis", {}).get("title", {}).get("text", ""))
     parts.append(Markup('<text x="{}" y="{}" class="middle">{}</text>').format((WIDTH + LEFT) / 2, HEIGHT - 6, titles[0]))
     parts.append(
