@@ -10,6 +10,8 @@ from saebench.errors import SaebenchError
 from saebench.results import Result
 
 LONGEST_VALUE = 40
+NOT_CONDITIONS = ("options", "controls")
+"""Settings that are compared evaluator by evaluator, or that add numbers without changing any."""
 
 
 def benchmark_identity(result: Result) -> dict[str, Any]:
@@ -33,7 +35,8 @@ def benchmark_identity(result: Result) -> dict[str, Any]:
         found[f"evaluators.{name}.version"] = evaluator.version
         found[f"evaluators.{name}.settings"] = {**evaluator.settings, **options.get(name, {})}
         found |= {f"metrics.{name}.{key}.version": metric.version for key, metric in evaluator.metrics.items()}
-    return found | {f"definitions.{name}": sha256 for name, sha256 in result.definitions.items()}
+    others = {f"settings.{key}": value for key, value in result.settings.items() if key not in NOT_CONDITIONS}
+    return found | others | {f"definitions.{name}": sha256 for name, sha256 in result.definitions.items()}
 
 
 def differing_fields(results: Sequence[Result]) -> dict[str, list[str]]:

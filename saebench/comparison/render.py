@@ -43,7 +43,7 @@ class _Cell:
         return self.text + (MARKS[self.verdict.outcome] if self.verdict is not None else "")
 
     def rich(self) -> Text:
-        return Text(self.marked, style=STYLES.get(self.verdict.outcome, "") if self.verdict is not None else "")
+        return Text(plain(self.marked), style=STYLES.get(self.verdict.outcome, "") if self.verdict is not None else "")
 
 
 @dataclass(frozen=True)

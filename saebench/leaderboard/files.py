@@ -54,7 +54,8 @@ def folder_name(text: str) -> str:
     Raises:
         SaebenchError: nothing sensible can be made of it.
     """
-    made = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "--")).strip("._-")
+    made = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "--"))
+    made = re.sub(r"[._-]{2,}", "--", made).strip("._-")
     if not is_folder_name(made):
         raise SaebenchError(f"{text!r} makes no name for a folder: use a name of letters, digits, '.', '_' and '-'.")
     return made
@@ -70,10 +71,11 @@ def read_bytes(path: Path, largest: int = LARGEST_SUBMISSION) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise BadFile("it is a link or cannot be read") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise BadFile("it is not a regular file")
     with os.fdopen(handle, "rb") as stream:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadFile("it is not a regular file")
         if status.st_size > largest:
             raise BadFile(f"it has {status.st_size:,} bytes; at most {largest:,} are read")
         return stream.read(largest + 1)

@@ -28,8 +28,8 @@ UNVOUCHED = {
 CLAIMED_L0 = "taken from the autoencoder's name, which says the average L0 that its authors measured"
 LARGEST_RESULT = 64 * 2**20
 """SAEBench's files for information theory and automatic interpretation have several MB."""
-LOWER = re.compile(r"(^|_)(kl_div|ce_loss_with_sae|mse|frac_dead|absorption|loss)")
-HIGHER = re.compile(r"accuracy|explained_variance|cossim|ce_loss_score|kl_div_score|(^|_)(auc|f1|score)|(scr|tpp)_metric")
+LOWER = re.compile(r"(^|[._])(kl_div|ce_loss_with_sae|mse|frac_dead|absorption|loss)")
+HIGHER = re.compile(r"accuracy|explained_variance|cossim|ce_loss_score|kl_div_score|(^|[._])(auc|f1|score)|(scr|tpp)_metric")
 NOT_THE_SAES = re.compile(r"(^|\.)llm_|with_ablation|without_sae|ce_loss_without")
 
 

@@ -9,7 +9,7 @@ from saebench.results import EvaluatorResult, Metric, Result
 from saebench.statistics import ratio_estimate
 
 SHARES = ("top1_agreement", "f1", "precision", "recall", "accuracy", "auc", "sparsity")
-AT_MOST_ONE = ("explained_variance", "loss_recovered", "loss_recovered_mean")
+AT_MOST_ONE = ("explained_variance",)
 AT_LEAST_ZERO = ("l0", "mse", "ce_clean", "ce_spliced", "ce_zero_ablated", "ce_mean_ablated", "normalised_mse",
                  "normalised_mse_unit_norm", "per_token_normalised_mse", "kl_divergence", "probe_loss")  # fmt: skip
 ROUNDING = 1e-5

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from saebench import checkpoints
 from saebench.comparison.samples import stated_error
 from saebench.errors import SaebenchError
 from saebench.leaderboard.benchmark import Benchmark
 from saebench.leaderboard.submission import Submission
 from saebench.results import Metric, Result
+from saebench.sae import SparseAutoencoder
 
 CHEAP = ("reconstruction", "downstream")
 ARITHMETIC = 1e-3
 """Relative: what other processors and batch sizes may change."""
 
 
-def recompute(submission: Submission, benchmark: Benchmark, checkpoint: str) -> list[str]:
+def recompute(submission: Submission, benchmark: Benchmark, sae: SparseAutoencoder) -> list[str]:
     """Where the checkpoint does not give the submission's numbers, in sentences without a full stop.
 
     A number may differ by its standard error: the stated one, or that found now where it is smaller.
 
     Raises:
-        SaebenchError: the checkpoint, the model or the text cannot be had.
+        SaebenchError: the model or the text cannot be had.
     """
     from saebench.api import evaluate
 
     claimed = submission.result
-    found = checkpoints.inspect(checkpoint).weights_sha256
+    found = sae.info.weights_sha256
     if found != claimed.sae.weights_sha256:
         return [f"the checkpoint's weights have the hash {found}, the submission's {claimed.sae.weights_sha256}"]
     corpus = benchmark.corpus
     (card,) = evaluate(
-        [checkpoint],
+        [sae],
         model=benchmark.model.name,
         hook=benchmark.hook_in,
         hook_out=benchmark.hook_out,
@@ -50,13 +50,13 @@ def recompute(submission: Submission, benchmark: Benchmark, checkpoint: str) -> 
     return list(_differences(claimed, card.result))
 
 
-def matching(submissions: list[Submission], checkpoint: str) -> Submission:
+def matching(submissions: list[Submission], sae: SparseAutoencoder) -> Submission:
     """The submission of a checkpoint's weights.
 
     Raises:
         SaebenchError: there is none.
     """
-    sha256 = checkpoints.inspect(checkpoint).weights_sha256
+    sha256, checkpoint = sae.info.weights_sha256, sae.info.origin
     own = [submission for submission in submissions if submission.result.sae.weights_sha256 == sha256]
     if len(own) > 1:
         raise SaebenchError(f"Several submissions have the weights of {checkpoint}: name the file to check.")

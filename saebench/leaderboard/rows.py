@@ -72,7 +72,8 @@ def table_data(rows: Sequence[Row], boards: Sequence[dict[str, str]]) -> dict[st
 
     ``boards`` are ``{model, hook, title}``.
     """
-    paths = [path for path in metric_paths(rows) if path not in (L0, "claimed.l0")]
+    own_first = sorted(rows, key=lambda row: row.imported)
+    paths = [path for path in metric_paths(own_first) if path not in (L0, "claimed.l0")]
     l0 = [row.l0 for row in rows]
     return {
         "boards": list(boards),

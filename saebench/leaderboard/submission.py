@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, StringConstraints, ValidationError
 
 from saebench.leaderboard.benchmark import Sha256
 from saebench.leaderboard.files import BadFile, Strict, in_words, is_name, read_json
@@ -44,10 +44,10 @@ class Submission(Strict):
 
     submission_version: Literal[1]
     name: Annotated[str, AfterValidator(_name)]
-    origin: Annotated[Readable, Field(max_length=500)]
-    licence: Annotated[Readable, Field(max_length=100)]
-    contact: Annotated[Readable, Field(max_length=200)]
-    command: Annotated[Readable, Field(max_length=2000)] | None = None
+    origin: Annotated[str, StringConstraints(max_length=500), AfterValidator(_readable)]
+    licence: Annotated[str, StringConstraints(max_length=100), AfterValidator(_readable)]
+    contact: Annotated[str, StringConstraints(max_length=200), AfterValidator(_readable)]
+    command: Annotated[str, StringConstraints(max_length=2000), AfterValidator(_readable)] | None = None
     result_sha256: Sha256
     result: Result
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from saebench.errors import SaebenchError
 from saebench.leaderboard.benchmark import benchmark_of, mismatches, read_benchmark, to_toml
 from saebench.leaderboard.checks import Board, check_submission
-from saebench.leaderboard.files import BENCHMARK, IMPORTED, BadFile, board_folders, folder_name
+from saebench.leaderboard.files import BENCHMARK, IMPORTED, LARGEST_SUBMISSION, BadFile, board_folders, folder_name
 from saebench.leaderboard.imported import import_saebench
 from saebench.leaderboard.submission import Submission, make_submission, proposed_name, read_submission, to_json
 from saebench.results import Result, write_text
@@ -49,7 +49,14 @@ def submit(
     if path.exists():
         raise SaebenchError(f"{path} exists: choose another --name, or remove it first.")
     _refuse_repeated(submission, folder)
-    write_text(path, to_json(submission))
+    text = to_json(submission)
+    size = len(text.encode())
+    if size > LARGEST_SUBMISSION:
+        raise SaebenchError(
+            f"The submission has {size:,} bytes, of which {LARGEST_SUBMISSION:,} are allowed: leave out the evaluator whose "
+            "details are the longest."
+        )
+    write_text(path, text)
     return path
 
 
@@ -59,6 +66,7 @@ def recompute(boards: Sequence[Board], files: Sequence[Path], checkpoint: str) -
     Raises:
         SaebenchError: no submission has its weights, or something cannot be had.
     """
+    from saebench import checkpoints
     from saebench.leaderboard.recompute import matching
     from saebench.leaderboard.recompute import recompute as run
 
@@ -69,10 +77,11 @@ def recompute(boards: Sequence[Board], files: Sequence[Path], checkpoint: str) -
         for path, submission in board.submissions.items()
         if not wanted or path.absolute() in wanted
     }
-    chosen = matching([submission for _, submission, _ in found.values()], checkpoint)
+    sae = checkpoints.load(checkpoint)
+    chosen = matching([submission for _, submission, _ in found.values()], sae)
     path, submission, benchmark = found[id(chosen)]
     assert benchmark is not None  # or the check before would have stopped
-    return [f"{path}: {problem}." for problem in run(submission, benchmark, checkpoint)]
+    return [f"{path}: {problem}." for problem in run(submission, benchmark, sae)]
 
 
 def import_results(files: Sequence[Path], root: Path) -> list[Path]:

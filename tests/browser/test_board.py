@@ -16,6 +16,7 @@ from tests.leaderboard.samples import entry_result, saebench_file, submission, w
 from tests.sample_results import evaluator, metric
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+ROWS = "#table tbody tr:not(.gap)"
 NAMES = "#table tbody th a"
 
 
@@ -63,7 +64,7 @@ def test_a_column_sorts_best_first_then_the_other_way(site: Path, open_page: Any
     button.press("Enter")
     assert names(page)[0] in ("jumprelu-8", "topk-8")
     assert page.locator("#table th[aria-sort]").get_attribute("aria-sort") == "descending"
-    first = page.locator("#table tbody tr").first.inner_text()
+    first = page.locator(ROWS).first.inner_text()
     assert "0.3668 ± 0.0021" in first
 
 
@@ -197,7 +198,7 @@ def test_it_is_usable_on_a_phone_and_in_the_dark(site: Path, open_page: Any) -> 
 def test_a_screen_reader_finds_names_roles_and_counts(site: Path, open_page: Any) -> None:
     page = open_page(address(site))
     assert page.locator("#table table").get_attribute("aria-rowcount") == "9"
-    assert page.locator("#table tbody tr").first.get_attribute("aria-rowindex") == "2"
+    assert page.locator(ROWS).first.get_attribute("aria-rowindex") == "2"
     unnamed = page.evaluate(
         "[...document.querySelectorAll('input, select, button')].filter((each) => !each.labels?.length "
         "&& !each.textContent.trim() && !each.getAttribute('aria-label')).map((each) => each.outerHTML)"
@@ -229,18 +230,22 @@ def test_ten_thousand_rows_stay_fluid(tmp_path: Path, open_page: Any) -> None:
     assert page.locator("#count").inner_text() == "10,000 of 10,000 entries, by Autoencoder"
     assert page.locator(NAMES).count() < 100
     sorting = page.evaluate(
-        """() => { const start = performance.now(); sortBy("reconstruction.normalised_mse"); grid.offsetHeight;
-                   return performance.now() - start; }"""
+        """() => { const times = [];
+                   for (let step = 0; step < 5; step++) {
+                     const start = performance.now(); sortBy("reconstruction.normalised_mse"); grid.offsetHeight;
+                     times.push(performance.now() - start); }
+                   return Math.min(...times); }"""
     )
     scrolling = page.evaluate(
         """() => { const times = [];
                    for (let step = 1; step <= 50; step++) {
                      grid.scrollTop = step * 6789; const start = performance.now(); drawRows(); grid.offsetHeight;
                      times.push(performance.now() - start); }
-                   return times.sort((a, b) => a - b)[45]; }"""
+                   return times.sort((a, b) => a - b)[25]; }"""
     )
-    print(f"sorting and drawing 10,000 rows: {sorting:.0f} ms; scrolling, 90th percentile: {scrolling:.1f} ms")
-    assert sorting < 1000 and scrolling < 50
+    print(f"sorting and drawing 10,000 rows: {sorting:.0f} ms; a jump in the table, median: {scrolling:.1f} ms")
+    assert sorting < 500 and scrolling < 50  # a few times less where the machine has nothing else to do
+    assert page.locator(ROWS).count() < 100
     page.evaluate("grid.scrollTop = grid.scrollHeight")
     page.wait_for_selector("tr[aria-rowindex='10001']")
     best = page.evaluate("order.map((row) => column('reconstruction.normalised_mse')[row])")

@@ -1,7 +1,5 @@
 // Controls and drawing: a change of the state redraws everything and writes the address.
 
-const control = (id) => document.getElementById(id);
-
 function option(value, text) {
   return make("option", text, {value});
 }
@@ -66,7 +64,7 @@ function architectureChip(name) {
 
 function showControls() {
   control("hook").replaceChildren(option("", "all"), ...hooksOf(state.model).map((name) => option(name, name)));
-  for (const key of ["q", "model", "hook", "source", "min", "max", "x", "y"]) {
+  for (const key of ["q", "model", "hook", "source", "min", "max", "x"]) {
     if (control(key).value !== state[key]) control(key).value = state[key];
   }
   control("log").checked = state.log;

@@ -16,7 +16,7 @@ const MARKERS = [
 ];
 const plot = document.getElementById("plot"), tip = document.getElementById("tip"), said = document.getElementById("plot-said");
 const darkTheme = window.matchMedia("(prefers-color-scheme: dark)");
-let dots = [], chosen = -1;
+let dots = [], chosen = -1, vertical = state.y;
 
 function colour(architecture) {
   const palette = darkTheme.matches ? COLOURS.dark : COLOURS.light;
@@ -72,14 +72,22 @@ function tickText(value) {
   return Math.abs(value) >= 1e4 ? value.toLocaleString("en", {notation: "compact"}) : String(+value.toPrecision(3));
 }
 
+// The metric chosen; where it stands there by default and none of the rows has it, the first that some have.
+function pickVertical(rows) {
+  const has = (key) => rows.some((row) => column(key)[row] !== null);
+  vertical = state.y === DEFAULTS.y && !has(state.y) ? DATA.headline.find(has) ?? state.y : state.y;
+  control("y").value = vertical;
+}
+
 function drawPlot(rows) {
+  pickVertical(rows);
   chosen = -1;
   tip.hidden = true;
-  const xs = column(state.x), ys = column(state.y), bars = errors(state.y);
+  const xs = column(state.x), ys = column(vertical), bars = errors(vertical);
   const known = rows.filter((row) => xs[row] !== null && ys[row] !== null);
   const width = plot.clientWidth, height = plot.clientHeight;
   const [left, right, top, bottom] = [60, width - 10, 10, height - 42];
-  plot.setAttribute("aria-label", `Scatter plot of ${label(state.y)} over ${label(state.x)}: ${known.length} autoencoders`);
+  plot.setAttribute("aria-label", `Scatter plot of ${label(vertical)} over ${label(state.x)}: ${known.length} autoencoders`);
   if (!known.length) {
     dots = [];
     plot.replaceChildren(make("p", "No entry shown here has both values.", {class: "empty"}));
@@ -119,7 +127,7 @@ function drawAxes(picture, sx, sy, {left, right, top, bottom}) {
   picture.append(svg("path", {class: "axis", d: `M${left} ${top}V${bottom}H${right}`}));
   picture.append(svg("text", {x: (left + right) / 2, y: bottom + 36, class: "middle"}, label(state.x) + arrow(state.x)));
   const middle = (top + bottom) / 2;
-  picture.append(svg("text", {x: 14, y: middle, class: "middle", transform: `rotate(-90 14 ${middle})`}, label(state.y) + arrow(state.y)));
+  picture.append(svg("text", {x: 14, y: middle, class: "middle", transform: `rotate(-90 14 ${middle})`}, label(vertical) + arrow(vertical)));
 }
 
 function drawSeries(picture, architecture, own, {ys, bars, sy, top, bottom}) {
@@ -144,7 +152,7 @@ function drawSeries(picture, architecture, own, {ys, bars, sy, top, bottom}) {
 
 // The points of a series that no other betters: nothing with a smaller x has a better y.
 function frontier(own, ys) {
-  const way = direction(state.y);
+  const way = direction(vertical);
   if (way === "none" || direction(state.x) === "higher") return [];
   const sign = way === "lower" ? 1 : -1, kept = [];
   let best = Infinity;
@@ -163,7 +171,7 @@ function choose(index, aloud) {
   if (!dot) return;
   ring.setAttribute("cx", dot.x);
   ring.setAttribute("cy", dot.y);
-  const parts = [state.x, state.y].map((key) => `${label(key)} ${formatValue(column(key)[dot.row], errors(key)?.[dot.row])}`);
+  const parts = [state.x, vertical].map((key) => `${label(key)} ${formatValue(column(key)[dot.row], errors(key)?.[dot.row])}`);
   tip.replaceChildren(make("strong", ROWS.name[dot.row]), make("div", ROWS.architecture[dot.row]), ...parts.map((part) => make("div", part)));
   const frame = tip.parentElement, spare = frame.clientWidth - tip.offsetWidth - 4;
   tip.style.left = `${Math.max(4, Math.min(dot.x + 24, spare))}px`;

@@ -14,6 +14,8 @@ const DEFAULTS = {
 };
 let state = structuredClone(DEFAULTS);
 
+const control = (id) => document.getElementById(id);
+
 function column(key) {
   if (METRIC.has(key)) return DATA.values[METRIC.get(key)];
   return key === "board" ? ROWS.board.map(boardName) : ROWS[key];

@@ -4,6 +4,7 @@ const ROW_HEIGHT = 36, MARGIN = 10;
 const grid = document.getElementById("table"), tableElement = grid.querySelector("table");
 const head = tableElement.querySelector("thead tr"), body = tableElement.querySelector("tbody");
 const narrowScreen = window.matchMedia("(max-width: 40rem)");
+const drawn = new Map(), above = gap(), below = gap();
 let order = [], columns = [], first = -1, last = -1, waiting = false;
 
 function make(tag, text, attributes = {}) {
@@ -16,14 +17,20 @@ function make(tag, text, attributes = {}) {
 function drawTable(rows) {
   order = rows;
   const manyBoards = new Set(order.map((row) => ROWS.board[row])).size > 1;
-  columns = [...FIXED.filter((key) => key !== "board" || manyBoards), ...state.columns];
+  columns = [...FIXED.filter((key) => key !== "board" || manyBoards), ...chosenColumns()];
   drawHead();
   tableElement.setAttribute("aria-rowcount", order.length + 1);
   tableElement.setAttribute("aria-colcount", columns.length);
   const rowsHeight = order.length ? order.length * ROW_HEIGHT : 90;
   grid.style.height = `${head.offsetHeight + rowsHeight + 18}px`;  // the style sheet says how much at most
-  first = last = -1;
+  forgetRows();
   drawRows();
+}
+
+// The columns chosen; of those that stand there by default, only the ones that have something to show.
+function chosenColumns() {
+  if (state.columns.join() !== DEFAULT_COLUMNS.join()) return state.columns;
+  return state.columns.filter((key) => order.some((row) => column(key)[row] !== null));
 }
 
 function drawHead() {
@@ -56,6 +63,7 @@ function sortBy(key) {
   change({sort: key, down: state.sort === key ? !state.down : down});
 }
 
+// Rows that stay in sight are kept; only those that come and go are touched.
 function drawRows() {
   waiting = false;
   const from = Math.max(0, Math.floor(grid.scrollTop / ROW_HEIGHT) - MARGIN);
@@ -63,21 +71,37 @@ function drawRows() {
   if (from === first && to === last) return;
   const focused = body.contains(document.activeElement) ? +document.activeElement.dataset.place : null;
   [first, last] = [from, to];
-  const drawn = [];
-  if (from > 0) drawn.push(gap(from));
-  for (let place = from; place < to; place++) drawn.push(drawRow(place));
-  if (to < order.length) drawn.push(gap(order.length - to));
-  if (!order.length) drawn.push(nothing());
-  body.replaceChildren(...drawn);
-  if (focused !== null) body.querySelector(`a[data-place="${focused}"]`)?.focus({preventScroll: true});
+  for (const [place, row] of drawn) {
+    if (place < from || place >= to) { row.remove(); drawn.delete(place); }
+  }
+  let next = above.nextSibling;
+  for (let place = from; place < to; place++) {
+    if (drawn.has(place)) { next = drawn.get(place).nextSibling; continue; }
+    const row = drawRow(place);
+    body.insertBefore(row, next);
+    drawn.set(place, row);
+  }
+  stretch(above, from);
+  stretch(below, order.length - to);
+  if (focused !== null && !drawn.has(focused)) grid.focus({preventScroll: true});
 }
 
-function gap(rows) {
+function forgetRows() {
+  drawn.clear();
+  first = last = -1;
+  body.replaceChildren(above, ...(order.length ? [] : [nothing()]), below);
+}
+
+function gap() {
   const row = make("tr", null, {class: "gap", "aria-hidden": "true"});
-  const cell = make("td", null, {colspan: columns.length});
-  cell.style.height = `${rows * ROW_HEIGHT}px`;
-  row.append(cell);
+  row.append(make("td", null));
   return row;
+}
+
+function stretch(row, places) {
+  row.hidden = places === 0;
+  row.firstChild.colSpan = columns.length;
+  row.firstChild.style.height = `${places * ROW_HEIGHT}px`;
 }
 
 function nothing() {
@@ -114,7 +138,7 @@ function drawCell(key, index, place) {
 
 // Long names keep their end, which tells them apart.
 function shortened(name) {
-  const room = narrowScreen.matches ? 22 : 56, letters = [...name];
+  const room = narrowScreen.matches ? 18 : 56, letters = [...name];
   if (letters.length <= room) return name;
   const start = Math.floor(room / 3);
   return letters.slice(0, start).join("") + "…" + letters.slice(start + 1 - room).join("");
@@ -146,4 +170,5 @@ grid.addEventListener("keydown", (event) => {
   goTo(here + steps[event.key]);
 });
 
-new ResizeObserver(() => { first = last = -1; drawRows(); }).observe(grid);
+new ResizeObserver(drawRows).observe(grid);
+narrowScreen.addEventListener("change", () => { forgetRows(); drawRows(); });
