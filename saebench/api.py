@@ -111,6 +111,20 @@ def evaluate(
     return cards if several else cards[0]
 
 
+def prepare(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut, TokenCorpus]:
+    """One autoencoder with its language model, cut at its hooks, and its text, all checked as ``evaluate`` does.
+
+    Args:
+        sae: as for ``evaluate``.
+        progress: where to show progress.
+        **settings: see ``EvaluationSettings``.
+
+    Raises:
+        SaebenchError: something given is not right.
+    """
+    return EvaluationRun([sae], EvaluationSettings(evaluators=(), **settings), [None], False, progress).prepare()
+
+
 def _targets(out: str | Path | None, candidates: Sequence[Any]) -> list[Path | None]:
     """Where each result goes; every place is checked. A single result may be named by its file."""
     if out is None:
@@ -169,6 +183,13 @@ class EvaluationRun:
             indices = [index for index, each in enumerate(self.hooks) if each == hooks]
             cards |= self._evaluate_hook(indices, [saes[index] for index in indices], cut, corpus)
         return [cards[index] for index in range(len(self.candidates))]
+
+    def prepare(self) -> tuple[Autoencoder, Cut, TokenCorpus]:
+        """The first candidate, its language model cut at its hooks, and the text; nothing is evaluated."""
+        loaded = self._load_checkpoint(self.candidates[0])
+        model = self._load_model()
+        cut = model.cut(*self.hooks[0])
+        return self._fitted(loaded, cut), cut, self._corpus(model)
 
     def _describe(self, candidate: Any) -> CheckpointInfo | None:
         if isinstance(candidate, str | Path):

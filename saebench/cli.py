@@ -15,6 +15,7 @@ from rich.text import Text
 
 from saebench.comparison.commands import compare
 from saebench.errors import SaebenchError
+from saebench.explaining.commands import examples
 from saebench.leaderboard import commands as leaderboard
 from saebench.training.commands import sweep, train
 
@@ -185,6 +186,7 @@ app.command()(compare)
 app.add_typer(leaderboard.app, name="leaderboard")
 app.command()(train)
 app.command()(sweep)
+app.command()(examples)
 
 
 def main() -> None:

@@ -44,18 +44,25 @@ def write_page(
 
 def render_page(results: Sequence[Result], figures: Sequence[Figure] = (), differences: Sequence[str] | None = None) -> str:
     """The page of one or several results, whole; see ``write_page``."""
-    from plotly.offline import get_plotlyjs
-
-    drawn = [*figures, *figures_of(results)]
     return templates().get_template("page.html").render(
         title=plain(results[0].sae.origin) if len(results) == 1 else f"{len(results)} sparse autoencoders",
         cards=[_card(result) for result in results],
         side_by_side=_side_by_side(results) if len(results) > 1 else None,
         differences=conditions_that_differ(results) if differences is None else differences,
-        figures=drawn,
-        plotly=Markup(get_plotlyjs() if drawn else ""),
-        figure_data=script_json([{"id": each.key, "traces": each.traces, "layout": each.layout} for each in drawn]),
+        **_drawn([*figures, *figures_of(results)]),
     )  # fmt: skip
+
+
+def render_figures(title: str, lead: str, drawn: Sequence[Figure]) -> str:
+    """A page of figures alone, under a title and one sentence."""
+    return templates().get_template("figures_page.html").render(title=title, lead=lead, **_drawn(drawn))
+
+
+def _drawn(drawn: Sequence[Figure]) -> dict[str, Any]:
+    from plotly.offline import get_plotlyjs
+
+    data = [{"id": each.key, "traces": each.traces, "layout": each.layout} for each in drawn]
+    return {"figures": drawn, "plotly": Markup(get_plotlyjs() if drawn else ""), "figure_data": script_json(data)}
 
 
 def render_html_table(result: Result) -> str:

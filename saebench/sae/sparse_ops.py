@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SUM_MODE, NO_PADDING = 0, -1  # of PyTorch's embedding bags
+
 
 class Entries(NamedTuple):
     """The places of a sparse code: entry ``e`` is latent ``columns[e]`` at token ``rows[e]``, sorted by token."""
@@ -46,13 +48,16 @@ def _bags(sorted_keys: Tensor, places: Tensor, weights: Tensor, table: Tensor, s
     return F.embedding_bag(places, table, offsets, per_sample_weights=weights.to(table.dtype), mode="sum")
 
 
-def dot_rows(entries: Entries, left: Tensor, table: Tensor, chunk: int = 1 << 16) -> Tensor:
-    """``[entries]``: ``left[rows[e]] . table[columns[e]]``, in chunks."""
-    parts = [
-        torch.linalg.vecdot(left[rows], table[columns])
-        for rows, columns in zip(entries.rows.split(chunk), entries.columns.split(chunk), strict=True)
-    ]
-    return torch.cat(parts) if parts else left.new_zeros(0)
+def dot_rows(entries: Entries, left: Tensor, table: Tensor) -> Tensor:
+    """``[entries]``: ``left[rows[e]] . table[columns[e]]``, without gathering ``[entries, d]``.
+
+    It is the gradient of ``sum_rows`` with respect to its weights, which PyTorch has as an operator of its own.
+    """
+    counts = torch.bincount(entries.rows, minlength=entries.tokens)
+    dots: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        left, table, entries.columns, counts.cumsum(0) - counts, entries.rows, SUM_MODE, NO_PADDING
+    )
+    return dots
 
 
 class _Decode(torch.autograd.Function):

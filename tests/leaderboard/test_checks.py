@@ -300,7 +300,7 @@ def test_submitting_finds_the_leaderboard_and_refuses_what_would_not_pass(
         submit(entry_result(2), root, **{**given, "name": "../x"})
     monkeypatch.setattr("saebench.leaderboard.submit.LARGEST_SUBMISSION", 1000)
     with pytest.raises(SaebenchError, match="of which 1,000 are allowed"):
-        submit(entry_result(3), root, **given)
+        submit(entry_result(3), root, **{**given, "name": "third"})
     with pytest.raises(SaebenchError, match="exists: submit to it"):
         start(result, "again", CONTROLS, root)
 
