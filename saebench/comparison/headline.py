@@ -14,6 +14,7 @@ HEADLINE = (
     "downstream.ce_difference",
     "downstream.kl_divergence",
     "probe_loss.probe_loss",
+    "probe_loss.probe_loss_held_out",
     "explainability.f1",
     "ablation.sparsity",
 )
