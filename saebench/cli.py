@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saebench.comparison.commands import compare
 from saebench.errors import SaebenchError
 from saebench.evaluators.commands import dictionary
 from saebench.explaining.commands import examples
+from saebench.leaderboard import commands as leaderboard
 from saebench.tasks.commands import tasks
 from saebench.training.commands import sweep, train
 
@@ -191,6 +193,8 @@ def report(
 
 
 app.command()(dictionary)
+app.command()(compare)
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)
