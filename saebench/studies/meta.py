@@ -182,7 +182,7 @@ def train_meta(directions: Tensor, settings: MetaSettings, advance: Any = None) 
         trainer.train_step(part)
         if advance is not None:
             advance(1)
-    return trainer.sae()
+    return trainer.sae().to("cpu")
 
 
 def explain(sae: SparseAutoencoder, directions: Tensor, active: int) -> Explained:
@@ -204,14 +204,17 @@ def explain(sae: SparseAutoencoder, directions: Tensor, active: int) -> Explaine
 
 
 def _threshold(sae: SparseAutoencoder, directions: Tensor, wanted: int) -> float:
-    """The value that ``wanted`` pre-activations of all directions lie above; 0 where fewer are positive."""
+    """A value that ``wanted`` pre-activations of all directions lie above; 0 where no more are positive.
+
+    It is half way to the next one, so that rounding does not move any across.
+    """
     largest = torch.zeros(0)
     for part in directions.split(max(1, MOST_PRE_ACTIVATIONS // sae.n_latents)):
         pre = sae.pre_activations(part, 0, sae.n_latents).flatten()
         largest = torch.cat([largest, pre[pre > 0]])
         if largest.numel() > wanted + 1:
             largest = largest.topk(wanted + 1, sorted=False).values
-    return float(largest.min()) if largest.numel() > wanted else 0.0
+    return float(largest.topk(2, largest=False).values.double().mean()) if largest.numel() > wanted else 0.0
 
 
 def likeness(meta: SparseAutoencoder, other: SparseAutoencoder, seed: int) -> tuple[str, Estimate, Estimate]:

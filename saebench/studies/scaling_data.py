@@ -16,7 +16,7 @@ from saebench.errors import SaebenchError
 from saebench.provenance import portable_name
 from saebench.results import LARGEST_FILE, Result, read_result
 from saebench.studies.laws import Array
-from saebench.training.trainer import AVERAGE
+from saebench.training.saving import AVERAGE
 
 BINS_PER_DECADE = 8
 """Losses along a training run are averaged over bins of compute so wide: single batches are noisy."""

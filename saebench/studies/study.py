@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +22,7 @@ from saebench.errors import SaebenchError
 from saebench.provenance import environment
 from saebench.report.content import ARROWS, format_value, plain
 from saebench.report.figures import Figure
-from saebench.report.page import script_json, templates
+from saebench.report.page import drawn_figures, templates
 from saebench.results import (
     CorpusRecord,
     Environment,
@@ -141,8 +140,6 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
 
 def render_study(result: StudyResult, figures: Sequence[Figure]) -> str:
     """The page, whole: it opens from a file, without a network."""
-    from plotly.offline import get_plotlyjs
-
     text = None if result.corpus is None else f"{plain(result.corpus.name)}, {result.corpus.tokens_counted:,} tokens counted"
     return templates().get_template("study.html").render(
         title=result.study.capitalize(),
@@ -151,11 +148,9 @@ def render_study(result: StudyResult, figures: Sequence[Figure]) -> str:
                *([("Language model", plain(result.model.name))] if result.model else []),
                *([("Text", text)] if text else [])],
         metrics=[(each, plain(each.name), format_value(each), plain(each.unit)) for each in result.metrics.values()],
-        figures=list(figures),
-        plotly=Markup(get_plotlyjs() if figures else ""),
-        figure_data=script_json([{"id": each.key, "traces": each.traces, "layout": each.layout} for each in figures]),
         settings=json.dumps({"settings": result.settings, "definitions": result.definitions,
                              "environment": result.environment.model_dump(mode="json")}, indent=1),
+        **drawn_figures(figures),
     )  # fmt: skip
 
 

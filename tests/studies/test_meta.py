@@ -99,7 +99,7 @@ def test_the_result_names_who_shares_what(study: MetaStudy, tmp_path: Path) -> N
     result = meta_result(study)
     table = study.decomposition()
     first = result.details["meta_latents"][0]
-    mine = table[table.meta_latent == first["meta_latent"]].sort_values("value", ascending=False)
+    mine = table[table.meta_latent == first["meta_latent"]].sort_values(["value", "latent"], ascending=[False, True])
     assert first["latents"] == len(mine)
     assert [latent for latent, _ in first["most"]] == mine.latent.tolist()[:20]
     assert sum(result.details["latents_per_meta_latent"]) == len(table)
