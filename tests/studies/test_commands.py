@@ -53,8 +53,8 @@ def test_stitch_writes_numbers_a_page_and_a_row_for_each_latent(make_sae: MakeSa
 
 def test_meta_writes_an_autoencoder_that_can_be_loaded(make_sae: MakeSae, tmp_path: Path) -> None:
     checkpoint, out = save_native(make_sae(n=256), tmp_path / "sae"), tmp_path / "out"
-    said = command("meta", checkpoint, "--out", out, "--latents", 16, "--steps", 15)
-    assert "variance_explained_shuffled" in said
+    command("meta", checkpoint, "--out", out, "--latents", 16, "--steps", 15)
+    assert "variance_explained_shuffled" in json.loads((out / "meta.json").read_text())["metrics"]
     meta = checkpoints.load(out / "sae")
     assert (meta.n_latents, meta.d_in) == (16, 32)
     table = pd.read_parquet(out / "decomposition.parquet")
