@@ -20,6 +20,7 @@ SHARES = (0.99, 0.95, 0.85, 0.7, 0.5, 0.2, 0.02)
 HUBER = 1.345
 """Residuals beyond so many standard deviations count less; 95 % efficient for normal errors."""
 FLOOR = 1e-9
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Comparison:
         full: with the term; ``reduced``: without.
         f_statistic: of the robust costs; ``p_value``: of it, approximate (the term is at the edge of its range under the
             null, which makes the test conservative).
-        aicc_gain: by how much the term lowers the criterion; positive speaks for it.
+        aicc_gain: by how much the term lowers the criterion; positive speaks for it, and with very few points little can.
     """
 
     full: Fit
@@ -107,8 +108,8 @@ class Comparison:
 
     @property
     def preferred(self) -> Fit:
-        """With the term where it lowers the criterion."""
-        return self.full if self.aicc_gain > 0 else self.reduced
+        """With the term where the test speaks for it."""
+        return self.full if self.p_value < SIGNIFICANT else self.reduced
 
 
 def fit(

@@ -174,7 +174,7 @@ def _line_figure(key: str, title: str, laws: list[Law], x_title: str) -> Figure:
     return Figure(
         key=key,
         title=title,
-        caption=f"Points and the law that the criterion prefers ({chosen}; p is of the irreducible term).",
+        caption=f"Points and the law that the test prefers ({chosen}; p is of the irreducible term).",
         summary=f"Log-log chart of loss against {x_title}.",
         traces=traces,
         layout=axes(x_title, "loss", log="xy"),
