@@ -25,7 +25,7 @@ def _power_starts(features: Array, logs: Array) -> list[Array]:
 
 
 def _power_natural(parameters: Array, centres: Array) -> Array:
-    return np.array([np.exp(parameters[0] + parameters[1] * centres[0]), parameters[1]])
+    return np.array([parameters[0] + parameters[1] * centres[0], parameters[1]])
 
 
 def _offset(parameters: Array, features: Array) -> Array:
@@ -46,15 +46,15 @@ def _offset_natural(parameters: Array, centres: Array) -> Array:
 
 
 def power(variable: str) -> Form:
-    """``L = coefficient * x^-exponent``."""
+    """``L = exp(log_coefficient) * x^-exponent``; the logarithm stays readable where the exponent is not determined."""
     return Form(
-        f"L({variable}) without irreducible term", ("coefficient", "exponent"), _power, _power_starts, _power_natural
+        f"L({variable}) without irreducible term", ("log_coefficient", "exponent"), _power, _power_starts, _power_natural
     )
 
 
 def power_with_offset(variable: str) -> Form:
-    """``L = irreducible + coefficient * x^-exponent``."""
-    names = ("irreducible", "coefficient", "exponent")
+    """``L = irreducible + exp(log_coefficient) * x^-exponent``."""
+    names = ("irreducible", "log_coefficient", "exponent")
     return Form(f"L({variable})", names, _offset, _offset_starts, _offset_natural)
 
 

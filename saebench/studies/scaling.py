@@ -75,7 +75,8 @@ def scaling_study(
     """Fit the laws that the points allow.
 
     ``size``: loss against latents at each number of active latents, with and without an irreducible part. ``joint``: loss
-    against both. ``compute``: the losses that no cheaper run reaches, against training compute. ``rate``: the best
+    against both. ``compute``: the losses that no cheaper run reaches, against training compute, at the k with most runs (the largest of
+    several). ``rate``: the best
     learning rate against latents. Where learning rates were swept, ``size`` and ``joint`` take the best of each.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -49,6 +50,7 @@ def scaling_result(study: ScalingStudy) -> StudyResult:
 def published(study: ScalingStudy) -> list[dict[str, Any]]:
     """Rows of law, coefficient, ours with its interval, and the paper's (for GPT-4 and its own units of compute)."""
     paper = paper_settings(DEFINITION)
+    paper["compute"]["log_coefficient"] = math.log(paper["compute"]["coefficient"])
     rows = []
     for key in ("compute", "joint"):
         if key not in study.laws:
@@ -244,7 +246,7 @@ def _published_figure(rows: list[dict[str, Any]]) -> Figure:
         header=["Coefficient", "Ours", "95 % interval", "Published"],
         rows=[
             [name, f"{row['value']:.4g}", f"{row['interval'][0]:.4g} to {row['interval'][1]:.4g}",
-             "" if row["published"] is None else f"{row['published']:g}"]
+             "" if row["published"] is None else f"{row['published']:.4g}"]
             for name, row in zip(names, rows, strict=True)
         ],
     )  # fmt: skip

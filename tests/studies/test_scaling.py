@@ -19,8 +19,6 @@ from saebench.studies.study import write_study
 
 from ..sample_results import sample_result
 
-LAW = {"irreducible": 0.08, "coefficient": 0.9, "exponent": 0.25}
-
 
 def point(n: int, k: float = 32, loss: float | None = None, **more: object) -> ScalingPoint:
     base = ScalingPoint(f"n{n}-k{k:g}", "topk", n, k, 64, 0.08 + 0.9 * n**-0.25 if loss is None else loss)
@@ -94,6 +92,7 @@ def test_all_laws_are_fitted_to_a_sweep(tmp_path: Path) -> None:
     assert result.metrics["size_k32.exponent"].interval == found.full.intervals["exponent"]
     by_name = {(row["law"], row["coefficient"]): row["published"] for row in result.details["published"]}
     assert by_name["joint", "gamma"] == -0.042 and by_name["compute", "exponent"] == 0.084
+    assert by_name["compute", "log_coefficient"] == pytest.approx(np.log(0.056))
     figures = scaling_figures(study, result)
     assert len({figure.key for figure in figures}) == len(figures) == 7
     numbers, page = write_study(result, figures, tmp_path / "out")
