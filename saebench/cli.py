@@ -65,6 +65,7 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     evaluators: Annotated[str, typer.Option(help="Names, separated by commas; see `saebench evaluators`.")] = "reconstruction,downstream",
     option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,
+    controls: Annotated[str, typer.Option(help="The same evaluators on controls, for comparison: random, pca, reinitialised, or all.")] = "",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
@@ -77,6 +78,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Judge checkpoints: print the scorecard and write a result file."""
     from saebench.api import DEFAULT_TOKENS, evaluate
+    from saebench.controls import CONTROLS
     from saebench.evaluators.options import parse_options
     from saebench.report import render_terminal, write_page
     from saebench.results import check_writable
@@ -104,6 +106,7 @@ def evaluate(
         exclude=exclude,
         options=parse_options([*(option or []), *shortcuts], names),
         data_dir=data_dir,
+        controls=list(CONTROLS) if controls == "all" else [name.strip() for name in controls.split(",") if name.strip()],
         out=out,
         resume=resume,
     )
