@@ -16,6 +16,7 @@ from rich.text import Text
 from saebench.errors import SaebenchError
 from saebench.explaining.commands import examples
 from saebench.training.commands import sweep, train
+from saebench.viewer.commands import view
 
 app = typer.Typer(
     help="Evaluate sparse autoencoders on language-model activations.",
@@ -183,6 +184,7 @@ def report(
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)
+app.command()(view)
 
 
 def main() -> None:
