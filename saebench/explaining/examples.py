@@ -128,7 +128,8 @@ class ActivatingExamples:
     def table(self) -> pd.DataFrame:
         """A row for each latent: ``count``, ``density``, ``mean``, ``maximum``, ``top``, ``random``, ``place``.
 
-        ``top`` and ``random`` are numbers of examples; ``place`` is ``row * context + position`` of its strongest activation, -1 where it has none.
+        ``top`` and ``random`` are numbers of examples; ``place`` is ``row * context + position`` of the strongest
+        activation, -1 where there is none.
         """
         try:
             table = pd.read_parquet(self.folder / TABLE)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from saebench.errors import SaebenchError
 from saebench.explaining.examples import ActivatingExamples, Example
+from saebench.provenance import portable_name
 from saebench.sae import CheckpointInfo
 from saebench.viewer.explained import explained_latents
 
@@ -75,7 +76,7 @@ class Content:
     def overview(self) -> dict[str, Any]:
         """The head of every page, and the histogram of densities."""
         found: dict[str, Any] = {
-            "name": Path(self.info.origin).name or self.info.origin,
+            "name": portable_name(self.info.origin),
             "facts": self._facts(),
             "n_latents": self.n_latents,
             "has_examples": self.examples is not None,
@@ -138,7 +139,11 @@ class Content:
                 ids, position = self.examples.snippet(place, 8, 3)
                 row |= {"text": self._texts(ids), "position": position}
         explanation = _explanation(self.explained.get(number, {}))
-        return row | ({"explanation": explanation} if explanation else {})
+        return (
+            row
+            | ({"explained": True} if number in self.explained else {})
+            | ({"explanation": explanation} if explanation else {})
+        )
 
     def latent(self, number: int) -> dict[str, Any]:
         """A latent's page, but for what needs the weights.

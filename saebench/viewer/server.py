@@ -113,7 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
             return _plain(HTTPStatus.NOT_FOUND, "There is no such page.")
         if self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             return _plain(HTTPStatus.FORBIDDEN, "Other sites' pages may not read from here.")
-        return _json(route, {name: values[-1] for name, values in parse_qs(query, max_num_fields=8).items()})
+        try:
+            asked = {name: values[-1] for name, values in parse_qs(query, max_num_fields=8).items()}
+        except ValueError:
+            return _plain(HTTPStatus.BAD_REQUEST, "There are too many parameters.")
+        return _json(route, asked)
 
     def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         self.send_response(status)

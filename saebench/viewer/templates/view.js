@@ -103,14 +103,14 @@ function share(value) {
   return percent >= 0.01 ? `${Number(percent.toPrecision(3))} %` : `1 in ${Math.round(1 / value).toLocaleString("en")}`;
 }
 
-// A token as nodes: line ends and tabs get a visible mark.
-function tokenNodes(text) {
+// A token as nodes: line ends and tabs get a visible mark; lines are only broken where `broken`.
+function tokenNodes(text, broken = false) {
   const nodes = [];
   for (const piece of text.split(/(\n|\t|\r)/)) {
-    if (piece === "\n") nodes.push(el("span", {class: "mark"}, "↵"), "\n");
-    else if (piece === "\t") nodes.push(el("span", {class: "mark"}, "⇥"), "\t");
+    if (piece === "\n") nodes.push(el("span", {class: "mark"}, "↵"), broken ? "\n" : "\u200b");
+    else if (piece === "\t") nodes.push(el("span", {class: "mark"}, "⇥"), broken ? "\t" : "\u200b");
     else if (piece === "\r") nodes.push(el("span", {class: "mark"}, "␍"));
-    else if (piece) nodes.push(piece);
+    else if (piece) nodes.push(broken ? piece : piece.replace(/ {2,}/g, " "));
   }
   return nodes.length ? nodes : [el("span", {class: "mark"}, "∅")];
 }
@@ -161,7 +161,7 @@ function exampleText(example, words, largest, whole) {
   const last = whole ? tokens.length - 1 : Math.min(tokens.length - 1, position + SHORT[1]);
   const shown = [];
   for (let place = first; place <= last; place++) {
-    const node = el("span", {class: place === position ? "t peak" : "t"}, tokenNodes(words[tokens[place]] ?? `[${tokens[place]}]`));
+    const node = el("span", {class: place === position ? "t peak" : "t"}, tokenNodes(words[tokens[place]] ?? `[${tokens[place]}]`, whole));
     shown.push(colour(node, active.get(place), largest));
   }
   return {shown, cut: first > 0 || last < tokens.length - 1};
@@ -236,11 +236,11 @@ function gramTable(paths) {
       el("td", {class: "number"}, plain(path.value))))));
 }
 
-function explainedSections(explained) {
+function explainedSections(explained, shown) {
   return Object.entries(explained).map(([evaluator, record]) => {
     const {explanation, trie, ...rest} = record;
     return el("section", {"data-explained": evaluator}, el("h2", {}, evaluator),
-      typeof explanation === "string" ? el("p", {}, explanation) : null,
+      typeof explanation === "string" && explanation !== shown ? el("p", {}, explanation) : null,
       trie !== undefined ? [el("h3", {}, "Neuron2Graph trie"), anyValue(trie)] : null,
       Object.keys(rest).length ? el("details", {open: trie === undefined}, el("summary", {}, "Scores and figures"), dataList(rest)) : null);
   });
@@ -265,19 +265,19 @@ async function showLatent(number) {
   const explanation = Object.values(one.explained || {}).map((record) => record.explanation).find((each) => typeof each === "string");
   const side = el("aside", {}, one.histogram ? el("section", {}, el("h2", {}, "Activations"),
     bars(one.histogram, `Histogram of the ${plain(one.count)} activations`, plain)) : null,
-    explainedSections(one.explained || {}),
+    explainedSections(one.explained || {}, explanation),
     about.live || typeof STATIC !== "undefined" ? later("Logit lens", source.lens(number), lensLists) : null,
     about.weights ? later("Nearest decoder directions", source.neighbours(number), neighbourTable) : null);
-  const examples = !about.has_examples ? el("p", {class: "soft"}, "There are no examples: write them with `saebench examples` and name them with --examples.")
-    : one.groups.length ? one.groups.map((group) => groupSection(group, one.words, Math.abs(one.maximum)))
-    : el("p", {class: "soft"}, "This latent is dead: it was never active on this text.");
+  const missing = !about.has_examples ? el("p", {class: "soft"}, "There are no examples: write them with `saebench examples` and name them with --examples.")
+    : !one.groups.length && el("p", {class: "soft"}, "This latent is dead: it was never active on this text.");
+  const groups = (one.groups || []).map((group) => groupSection(group, one.words, Math.abs(one.maximum)));
   return [`Latent ${number}`,
     el("div", {class: "title"}, el("h1", {}, `Latent ${number}`), el("div", {class: "row"},
       step(number - 1, "←", "Previous latent"), step(number + 1, "→", "Next latent"))),
     explanation ? el("p", {class: "explanation"}, explanation) : null,
     about.has_examples ? facts([["Density", share(one.density)], ["Active on", `${plain(one.count)} tokens`],
       ["Mean when active", plain(one.mean)], ["Maximum", plain(one.maximum)]]) : null,
-    el("div", {class: "page"}, el("div", {}, examples), side)];
+    el("div", {class: "page"}, el("div", {class: "first"}, missing, groups.slice(0, 1)), side, el("div", {class: "rest"}, groups.slice(1)))];
 }
 
 // --- the list ------------------------------------------------------------------------------------------------------
@@ -309,8 +309,10 @@ async function showList(parameters) {
     el("td", {class: "words"}, rowText(row))));
   return ["Latents", el("div", {class: "title"}, el("h1", {}, about.name)), facts(about.facts),
     about.densities ? el("section", {class: "panel"}, el("h2", {}, "Densities"),
-      el("div", {class: "densities"}, bars(about.densities, "Histogram of the latents' densities", share)),
-      el("p", {class: "soft"}, `${plain(about.dead)} dead; ${plain(about.dense)} fire on more than ${share(about.dense_from)} of the tokens.`)) : null,
+      el("div", {class: "densities"}, bars(about.densities, "Histogram of the latents' densities", share),
+        el("ul", {class: "soft"}, el("li", {}, el("a", {href: "#/?show=dead"}, plain(about.dead)), " never fired on this text"),
+          el("li", {}, el("a", {href: "#/?show=dense&sort=density"}, plain(about.dense)), ` fire on more than ${share(about.dense_from)} of the tokens`),
+          about.explained ? el("li", {}, el("a", {href: "#/?show=explained"}, plain(about.explained)), " are explained") : null))) : null,
     about.has_examples || about.explained ? el("div", {class: "controls"}, el("label", {}, "Show ", pick("show", SHOWS, show)),
       el("label", {}, "sorted by ", pick("sort", SORTS, sort)), el("span", {class: "soft"}, `${plain(found.total)} latents`)) : null,
     el("table", {class: "list"}, el("thead", {}, el("tr", {}, el("th", {scope: "col", class: "number"}, "Latent"),
@@ -370,7 +372,8 @@ async function route() {
   if (mine !== turn) return; // the reader has gone on
   main.replaceChildren(...nodes.filter(Boolean));
   main.removeAttribute("aria-busy");
-  document.title = `${title} · ${(await overview).name} · saebench`;
+  const about = await overview.catch(() => ({name: "viewer"}));
+  document.title = `${title} · ${about.name} · saebench`;
   status.textContent = title;
   if (path === "/search") query.value = new URLSearchParams(parameters).get("text") || "";
   if (!latent || mine > 1) window.scrollTo(0, 0);
