@@ -66,7 +66,10 @@ class Content:
                 f"{examples} holds examples of {found.n_latents:,} latents, but the checkpoint has {info.n_latents:,}: "
                 "name the folder that was made with it."
             )
-        return Content(info, found, explained_latents(result, info.n_latents) if result is not None else {}, extent)
+        content = Content(info, found, explained_latents(result, info.n_latents) if result is not None else {}, extent)
+        if found is not None:
+            _ = content._columns, found.vocabulary  # read now: damage is found before a page is asked for
+        return content
 
     @property
     def n_latents(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -51,11 +51,10 @@ class Live:
         load_cut: Callable[[SparseAutoencoder], tuple[Autoencoder, Cut]] | None,
         bos: bool = True,
     ) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loading")
-        self._sae: Future[Weights] = self._pool.submit(lambda: Weights(load_sae()))
+        self._sae = _in_background(lambda: Weights(load_sae()))
         self._model: Future[Model] | None = None
         if load_cut is not None:
-            self._model = self._pool.submit(lambda: Model(*load_cut(self._sae.result().sae), bos))
+            self._model = _in_background(lambda: Model(*load_cut(self._sae.result().sae), bos))
 
     def neighbours(self, latent: int, patience: float) -> list[tuple[int, float]]:
         """``(latent, cosine)`` of the decoder directions nearest to a latent's; ``NotReady`` after ``patience`` seconds."""
@@ -86,6 +85,20 @@ class Live:
         if self._model is None:
             raise SaebenchError("This viewer runs without the language model: start it without --no-live.")
         return _result(self._model, patience)
+
+
+def _in_background(make: Callable[[], Loaded]) -> Future[Loaded]:
+    """What ``make`` will give, or raise; its thread does not keep the program from ending."""
+    future: Future[Loaded] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _result(future: Future[Loaded], patience: float) -> Loaded:

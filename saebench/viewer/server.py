@@ -135,7 +135,7 @@ def _json(route: Callable[[Query], Any], query: Query) -> tuple[HTTPStatus, str,
     try:
         data = route(query)
     except NotReady:
-        status, data = HTTPStatus.SERVICE_UNAVAILABLE, {"error": "Still loading.", "loading": True}
+        status, data = HTTPStatus.ACCEPTED, {"loading": True}  # the page asks again
     except SaebenchError as error:
         status, data = HTTPStatus.BAD_REQUEST, {"error": str(error)}
     except Exception as error:  # a broken page must not look like an endless one

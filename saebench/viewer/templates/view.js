@@ -115,8 +115,17 @@ function tokenNodes(text, broken = false) {
   return nodes.length ? nodes : [el("span", {class: "mark"}, "∅")];
 }
 
+// A token with its colour; a space in front of it stays in front of the colour.
+function token(text, {value, largest, peak = false, broken = false}) {
+  const [, space, rest] = /^( ?)(.*)$/s.exec(text);
+  const node = colour(el("span", {class: peak ? "t peak" : "t"}, tokenNodes(rest ? rest : text, broken)), value, largest);
+  return rest && space ? [space, node] : [node];
+}
+
+const hexed = (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
 const word = (text, extra = "") => el("code", {class: `word ${extra}`},
-  text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll("\r", "␍") || "∅");
+  text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll("\r", "␍")
+    .replace(/[\u0000-\u001f\u007f-\u009f]/g, hexed) || "∅");
 
 function colour(node, value, largest) {
   if (!value) return node;
@@ -161,8 +170,9 @@ function exampleText(example, words, largest, whole) {
   const last = whole ? tokens.length - 1 : Math.min(tokens.length - 1, position + SHORT[1]);
   const shown = [];
   for (let place = first; place <= last; place++) {
-    const node = el("span", {class: place === position ? "t peak" : "t"}, tokenNodes(words[tokens[place]] ?? `[${tokens[place]}]`, whole));
-    shown.push(colour(node, active.get(place), largest));
+    const text = words[tokens[place]] ?? `[${tokens[place]}]`;
+    shown.push(token(place === first ? text.trimStart() || text : text,
+      {value: active.get(place), largest, peak: place === position, broken: whole}));
   }
   return {shown, cut: first > 0 || last < tokens.length - 1};
 }
@@ -174,7 +184,7 @@ function exampleRow(example, words, largest) {
     const {shown, cut} = exampleText(example, words, largest, whole);
     const button = cut || whole ? el("button", {class: "more", type: "button", "aria-expanded": String(whole),
       onclick: () => { fill(!whole); text.querySelector(".more")?.focus(); }}, whole ? "less" : "more") : null;
-    text.replaceChildren(...shown, ...(button ? [" ", button] : []));
+    text.replaceChildren(...shown.flat(), ...(button ? [" ", button] : []));
   };
   fill(false);
   return el("div", {class: "example"},
@@ -288,15 +298,13 @@ const SORTS = {number: "number", density: "density", maximum: "maximum"};
 function rowText(row) {
   if (row.explanation) return row.explanation;
   if (!row.text) return el("span", {class: "soft"}, row.density === 0 ? "dead" : "");
-  return el("p", {class: "text"}, row.text.map((text, place) => place === row.position
-    ? colour(el("span", {class: "t peak"}, word(text).textContent.replaceAll("␣", " ")), row.maximum, Math.abs(row.maximum) * 2)
-    : el("span", {class: "t"}, text.replaceAll(/\s+/g, " "))));
+  return el("p", {class: "text"}, row.text.map((text, place) => token(place ? text : text.trimStart() || text,
+    place === row.position ? {value: row.maximum, largest: Math.abs(row.maximum) * 2, peak: true} : {})));
 }
 
 async function showList(parameters) {
-  const about = await overview;
   const show = parameters.get("show") || "all", sort = parameters.get("sort") || "number", page = Number(parameters.get("page")) || 0;
-  const found = await source.latents(show, sort, page);
+  const [about, found] = await Promise.all([overview, source.latents(show, sort, page)]);
   const go = (changes) => { location.hash = `#/?${new URLSearchParams({show, sort, page: 0, ...changes})}`; };
   const pick = (name, choices, value) => el("select", {onchange: (event) => go({[name]: event.target.value})},
     Object.entries(choices).map(([key, words]) => el("option", {value: key, selected: key === value}, words)));
@@ -334,7 +342,7 @@ async function showSearch(text) {
       el("small", {class: "soft"}, pressed === null ? ` ${plain(chosen.length)} of ${plain(found.total)} that fire on this text` : ""));
     const rows = chosen.map((latent) => {
       const one = byNumber.get(latent), active = new Map(one.active);
-      const tokens = found.tokens.map((token, place) => colour(el("span", {class: place === pressed ? "t peak" : "t"}, tokenNodes(token)), active.get(place), one.strongest));
+      const tokens = found.tokens.map((text, place) => token(text, {value: active.get(place), largest: one.strongest, peak: place === pressed}));
       const value = pressed === null ? one.strongest : active.get(pressed);
       return el("tr", {}, el("th", {scope: "row", class: "number"}, link(latent)), el("td", {class: "number"}, plain(value)),
         el("td", {class: "number optional"}, share(one.density)), el("td", {class: "words"}, el("p", {class: "text"}, tokens)));
@@ -344,8 +352,8 @@ async function showSearch(text) {
       el("tbody", {}, rows)));
     for (const [place, button] of buttons.entries()) button.setAttribute("aria-pressed", String(place === pressed));
   };
-  const buttons = found.tokens.map((token, place) => el("button", {class: "t", type: "button", "aria-pressed": "false",
-    onclick: () => { pressed = pressed === place ? null : place; fill(); }}, tokenNodes(token)));
+  const buttons = found.tokens.map((text, place) => el("button", {class: "t", type: "button", "aria-pressed": "false",
+    onclick: () => { pressed = pressed === place ? null : place; fill(); }}, tokenNodes(text)));
   fill();
   return [`Search: ${text.slice(0, 40)}`, el("div", {class: "title"}, el("h1", {}, "Which latents fire on this text?")),
     el("div", {class: "panel"}, el("p", {class: "text"}, buttons), el("p", {class: "soft"}, "Choose a token to see the latents that fire there.")), heading, results];
