@@ -263,6 +263,7 @@ class EvaluationRun:
             setups = {name: self._setup(record.sae, cut, corpus, shared, name) for name in self.evaluators}
             for name, evaluator in self.evaluators.items():
                 evaluator.check(setups[name])
+                record.uses(evaluator.definitions(setups[name]))
             watching = {
                 name: evaluator(setups[name])
                 for name, evaluator in self.evaluators.items()
@@ -286,7 +287,7 @@ class EvaluationRun:
         return {record.index: Scorecard(record.result()) for record in records}
 
     def _setup(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, shared: Any, name: str) -> Setup:
-        return Setup(sae, cut, corpus, shared, self.settings.seed, dict(self.settings.options.get(name, {})))
+        return Setup(sae, cut, corpus, shared, self.settings.seed, dict(self.settings.options.get(name, {})), self.progress)
 
     def _run_standalone(self, record: _Record, cut: Cut, corpus: TokenCorpus, shared: Any) -> None:
         for name, evaluator in self.evaluators.items():
@@ -327,6 +328,7 @@ class _Record:
         check_same_run(earlier, self.result().identity(), path)
         self.finished, self.stages = dict(earlier.evaluators), {**earlier.stages, **self.stages}
         self._fixed["created"] = earlier.created
+        self._fixed["definitions"] = earlier.definitions
 
     def _keep_unrelated(self, path: Path) -> None:
         """An existing result is replaced; anything else at that place is somebody's work and is not."""
@@ -334,6 +336,18 @@ class _Record:
             read_result(path)
         except SaebenchError as error:
             raise SaebenchError(f"{path} exists and is not a result file of this version; name another place.") from error
+
+    def uses(self, definitions: dict[str, str]) -> None:
+        """Note the definition files of an evaluator.
+
+        Raises:
+            SaebenchError: the result that is resumed was made with other versions of them.
+        """
+        before = self._fixed.get("definitions", {})
+        changed = sorted(name for name in before.keys() & definitions.keys() if before[name] != definitions[name])
+        if changed:
+            raise SaebenchError(f"{self.path} was made with another {changed[0]}.toml: write to another file.")
+        self._fixed["definitions"] = before | definitions
 
     def finish(self, name: str, compute: Callable[[], EvaluatorResult], seconds: float | None) -> None:
         """Take in an evaluator's result, or its failure."""

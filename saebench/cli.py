@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.evaluators.commands import dictionary
 from saebench.explaining.commands import examples
 from saebench.training.commands import sweep, train
 from saebench.viewer.commands import view
@@ -61,6 +62,7 @@ def evaluate(
     dtype: Annotated[Dtype, typer.Option(help="Of the language model.")] = Dtype.auto,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     evaluators: Annotated[str, typer.Option(help="Names, separated by commas; see `saebench evaluators`.")] = "reconstruction,downstream",
+    option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
@@ -71,11 +73,13 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Judge checkpoints: print the scorecard and write a result file."""
     from saebench.api import DEFAULT_TOKENS, evaluate
+    from saebench.evaluators.options import parse_options
     from saebench.report import render_terminal, write_page
     from saebench.results import check_writable
 
     if report is not None:
         check_writable(report)
+    names = [name.strip() for name in evaluators.split(",") if name.strip()]
     cards = evaluate(
         checkpoint,
         model=model,
@@ -88,11 +92,12 @@ def evaluate(
         batch=batch,
         dtype=dtype.value,
         device=device,
-        evaluators=[name.strip() for name in evaluators.split(",") if name.strip()],
+        evaluators=names,
         seed=seed,
         bos=bos.value if bos else "text" if text else None,
         exclude=exclude,
-        options={"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {},
+        options=parse_options(option or [], names)
+        | ({"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {}),
         out=out,
         resume=resume,
     )
@@ -181,6 +186,7 @@ def report(
             console.print(render_terminal(result))
 
 
+app.command()(dictionary)
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.lm import Cut, Prefix
+from saebench.progress import Progress
 from saebench.results import EvaluatorResult, Metric
 from saebench.sae import Autoencoder, SparseLatents
 from saebench.statistics import Estimate
@@ -40,6 +41,7 @@ class Setup:
         shared: figures of the language model alone, computed once for all autoencoders.
         seed: where any randomness of the evaluator starts from.
         options: the user's settings for this evaluator.
+        progress: where long work of its own is shown.
     """
 
     sae: Autoencoder
@@ -48,6 +50,7 @@ class Setup:
     shared: Shared
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=lambda: Progress(False))
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,11 @@ class Evaluator(ABC):
     @classmethod
     def check(cls, setup: Setup) -> None:
         """Raise ``SaebenchError`` where this evaluator cannot run, before anything heavy is done."""
+
+    @classmethod
+    def definitions(cls, setup: Setup) -> dict[str, str]:
+        """The definition files that it reads, as ``kind/name``, with their SHA-256: they go into the result."""
+        return {}
 
     @abstractmethod
     def compute(self) -> EvaluatorResult:
