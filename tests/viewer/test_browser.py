@@ -13,7 +13,7 @@ from saebench.progress import Progress
 from saebench.viewer.opening import open_viewer
 from saebench.viewer.static import write_static
 
-from ..browser import open_browser, watched_page
+from .browser import open_browser, watched_page
 from .conftest import DEAD, DENSE, SCRIPT, Files, N, running
 
 
