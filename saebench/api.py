@@ -115,6 +115,11 @@ def evaluate(
     return cards if several else cards[0]
 
 
+def open_model(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut]:
+    """As ``prepare``, without a text."""
+    return EvaluationRun([sae], EvaluationSettings(evaluators=(), **settings), [None], False, progress).open()
+
+
 def prepare(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut, TokenCorpus]:
     """One autoencoder with its language model, cut at its hooks, and its text, all checked as ``evaluate`` does.
 
@@ -189,12 +194,16 @@ class EvaluationRun:
             cards |= self._evaluate_hook(indices, [saes[index] for index in indices], cut, corpus)
         return [cards[index] for index in range(len(self.candidates))]
 
-    def prepare(self) -> tuple[Autoencoder, Cut, TokenCorpus]:
-        """The first candidate, its language model cut at its hooks, and the text; nothing is evaluated."""
+    def open(self) -> tuple[Autoencoder, Cut]:
+        """The first candidate, and its language model cut at its hooks; nothing is evaluated."""
         loaded = self._load_checkpoint(self.candidates[0])
-        model = self._load_model()
-        cut = model.cut(*self.hooks[0])
-        return self._fitted(loaded, cut), cut, self._corpus(model)
+        cut = self._load_model().cut(*self.hooks[0])
+        return self._fitted(loaded, cut), cut
+
+    def prepare(self) -> tuple[Autoencoder, Cut, TokenCorpus]:
+        """The same, and the text."""
+        sae, cut = self.open()
+        return sae, cut, self._corpus(cut.model)
 
     def _describe(self, candidate: Any) -> CheckpointInfo | None:
         if isinstance(candidate, str | Path):

@@ -20,6 +20,7 @@ from saebench.explaining.commands import examples
 from saebench.leaderboard import commands as leaderboard
 from saebench.tasks.commands import tasks
 from saebench.training.commands import sweep, train
+from saebench.viewer.commands import view
 
 app = typer.Typer(
     help="Evaluate sparse autoencoders on language-model activations.",
@@ -202,6 +203,7 @@ app.command()(train)
 app.command()(sweep)
 app.command()(examples)
 app.add_typer(tasks, name="tasks")
+app.command()(view)
 
 
 def main() -> None:
