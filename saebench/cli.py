@@ -15,6 +15,7 @@ from rich.text import Text
 
 from saebench.errors import SaebenchError
 from saebench.explaining.commands import examples
+from saebench.explaining.llm_commands import explain
 from saebench.training.commands import sweep, train
 
 app = typer.Typer(
@@ -183,6 +184,7 @@ def report(
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)
+app.command()(explain)
 
 
 def main() -> None:
