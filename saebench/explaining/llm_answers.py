@@ -73,5 +73,11 @@ def parse(text: str, form: type[Form]) -> Form | None:
 
 
 def schema(form: type[BaseModel]) -> dict[str, Any]:
-    """A form as JSON Schema, as ``response_format`` takes it."""
-    return {"name": form.__name__, "strict": True, "schema": form.model_json_schema()}
+    """A form as JSON Schema, as ``response_format`` takes it; without words, so that these may change freely."""
+    return {"name": form.__name__, "strict": True, "schema": _bare(form.model_json_schema())}
+
+
+def _bare(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: _bare(each) for name, each in part.items() if name not in ("title", "description")}
+    return [_bare(each) for each in part] if isinstance(part, list) else part

@@ -210,11 +210,12 @@ class ChatClient:
     def _once(self, prompt: Prompt) -> Answer:
         completion: Any = self._client.chat.completions.create(model=self.endpoint.model, **self._parameters(prompt))
         choices = getattr(completion, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+        first = choices[0] if isinstance(choices, list) and choices else None
+        message = getattr(first, "message", None)
         if message is None:
             raise _NotChat("no choices in the answer")
         text, usage = getattr(message, "content", None), getattr(completion, "usage", None)
-        reason = getattr(choices[0], "finish_reason", None)
+        reason = getattr(first, "finish_reason", None)
         return Answer(
             text=text if isinstance(text, str) else "",
             prompt_tokens=_whole(getattr(usage, "prompt_tokens", None)),
@@ -230,7 +231,7 @@ class ChatClient:
             raise self._error(f"refuses the key ({status}): put one that it takes into the environment variable {name}.")
         if status == 404:
             raise self._error(
-                f"knows no model {self.endpoint.model!r}, or the address is wrong (404): correct --{role}-model or --{role}-url."
+                f"knows no model {self.endpoint.model!r} or no such address (404): correct --{role}-model or --{role}-url."
             )
         if getattr(error, "code", None) == "insufficient_quota":
             raise self._error("says that the account has no money left (insufficient_quota).")

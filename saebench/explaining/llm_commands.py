@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saebench.explaining.llm_plan import Load
     from saebench.lm import Cut
     from saebench.progress import Progress
-    from saebench.sae import Autoencoder, SparseAutoencoder
+    from saebench.sae import SparseAutoencoder
 
 console = Console()
 
@@ -28,16 +28,28 @@ console = Console()
 def explain(
     checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
     examples: Annotated[Path, typer.Option(help="Folder that `saebench examples` wrote for this checkpoint.")],
-    explainer_url: Annotated[str, typer.Option(help="Endpoint that speaks chat completions, such as http://localhost:8000/v1.")],
+    explainer_url: Annotated[
+        str, typer.Option(help="Endpoint that speaks chat completions, such as http://localhost:8000/v1.")
+    ],
     explainer_model: Annotated[str, typer.Option(help="Model that writes explanations, as the endpoint calls it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Result file to write.")],
-    explainer_key: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = "OPENAI_API_KEY",
-    explainer_price: Annotated[str | None, typer.Option(help="Money for a million tokens in and out, such as 0.15,0.60.")] = None,
-    scorer_url: Annotated[str | None, typer.Option(help="Endpoint that is asked the tests; the explainer's by default.")] = None,
-    scorer_model: Annotated[str | None, typer.Option(help="Model that is asked the tests; the explainer's by default.")] = None,
+    explainer_key: Annotated[
+        str, typer.Option(help="Environment variable that holds the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    explainer_price: Annotated[
+        str | None, typer.Option(help="Money for a million tokens in and out, such as 0.15,0.60.")
+    ] = None,
+    scorer_url: Annotated[
+        str | None, typer.Option(help="Endpoint that is asked the tests; the explainer's by default.")
+    ] = None,
+    scorer_model: Annotated[
+        str | None, typer.Option(help="Model that is asked the tests; the explainer's by default.")
+    ] = None,
     scorer_key: Annotated[str | None, typer.Option(help="Environment variable with the scorer's key.")] = None,
     scorer_price: Annotated[str | None, typer.Option(help="As --explainer-price, for the scorer.")] = None,
-    tests: Annotated[str | None, typer.Option(help="Of detection, fuzzing, simulation and intruder; all by default.")] = None,
+    tests: Annotated[
+        str | None, typer.Option(help="Of detection, fuzzing, simulation and intruder; all by default.")
+    ] = None,
     latents: Annotated[str | None, typer.Option(help="Numbers separated by commas; a random sample by default.")] = None,
     count: Annotated[int | None, typer.Option(help="Size of the random sample.")] = None,
     concurrency: Annotated[int, typer.Option(help="Questions under way at a time.")] = 8,
@@ -45,7 +57,9 @@ def explain(
     tokens_per_minute: Annotated[float, typer.Option(help="Limit; 0 for none.")] = 0.0,
     timeout: Annotated[float, typer.Option(help="Seconds until a question counts as not answered.")] = 120.0,
     retries: Annotated[int, typer.Option(help="Further attempts at a question.")] = 6,
-    answers: Annotated[Path | None, typer.Option(help="Folder that keeps all answers; in the cache folder by default.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Folder that keeps all answers; in the cache folder by default.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before questions are sent.")] = False,
     seed: Annotated[int, typer.Option(help="Of samples and orders.")] = 0,
     model: Annotated[str | None, typer.Option(help="Language model that the autoencoder reads.")] = None,
@@ -69,7 +83,11 @@ def explain(
     protocol = load_protocol(_names(tests) if tests is not None else None)
     limits = Limits(concurrency, requests_per_minute, tokens_per_minute, timeout, retries)
     asked = {"url": explainer_url, "model": explainer_model, "key_variable": explainer_key}
-    scoring = {"url": scorer_url or explainer_url, "model": scorer_model or explainer_model, "key_variable": scorer_key or explainer_key}
+    scoring = {
+        "url": scorer_url or explainer_url,
+        "model": scorer_model or explainer_model,
+        "key_variable": scorer_key or explainer_key,
+    }
     prices = explainer_price, scorer_price or (explainer_price if scoring == asked else None)
     explainer, scorer = _clients(asked, scoring, prices, protocol.draw(), limits, answers)
     collected = ActivatingExamples.open(examples)
@@ -78,7 +96,9 @@ def explain(
     run = ExplanationRun(
         collected, protocol, explainer, scorer, latents=_numbers(latents), count=count, seed=seed, progress=progress
     )
-    checked = _check([explainer, scorer] if not (run.explanations_known and scorer.known) else [], set())
+    known = run.explanations_known
+    needed = [client for client, spared in ((explainer, known), (scorer, known and scorer.known)) if not spared]
+    checked = _check(needed, set())  # before the language model is loaded
     start = time.perf_counter()
     cut, corpus = _prepare(sae, collected, progress, model, device)
     run.stages["loading"] = time.perf_counter() - start
@@ -100,7 +120,12 @@ def explain(
 
 
 def _clients(
-    asked: dict[str, Any], scoring: dict[str, Any], prices: tuple[str | None, str | None], sampling: Any, limits: Any, folder: Path | None
+    asked: dict[str, Any],
+    scoring: dict[str, Any],
+    prices: tuple[str | None, str | None],
+    sampling: Any,
+    limits: Any,
+    folder: Path | None,
 ) -> tuple[ChatClient, ChatClient]:
     """Explainer and scorer; the same client, with the same limits, where they are the same."""
     from saebench.explaining.llm_cache import AnswerCache
@@ -148,7 +173,7 @@ def _load(checkpoint: str, collected: ActivatingExamples) -> SparseAutoencoder:
     theirs, own = record.get("weights_sha256"), sae.info.weights_sha256
     if collected.n_latents != sae.n_latents or (theirs and own and theirs != own):
         raise SaebenchError(
-            f"The examples in {collected.folder} are of another autoencoder ({record.get('origin')}): collect those of {checkpoint}."
+            f"The examples in {collected.folder} are of another autoencoder ({record.get('origin')}); collect this one's."
         )
     return sae
 
@@ -180,7 +205,9 @@ def _prepare(
     own = model_record(cut.model)
     if own.weights_sha256 and of.get("weights_sha256") and own.weights_sha256 != of["weights_sha256"]:
         raise SaebenchError(f"The examples were collected with another language model ({of['name']}): name it with --model.")
-    corpus = make_corpus(tokens, cut.model.tokenizer, name=record["name"], bos=record["bos"], exclude=record["excluded"] != "nothing")
+    corpus = make_corpus(
+        tokens, cut.model.tokenizer, name=record["name"], bos=record["bos"], exclude=record["excluded"] != "nothing"
+    )
     if corpus.sha256 != record["sha256"]:
         raise SaebenchError(f"The text in {collected.folder} is not what its manifest names: collect the examples again.")
     return cut, corpus
@@ -191,7 +218,9 @@ def _show(loads: tuple[Load, Load], clients: tuple[ChatClient, ChatClient], late
     table = Table("", "Model", "Questions", "Known", "To ask", "Tokens in", "Tokens out", "Cost", show_edge=False)
     for role, load, client in zip(("Explainer", "Scorer"), loads, clients, strict=True):
         cost = "unknown" if load.cost is None else f"{load.cost:.2f}"
-        numbers = [f"{value:,.0f}" for value in (load.questions, load.cached, load.to_ask, load.prompt_tokens, load.answer_tokens)]
+        numbers = [
+            f"{value:,.0f}" for value in (load.questions, load.cached, load.to_ask, load.prompt_tokens, load.answer_tokens)
+        ]
         table.add_row(role, Text(client.endpoint.model), *numbers, cost if load.to_ask else "0")
     console.print(Text(f"{latents:,} latents; tokens and cost are estimates."))
     console.print(table)

@@ -41,12 +41,14 @@ class Endpoint:
             raise SaebenchError(f"--{self.role}-url must be an address such as http://localhost:8000/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise SaebenchError(
-                f"--{self.role}-url must be a plain address: the key belongs into the environment variable {self.key_variable}."
+                f"--{self.role}-url must be a plain address: a key belongs in the variable {self.key_variable}."
             )
         if not self.model.strip():
             raise SaebenchError(f"--{self.role}-model is empty: name the model as the endpoint calls it.")
         if any(price is not None and not 0 <= price < float("inf") for price in (self.price_in, self.price_out)):
-            raise SaebenchError(f"--{self.role}-price must be two prices of 0 or more for a million tokens, as in 0.15,0.60.")
+            raise SaebenchError(
+                f"--{self.role}-price must be two prices of 0 or more for a million tokens, as in 0.15,0.60."
+            )
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -67,7 +67,12 @@ def questions_about(
 
 
 def plan(
-    materials: Sequence[Material], tests: Sequence[Test], writer: Writer, explainer: ChatClient, scorer: ChatClient, seed: int
+    materials: Sequence[Material],
+    tests: Sequence[Test],
+    writer: Writer,
+    explainer: ChatClient,
+    scorer: ChatClient,
+    seed: int,
 ) -> tuple[Load, Load]:
     """``(explainer's, scorer's)`` questions. Explanations not yet known are stood in for by text of a usual length."""
     explaining, scoring = Load(), Load()

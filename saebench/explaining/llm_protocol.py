@@ -179,5 +179,7 @@ def definitions_used() -> dict[str, str]:
 def _template(kind: str) -> Template:
     # Prompts are plain text: nothing is escaped, and texts from strangers are values, never templates.
     loader = FileSystemLoader(definition_folder("explain") / "prompts")
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
     return environment.get_template(f"{kind}.jinja")

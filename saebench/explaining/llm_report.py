@@ -84,7 +84,9 @@ def _test_metrics(test: Test, outcomes: Sequence[Outcome]) -> list[Metric]:
     words = "The same windows judged by another latent's explanation"
     metrics.append(_mean(f"{test.name}_control", list(control.values()), bounds, test.unit, f"{words}; {chance}.", "none"))
     metrics.append(
-        _mean(f"{test.name}_gain", gains, (-reach, reach), test.unit, "Score less the control's, latent by latent; chance 0.")
+        _mean(
+            f"{test.name}_gain", gains, (-reach, reach), test.unit, "Score less the control's, latent by latent; chance 0."
+        )
     )
     return metrics
 

@@ -29,7 +29,7 @@ class Question:
     Attributes:
         prompt: what is asked.
         truth: of each text: whether it fits (detection, fuzzing); of each token: its activation (simulation); the
-            intruder's number (intruder test).
+            intruder's number and how many texts there are (intruder test).
     """
 
     prompt: Prompt
@@ -245,7 +245,7 @@ class IntruderTest(Test):
 
     def fits(self, question: Question, answer: Intruder) -> bool:
         """The number of a text."""
-        return 1 <= answer.intruder <= question.truth[1]
+        return 1 <= answer.intruder <= int(question.truth[1])
 
     def score(self, answered: Sequence[tuple[Question, Intruder]]) -> Score:
         """Share of trials in which the intruder was found."""
