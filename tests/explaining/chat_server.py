@@ -55,7 +55,7 @@ def completion(text: str, request: dict[str, Any]) -> str:
 
 
 @contextmanager
-def serve(answer: Script) -> Iterator[ChatServer]:
+def serve(answer: Script, port: int = 0) -> Iterator[ChatServer]:
     state = ChatServer(answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -91,7 +91,7 @@ def serve(answer: Script) -> Iterator[ChatServer]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client that gave up waiting is part of the tests."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"

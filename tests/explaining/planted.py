@@ -15,24 +15,29 @@ from saebench.progress import Progress
 from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
 
 EMBEDDINGS = "blocks.0.hook_resid_pre"
-WORDS, DEAD, EVERYWHERE, RARE, N = 6, 6, 7, 8, 9
+WORDS, DEAD, EVERYWHERE, RARE = 6, 6, 7, 8
 """Latents 0 to 5 are active on the words w10 to w15, each with 1.0; then one never, one always, one on a rare word."""
 
 
-def planted_sae(model: LanguageModel) -> SparseAutoencoder:
-    words = torch.tensor([*range(10, 10 + WORDS), 199])
-    embeddings = model.cut(EMBEDDINGS).prefix(words[None]).inputs[0].float()
-    width = embeddings.shape[1]
-    encoder = torch.zeros(width, N)
-    encoder[:, [*range(WORDS), RARE]] = (embeddings / embeddings.square().sum(dim=1, keepdim=True)).T
-    bias = torch.zeros(N)
-    bias[EVERYWHERE] = 1.0
-    activation = JumpReLU(torch.full((N,), 0.9))
-    info = CheckpointInfo("planted", "saebench", activation.name, width, width, N, activation.describe(), hook_in=EMBEDDINGS)
+def word_sae(model: LanguageModel, words: list[int]) -> SparseAutoencoder:
+    """Latents that read the embeddings, each active with 1.0 on one token; of random directions otherwise."""
+    embeddings = model.cut(EMBEDDINGS).prefix(torch.tensor([words])).inputs[0].float()
+    n, width = embeddings.shape
+    activation = JumpReLU(torch.full((n,), 0.9))
+    info = CheckpointInfo("planted", "saebench", activation.name, width, width, n, activation.describe(), hook_in=EMBEDDINGS)
     return SparseAutoencoder(
-        W_enc=encoder, W_dec=torch.nn.functional.normalize(torch.randn(N, width), dim=1), b_enc=bias,
-        b_dec=torch.zeros(width), activation=activation, info=info,
+        W_enc=(embeddings / embeddings.square().sum(dim=1, keepdim=True)).T.contiguous(),
+        W_dec=torch.nn.functional.normalize(embeddings, dim=1), b_enc=torch.zeros(n), b_dec=torch.zeros(width),
+        activation=activation, info=info,
     )  # fmt: skip
+
+
+def planted_sae(model: LanguageModel) -> SparseAutoencoder:
+    sae = word_sae(model, [*range(10, 10 + WORDS), 0, 0, 199])
+    encoder, bias = sae.W_enc.clone(), sae.b_enc.clone()
+    encoder[:, [DEAD, EVERYWHERE]] = 0.0
+    bias[EVERYWHERE] = 1.0
+    return replace(sae, W_enc=encoder, b_enc=bias)
 
 
 def planted_corpus(model: LanguageModel, rows: int = 300) -> TokenCorpus:
@@ -45,6 +50,5 @@ def planted_corpus(model: LanguageModel, rows: int = 300) -> TokenCorpus:
 
 def planted_examples(model: LanguageModel, folder: Path) -> tuple[SparseAutoencoder, Cut, TokenCorpus, ActivatingExamples]:
     sae, cut, corpus = planted_sae(model), model.cut(EMBEDDINGS), planted_corpus(model)
-    sae = replace(sae, info=replace(sae.info, origin="planted"))
     found = collect(sae, cut, corpus, ExampleSettings.defined(), 50, Progress(False))
     return sae, cut, corpus, write_examples(found, folder)
