@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from saebench.errors import SaebenchError
 from saebench.report.content import Line, differences, facts, lines, plain, provenance
-from saebench.report.figures import figures
+from saebench.report.figures import Figure, figures
 from saebench.results import Result, write_text
 
 
@@ -31,18 +31,26 @@ def write_page(results: Sequence[Result], path: str | Path) -> None:
 
 def render_page(results: Sequence[Result]) -> str:
     """The page of one or several results, whole."""
-    from plotly.offline import get_plotlyjs
-
     drawn = figures(results)
     return _templates().get_template("page.html").render(
         title=plain(results[0].sae.origin) if len(results) == 1 else f"{len(results)} sparse autoencoders",
         cards=[_card(result) for result in results],
         side_by_side=_side_by_side(results) if len(results) > 1 else None,
         differences=differences(results),
-        figures=drawn,
-        plotly=Markup(get_plotlyjs() if drawn else ""),
-        figure_data=script_json([{"id": each.key, "traces": each.traces, "layout": each.layout} for each in drawn]),
+        **_drawn(drawn),
     )  # fmt: skip
+
+
+def render_figures(title: str, lead: str, drawn: Sequence[Figure]) -> str:
+    """A page of figures alone, under a title and one sentence."""
+    return _templates().get_template("figures_page.html").render(title=title, lead=lead, **_drawn(drawn))
+
+
+def _drawn(drawn: Sequence[Figure]) -> dict[str, Any]:
+    from plotly.offline import get_plotlyjs
+
+    data = [{"id": each.key, "traces": each.traces, "layout": each.layout} for each in drawn]
+    return {"figures": drawn, "plotly": Markup(get_plotlyjs() if drawn else ""), "figure_data": script_json(data)}
 
 
 def render_html_table(result: Result) -> str:

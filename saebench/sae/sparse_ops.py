@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 SUM_MODE, NO_PADDING = 0, -1  # of PyTorch's embedding bags
 
 

@@ -9,10 +9,10 @@ import time
 
 import sae_lens
 import torch
-from safetensors.torch import load_file
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
+from safetensors.torch import load_file
 
 settings = json.loads(sys.argv[1])
 activations = load_file(settings["activations"])["activations"]
