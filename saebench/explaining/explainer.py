@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from saebench.explaining.llm_answers import Explanation
@@ -22,10 +23,10 @@ class Writer:
         self.vocabulary, self.protocol = vocabulary, protocol
 
     def pieces(self, window: Window) -> list[str]:
-        """Its tokens: line breaks written as ``\\n``, and the marks' own characters replaced."""
+        """Its tokens: line breaks written as ``\\n``, the marks' own characters replaced, ``<s>`` written as ``[s]``."""
         marks = self.protocol.window
         shown = {"\n": "\\n", "\r": "\\r", marks.open: "<", marks.close: ">"}
-        return [_replaced(self.vocabulary[token], shown) for token in window.tokens]
+        return [_replaced(_harmless(self.vocabulary[token]), shown) for token in window.tokens]
 
     def text(self, window: Window, marked: Iterable[int] = ()) -> str:
         """The window in one line; runs of marked tokens stand between marks."""
@@ -52,6 +53,18 @@ def explanation_prompt(material: Material, writer: Writer) -> Prompt:
         scaled = [(token, max(1, round(scale * value / material.maximum))) for token, value in values]
         examples.append({"text": writer.text(window, marked), "marked": scaled})
     return make_prompt(protocol, "explanation", Explanation, examples=examples)
+
+
+_CONTROL = re.compile(r"<(\||/?)([^<>|]+)\1?>")
+_CONTROL_WORDS = {"s", "bos", "eos", "pad", "unk", "mask", "cls", "sep", "start_of_turn", "end_of_turn"}
+
+
+def _harmless(piece: str) -> str:
+    """A control token of one language model must not be one of the model that reads about it."""
+    found = _CONTROL.fullmatch(piece)
+    if found is None or not (found.group(1) == "|" or found.group(2).lower() in _CONTROL_WORDS):
+        return piece
+    return f"[{piece[1:-1].strip('|')}]"
 
 
 def _replaced(piece: str, table: dict[str, str]) -> str:

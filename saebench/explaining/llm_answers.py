@@ -16,8 +16,8 @@ class _Form(BaseModel):
 
 
 def _sentence(text: str) -> str:
-    plain = " ".join(text.split())
-    if not plain or len(plain) > LONGEST_EXPLANATION:
+    plain = " ".join("".join(letter for letter in each if letter.isprintable()) for each in text.split())
+    if not plain.strip() or len(plain) > LONGEST_EXPLANATION:
         raise ValueError(f"an explanation has 1 to {LONGEST_EXPLANATION} characters")
     return plain
 

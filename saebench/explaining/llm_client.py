@@ -217,7 +217,7 @@ class ChatClient:
         text, usage = getattr(message, "content", None), getattr(completion, "usage", None)
         reason = getattr(first, "finish_reason", None)
         return Answer(
-            text=text if isinstance(text, str) else "",
+            text=text.encode("utf-8", "replace").decode() if isinstance(text, str) else "",  # no half characters
             prompt_tokens=_whole(getattr(usage, "prompt_tokens", None)),
             completion_tokens=_whole(getattr(usage, "completion_tokens", None)),
             finish_reason=reason if isinstance(reason, str) else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -32,6 +33,8 @@ class Endpoint:
     role: str = "explainer"
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):  # a key itself, perhaps: it is not repeated
+            raise SaebenchError(f"--{self.role}-key must be the name of an environment variable that holds the key.")
         try:
             parts = urlsplit(self.url)
             named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -32,7 +32,7 @@ def evaluator_result(run: ExplanationRun, outcomes: Sequence[Outcome]) -> Evalua
         details={
             "latents": {str(outcome.latent): _latent(outcome) for outcome in outcomes},
             "skipped": {str(latent): reason for latent, reason in sorted(run.skipped.items())},
-            "dictionary": {"latents": run.examples.n_latents, "never_active": int((run.examples.table["count"] == 0).sum())},
+            "dictionary": _dictionary(run),
             "chance": {test.name: test.chance for test in run.tests},
             "calls": {
                 "explainer": spent_record(run.spent["explainer"], run.explainer.endpoint),
@@ -64,6 +64,13 @@ def make_result(run: ExplanationRun, outcomes: Sequence[Outcome], device: torch.
         stages={name: round(seconds, 3) for name, seconds in run.stages.items()},
         environment=environment(device),
     )
+
+
+def _dictionary(run: ExplanationRun) -> dict[str, int]:
+    """How many latents there are, and how many can never be in the sample."""
+    dead = run.examples.table["count"] == 0
+    too_few = ~run.enough & ~dead
+    return {"latents": len(dead), "never_active": int(dead.sum()), "too_few_activations": int(too_few.sum())}
 
 
 def _explained(outcomes: Sequence[Outcome]) -> Metric:

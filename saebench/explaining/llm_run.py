@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import pandas as pd
 import torch
 from pydantic import BaseModel
 
@@ -18,7 +19,7 @@ from saebench.explaining.llm_client import ChatClient, Reply
 from saebench.explaining.llm_endpoint import Endpoint, Prompt
 from saebench.explaining.llm_plan import Load, other_latent, plan, questions_about
 from saebench.explaining.llm_protocol import Protocol
-from saebench.explaining.llm_windows import Material, Pool, shortfall, split, with_inactive
+from saebench.explaining.llm_windows import Material, Pool, sample_size, shortfall, split, with_inactive
 from saebench.explaining.scorers import Question, Score, Test, make_tests
 from saebench.lm import Cut
 from saebench.progress import Progress
@@ -136,8 +137,8 @@ class ExplanationRun:
         if latents is None:
             if count < 1:
                 raise SaebenchError(f"{count} latents are none: use --count 1 or more.")
-            active = torch.tensor((self.examples.table["count"] > 0).to_numpy().nonzero()[0])
-            order = active[torch.randperm(len(active), generator=torch.Generator().manual_seed(self.seed))].tolist()
+            enough = torch.tensor(self.enough.to_numpy().nonzero()[0])
+            order = enough[torch.randperm(len(enough), generator=torch.Generator().manual_seed(self.seed))].tolist()
         else:
             order = list(dict.fromkeys(latents))
             count = len(order)
@@ -154,6 +155,12 @@ class ExplanationRun:
                 f"None of the latents has enough activations in {self.examples.folder} to be explained: collect examples "
                 "of more text with `saebench examples --tokens`."
             )
+
+    @property
+    def enough(self) -> pd.Series[bool]:
+        """For each latent of the dictionary, whether as many activations are kept as are needed at least."""
+        table = self.examples.table
+        return (table["random"] >= sample_size(self.protocol)) & (table["top"] >= self.protocol.explainer.top)
 
     @property
     def explanations_known(self) -> bool:
@@ -202,8 +209,7 @@ class ExplanationRun:
         jobs = [(material, outcome) for material, outcome in zip(self.materials, outcomes, strict=True)]
         with self.progress.task("Scoring", total=len(jobs), unit="latents") as advance:
             for first in range(0, len(jobs), LATENTS_AT_A_TIME):
-                self._score(jobs[first : first + LATENTS_AT_A_TIME], texts)
-                advance(len(jobs[first : first + LATENTS_AT_A_TIME]))
+                self._score(jobs[first : first + LATENTS_AT_A_TIME], texts, advance)
         self.stages["scoring"] = time.perf_counter() - start
         self.spent["explainer"].retries = self.explainer.retries
         self.spent["scorer"].retries = self.scorer.retries if self.scorer is not self.explainer else 0
@@ -222,7 +228,9 @@ class ExplanationRun:
                             else Outcome(material.latent, None, reason))  # fmt: skip
         return outcomes
 
-    def _score(self, jobs: Sequence[tuple[Material, Outcome]], texts: dict[int, str]) -> None:
+    def _score(
+        self, jobs: Sequence[tuple[Material, Outcome]], texts: dict[int, str], advance: Callable[[float], None]
+    ) -> None:
         """Ask all tests about some latents, and take in their scores."""
         asked: list[tuple[Outcome, Test, bool, list[Question]]] = []
         for material, outcome in jobs:
@@ -232,7 +240,8 @@ class ExplanationRun:
             ):
                 asked.append((outcome, test, is_control, questions))
         prompts = list(dict.fromkeys(question.prompt for *_, questions in asked for question in questions))
-        replies = dict(zip(prompts, self.scorer.ask_all(prompts), strict=True))
+        share = len(jobs) / max(len(prompts), 1)
+        replies = dict(zip(prompts, self.scorer.ask_all(prompts, lambda amount: advance(amount * share)), strict=True))
         for prompt, reply in replies.items():
             self.spent["scorer"].add(prompt, reply)
         for outcome, test, is_control, questions in asked:

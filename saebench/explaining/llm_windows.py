@@ -159,13 +159,19 @@ def shortfall(examples: ActivatingExamples, protocol: Protocol) -> str | None:
         )
     if examples.context < window.size:
         return f"are of rows of {examples.context} tokens, shorter than the window of {window.size}: use a longer --context"
-    needed = protocol.scoring.quantiles * protocol.scoring.each + protocol.explainer.quantiles * protocol.explainer.each
+    needed = sample_size(protocol)
     if kept["random"] < needed or kept["top"] < protocol.explainer.top:
         return (
             f"keep {kept['top']} strongest and {kept['random']} random activations of a latent, and the protocol needs "
             f"{protocol.explainer.top} and {needed}: collect them again with --top and --random"
         )
     return None
+
+
+def sample_size(protocol: Protocol) -> int:
+    """Windows that are needed of a latent's random sample."""
+    of, scoring = protocol.explainer, protocol.scoring
+    return of.quantiles * of.each + scoring.quantiles * scoring.each
 
 
 def split(latent: LatentExamples, protocol: Protocol, seed: int) -> Material | str:
@@ -177,8 +183,7 @@ def split(latent: LatentExamples, protocol: Protocol, seed: int) -> Material | s
     for example in shown:
         taken.take(example.row, example.row_position)
     sample = [example for example in latent.random if taken.take(example.row, example.row_position)]
-    of, scoring = protocol.explainer, protocol.scoring
-    needed = of.quantiles * of.each + scoring.quantiles * scoring.each
+    of, scoring, needed = protocol.explainer, protocol.scoring, sample_size(protocol)
     if len(shown) < of.top or len(sample) < needed:
         return (
             f"too few activations: {len(shown)} strong and {len(sample)} random windows that do not overlap, "

@@ -273,7 +273,7 @@ def test_waits_grow_and_heed_the_server() -> None:
     [({"url": "localhost:8000"}, "must be an address"), ({"url": "file:///etc/passwd"}, "must be an address"),
      ({"url": "http://me:secret@host/v1"}, "must be a plain address"), ({"url": "http://host/v1?key=secret"}, "plain"),
      ({"model": " "}, "--explainer-model is empty"), ({"price_in": -1.0}, "two prices"),
-     ({"url": "http://[::1/v1"}, "must be an address")],
+     ({"url": "http://[::1/v1"}, "must be an address"), ({"key_variable": "sk-secret"}, "must be the name of")],
 )  # fmt: skip
 def test_bad_endpoints_are_refused_unseen(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SaebenchError, match=sentence) as caught:
@@ -312,6 +312,7 @@ def test_without_a_key_in_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
      ('{"intruder": 3', Intruder, None), ("", Intruder, None), ('{"answers": [true, 0]}', Verdicts, None),
      ('{"answers": []}', Verdicts, Verdicts(answers=[])), ('{"explanation": "  "}', Explanation, None),
      ('{"explanation": " a\\n b"}', Explanation, Explanation(explanation="a b")),
+     ('{"explanation": "a\\u001b[31m b\\u0000"}', Explanation, Explanation(explanation="a[31m b")),
      (json.dumps({"explanation": "x" * 1001}), Explanation, None), ("[" * 100_000, Simulation, None)],
 )  # fmt: skip
 def test_only_answers_of_the_form_are_usable(text: str, form: Any, found: Any) -> None:

@@ -192,8 +192,8 @@ def test_the_same_seed_gives_the_same_result(run_with: Callable[..., EvaluatorRe
 def test_a_sample_leaves_out_what_cannot_be_explained(run_with: Callable[..., EvaluatorResult]) -> None:
     found = run_with(knows_nothing, latents=None)
     assert set(found.details["latents"]) == {str(latent) for latent in ALL}
-    assert set(found.details["skipped"]) == {str(EVERYWHERE), str(RARE)}
-    assert found.details["dictionary"] == {"latents": 9, "never_active": 1}
+    assert set(found.details["skipped"]) == {str(EVERYWHERE)}
+    assert found.details["dictionary"] == {"latents": 9, "never_active": 1, "too_few_activations": 1}
 
 
 def test_no_latent_with_enough_activations(run_with: Callable[..., EvaluatorResult]) -> None:

@@ -126,6 +126,12 @@ def test_marks() -> None:
     assert writer.text(window) == "a b\\n <c>d\\r"
 
 
+def test_control_tokens_are_shown_as_words() -> None:
+    pieces = ["<|im_start|>", "<s>", "</s>", "<bos>", "<div>", "<", "a", "<|", "[s]"]
+    shown = Writer(pieces, load_protocol()).pieces(Window(tuple(range(9)), (0.0,) * 9, 0, 0))
+    assert shown == ["[im_start]", "[s]", "[/s]", "[bos]", "<div>", "<", "a", "<|", "[s]"]
+
+
 def test_the_explainer_sees_marks_and_strengths() -> None:
     windows = [Window((0, 1), (0.0, 5.0), 0, 1), Window((1, 0), (2.5, 0.1), 1, 0)]
     prompt = explanation_prompt(Material(7, 5.0, windows, [], []), Writer([" x", " cat"], load_protocol()))
