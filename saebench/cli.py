@@ -17,6 +17,7 @@ from saebench.comparison.commands import compare
 from saebench.errors import SaebenchError
 from saebench.evaluators.commands import dictionary
 from saebench.explaining.commands import examples
+from saebench.explaining.llm_commands import explain
 from saebench.leaderboard import commands as leaderboard
 from saebench.tasks.commands import tasks
 from saebench.training.commands import sweep, train
@@ -204,6 +205,7 @@ app.command()(sweep)
 app.command()(examples)
 app.add_typer(tasks, name="tasks")
 app.command()(view)
+app.command()(explain)
 
 
 def main() -> None:
