@@ -57,11 +57,10 @@ def run() -> list[Row]:
             "256 latents, processor time over two cores",
             f"{busy * scale / 120:.1f} min",
             "15 min",
-            f"{busy:.0f} s of processor time, {torch.get_num_threads()} threads, halved: an estimate, as if two cores shared the work evenly",
+            f"{busy:.0f} s of processor time, {torch.get_num_threads()} threads, halved: an estimate, "
+            "as if two cores shared the work evenly",
         ),
-        against_slow(
-            model, ground, examples, chosen.latents[:: max(1, len(chosen.latents) // SLOW_LATENTS)][:SLOW_LATENTS], sae
-        ),
+        against_slow(model, ground, examples, spread, sae),
     ]
 
 
