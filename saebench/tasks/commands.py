@@ -30,11 +30,11 @@ def list_tasks(
         return
     from saebench.tasks import availability, find_tasks
 
+    found = find_tasks(suite)
     table = Table(show_edge=False)
     table.add_column("Task", no_wrap=True)
-    table.add_column("What is told apart", no_wrap=True)  # cut where the terminal is narrow
+    table.add_column("What is told apart")
     table.add_column("Data here", no_wrap=True)
-    found = find_tasks(suite)
     missing = 0
     for task in found:
         here = [source for source, reason in availability(task, data_dir).items() if not reason]
