@@ -169,7 +169,7 @@ class Result(_Strict):
         return self.evaluators[evaluator].metrics[name]
 
     def identity(self) -> dict[str, Any]:
-        """What must agree for two runs to be parts of one: autoencoder, model, text, seed, definitions and settings."""
+        """What must agree for two runs to be parts of one: autoencoder, model, text, seed and settings."""
         return {
             "sae.weights_sha256": self.sae.weights_sha256,
             "sae.hook_in": self.sae.hook_in,
@@ -177,7 +177,6 @@ class Result(_Strict):
             "model": self.model.model_dump(),
             "corpus.sha256": self.corpus.sha256,
             "seed": self.seed,
-            "definitions": self.definitions,
             **{f"settings.{key}": value for key, value in self.settings.items()},
         }
 

@@ -232,6 +232,7 @@ def write_safetensors(tensors: dict[str, Tensor], folder: Path, name: str) -> No
     Raises:
         SaebenchError: the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     stored: dict[str, Tensor] = {}
@@ -248,8 +249,8 @@ def write_safetensors(tensors: dict[str, Tensor], folder: Path, name: str) -> No
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, folder / name)
-    except OSError as error:
-        raise SaebenchError(f"Cannot write the checkpoint {folder}: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:  # a full disk is one or the other
+        raise SaebenchError(f"Cannot write the checkpoint {folder}: {_first_line(error)}.") from error
     finally:
         temporary.unlink(missing_ok=True)
 

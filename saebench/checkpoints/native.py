@@ -93,8 +93,24 @@ def save_native(sae: SparseAutoencoder, folder: str | Path, training: dict[str, 
         SaebenchError: the folder cannot be written.
     """
     folder = Path(folder)
+    text = native_config(sae, training)
+    write_safetensors(native_tensors(sae), folder, WEIGHTS)
+    write_text(folder / CONFIG, text)
+    return folder
+
+
+def native_tensors(sae: SparseAutoencoder) -> dict[str, Tensor]:
+    """What ``sae.safetensors`` holds."""
     tensors = {name: tensor for name, tensor in sae.tensors() if name != "W_enc"}
-    tensors["encoder"] = sae.W_enc.T
+    return tensors | {"encoder": sae.W_enc.T}
+
+
+def native_config(sae: SparseAutoencoder, training: dict[str, Any] | None = None) -> str:
+    """What ``sae.json`` holds.
+
+    Raises:
+        SaebenchError: the training record is not JSON data.
+    """
     info = replace(sae.info, dtype=str(sae.W_dec.dtype).removeprefix("torch."), activation=_described(sae.activation))
     kept = ("origin", "format", "weights_sha256", "training")
     config = {
@@ -104,12 +120,9 @@ def save_native(sae: SparseAutoencoder, folder: str | Path, training: dict[str, 
         "training": sae.info.training if training is None else training,
     }
     try:
-        text = json.dumps(config, indent=1, allow_nan=False) + "\n"
+        return json.dumps(config, indent=1, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise SaebenchError(f"The training record cannot be written as JSON: {error}.") from error
-    write_safetensors(tensors, folder, WEIGHTS)
-    write_text(folder / CONFIG, text)
-    return folder
 
 
 def _described(activation: Activation) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from rich.text import Text
 from saebench.errors import SaebenchError
 
 console = Console()
+PAGE = "training.html"
 
 
 def train(
@@ -36,6 +37,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of initialisation and order.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = False,
+    shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
 ) -> None:
     """Train an autoencoder and save it in saebench's format."""
     from saebench.training.config import make_config, read_recipe
@@ -44,60 +46,50 @@ def train(
              "context": context, "lr": lr, "sparsity": sparsity, "target_l0": target_l0, "seed": seed}  # fmt: skip
     settings = read_recipe(recipe) if recipe else {}
     config = make_config(settings | {name: value for name, value in given.items() if value is not None})
-    _run([config], [out], cache, resume)
+    _run([config], [out], out / PAGE, cache, resume, shards)
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="TOML: common settings, and a [[member]] table with `name` for each.")],
+    file: Annotated[
+        str, typer.Argument(help="A TOML file with [[member]] tables or a [grid], or a built-in recipe's name.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder; each member gets one below it.")] = Path("saebench-runs"),
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoints.")] = False,
+    shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
 ) -> None:
     """Train many autoencoders on one stream of activations."""
+    from saebench.training.config import read_sweep
+
     configs, names = read_sweep(file)
-    _run(configs, [out / name for name in names], cache, resume)
+    _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards)
 
 
-def read_sweep(file: Path) -> tuple[list[Any], list[str]]:
-    """``(configurations, names)`` of a sweep file.
-
-    Raises:
-        SaebenchError: it is missing, not TOML, has no members, or names are missing, repeated or not plain.
-    """
-    from saebench.training.config import make_config
-
-    try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SaebenchError(f"There is no sweep at {file}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SaebenchError(f"The sweep {file} is not TOML: {error}.") from error
-    members = settings.pop("member", None)
-    if not isinstance(members, list) or not members:
-        raise SaebenchError(f"The sweep {file} has no [[member]] tables.")
-    names = [str(member.pop("name", "")) for member in members]
-    if len(set(names)) < len(names) or not all(name and all(c.isalnum() or c in "-_." for c in name) for name in names):
-        raise SaebenchError(f"The members of {file} need different names of letters, digits, '-', '_' and '.'.")
-    return [make_config(settings | member) for member in members], names
-
-
-def _run(configs: list[Any], folders: list[Path], cache: Path | None, resume: bool) -> None:
+def _run(
+    configs: list[Any], folders: list[Path], page: Path, cache: Path | None, resume: bool, shards: int = 1
+) -> None:  # fmt: skip
     from saebench.progress import Progress
     from saebench.results import check_writable
-    from saebench.training.sources import open_source
-    from saebench.training.trainer import train as run
+    from saebench.training.mesh import join_mesh
+    from saebench.training.plot import write_training_page
+    from saebench.training.run import train as run
 
     for folder in folders:
         check_writable(folder / "sae.json")
     places = {(each.model, each.hook, each.corpus, each.corpus_tokens, each.corpus_skip, each.context) for each in configs}
     if len(places) > 1:
         raise SaebenchError("The members of a sweep share one stream: model, hook, text and context must be the same.")
+    mesh = join_mesh(shards)
+    console.quiet = not mesh.writes
     _show(configs, folders)
-    progress = Progress()
-    source = open_source(configs[0], cache, progress)
+    progress = Progress(shown=mesh.writes)
+    source = _stream(configs[0], cache, progress, mesh)
     epochs = configs[0].steps * configs[0].batch / source.tokens
     console.print(Text(f"{source.tokens:,} tokens of activations: {epochs:.1f} epochs"))
-    trainers = run(configs, source, folders, resume, progress)
+    trainers = run(configs, source, folders, resume, progress, mesh)
+    if mesh.writes:
+        trained = [json.loads((folder / "sae.json").read_text(encoding="utf-8"))["training"] for folder in folders]
+        write_training_page({folder.name: record for folder, record in zip(folders, trained, strict=True)}, page)
     table = Table("Checkpoint", "Normalised MSE", "L0", "Dead", show_edge=False)
     for trainer, folder in zip(trainers, folders, strict=True):
         record = trainer.record(source, 0.0)
@@ -107,6 +99,24 @@ def _run(configs: list[Any], folders: list[Path], cache: Path | None, resume: bo
         if aim and not aim["within_5_percent"]:
             console.print(Text(f"{folder}: L0 came out as {aim['reached']:.1f}, not within 5 % of {aim['wanted']:g}."))
     console.print(table)
+
+
+def _stream(config: Any, cache: Path | None, progress: Any, mesh: Any) -> Any:
+    """The activations; several processes share the work of computing them through the cache."""
+    from saebench.training.sources import CachedSource, open_source
+
+    alone = mesh.shards * mesh.replicas == 1
+    if cache is None and not alone:
+        raise SaebenchError("Several processes share their activations through a cache: name its folder with --cache.")
+    if not mesh.writes:
+        mesh.barrier()  # the first process lays the cache out
+    source = open_source(config, cache, progress)
+    if mesh.writes:
+        mesh.barrier()
+    if isinstance(source, CachedSource) and not alone:
+        source.fill(mesh.replica * mesh.shards + mesh.shard, mesh.replicas * mesh.shards)
+        mesh.barrier()
+    return source
 
 
 def _show(configs: list[Any], folders: list[Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from saebench.errors import SaebenchError
 from saebench.sae.scaling import ScalingKind
 
 ARCHITECTURES = ("topk", "multitopk", "batchtopk", "jumprelu", "relu", "gated", "prolu", "matryoshka")
+PENALISED = ("jumprelu", "relu", "gated", "prolu")
+"""Architectures whose L0 comes of a penalty."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class TrainingConfig:
             for evaluation; ``context``: length of a row.
         arch: one of ``ARCHITECTURES``.
         n: number of latents.
-        k: active latents per token (TopK family), and the number aimed at where ``target_l0`` is not given.
+        k: active latents per token.
         tokens: to train on; more than the corpus has means several epochs.
         batch: tokens per step.
         lr: learning rate; by default ``2e-4 / sqrt(n / 2**14)``.
@@ -32,13 +35,16 @@ class TrainingConfig:
         clip: largest global norm of the gradient, or 0.
         scaling: of the input; ``layer_norm`` as in the released code, ``unit_norm`` as in the paper.
         sparsity: penalty's coefficient (ReLU, Gated, JumpReLU, ProLU); ``target_l0`` adapts it until L0 is as asked.
+            Where neither is given, ``k`` is the L0 asked for.
         bandwidth: of JumpReLU's straight-through estimator.
         aux_coefficient: of AuxK; ``k_aux``: how many dead latents, by default the power of two nearest to ``d / 2``.
         dead_after_tokens: a latent that has not been active for so many tokens is dead.
-        ema: decay of the average of the weights.
+        beta2: of Adam; ``ema``: decay of the average of the weights.
         group_sizes: of Matryoshka prefixes.
         seed: of initialisation and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        device: to train on; the accelerator where there is one by default.
+        compile: whether the loss goes through ``torch.compile``.
         bfloat16: whether the encoder's product is in bfloat16 (master weights stay float32).
     """
 
@@ -64,10 +70,13 @@ class TrainingConfig:
     aux_coefficient: float = 1 / 32
     k_aux: int = 0
     dead_after_tokens: int = 10_000_000
+    beta2: float = 0.999
     ema: float = 0.999
     group_sizes: tuple[int, ...] = ()
     seed: int = 0
     checkpoint_every: int = 500
+    device: str = ""
+    compile: bool = False
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
@@ -81,6 +90,8 @@ class TrainingConfig:
         for name in ("lr", "sparsity", "target_l0", "clip", "aux_coefficient", "warmup_steps", "k_aux", "corpus_skip"):
             if getattr(self, name) < 0:
                 raise SaebenchError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if self.target_l0 and self.arch not in PENALISED:
+            raise SaebenchError(f"target_l0 is for {', '.join(PENALISED)}; the L0 of {self.arch} is its k.")
         if self.group_sizes and (sum(self.group_sizes) != self.n or min(self.group_sizes) < 1):
             raise SaebenchError(f"The group sizes {list(self.group_sizes)} do not add up to n = {self.n}.")
 
@@ -103,7 +114,7 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     """Settings of a recipe: a TOML file, or one of the built-in ones by name.
 
     Raises:
-        SaebenchError: it is missing, not TOML, or names settings that do not exist.
+        SaebenchError: it is missing or not TOML.
     """
     path = Path(name)
     if path.suffix == ".toml":
@@ -117,10 +128,34 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
             raise SaebenchError(f"There is no recipe {str(name)!r}; built in are {', '.join(sorted(built_in))}.")
         text = built_in[str(name)].read_text(encoding="utf-8")
     try:
-        settings = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SaebenchError(f"The recipe {name} is not TOML: {error}.") from error
-    return settings
+
+
+def read_sweep(name: str | Path) -> tuple[list[TrainingConfig], list[str]]:
+    """``(configurations, names)`` of a sweep: common settings with ``[[member]]`` tables, a ``[grid]`` of lists, or both.
+
+    Raises:
+        SaebenchError: it is missing or not TOML, has no members, or their names are missing, repeated or not plain.
+    """
+    settings = read_recipe(name)
+    members, grid = settings.pop("member", []), settings.pop("grid", {})
+    if (
+        not isinstance(members, list)
+        or not isinstance(grid, dict)
+        or not all(isinstance(each, list) for each in grid.values())
+    ):
+        raise SaebenchError(f"In the sweep {name}, member must be [[member]] tables and [grid] hold lists.")
+    for values in product(*grid.values()) if grid else ():
+        chosen = dict(zip(grid, values, strict=True))
+        members.append(chosen | {"name": "-".join(v if k == "arch" else f"{k}{v}" for k, v in chosen.items())})
+    if not members:
+        raise SaebenchError(f"The sweep {name} has neither [[member]] tables nor a [grid].")
+    names = [str(member.pop("name", "")) for member in members]
+    if len(set(names)) < len(names) or not all(each and all(c.isalnum() or c in "-_." for c in each) for each in names):
+        raise SaebenchError(f"The members of {name} need different names of letters, digits, '-', '_' and '.'.")
+    return [make_config(settings | member) for member in members], names
 
 
 def make_config(settings: dict[str, Any]) -> TrainingConfig:
@@ -135,4 +170,6 @@ def make_config(settings: dict[str, Any]) -> TrainingConfig:
         raise SaebenchError(f"There is no setting {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
     if "group_sizes" in settings:
         settings = settings | {"group_sizes": tuple(settings["group_sizes"])}
+    if settings.get("arch") in PENALISED and not settings.get("sparsity") and not settings.get("target_l0"):
+        settings = settings | {"target_l0": float(settings.get("k", TrainingConfig.k))}
     return TrainingConfig(**settings)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saebench.sae.sparse_ops import Entries, sum_rows
 from saebench.sae.topk import top_k
+from saebench.training.mesh import Mesh
+
+ALONE = Mesh()
+SHARED = ("b_dec",)
+"""Parameters that every shard holds whole."""
+BLOCK, PROBE_SEED = 65_536, 999_983
 
 
 def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:
@@ -26,22 +34,47 @@ def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1
     return median
 
 
-def initial_decoder(n: int, d: int, generator: torch.Generator) -> Tensor:
-    """``[n, d]`` random unit vectors."""
-    return F.normalize(torch.randn(n, d, generator=generator), dim=1)
+def initial_decoder(n: int, d: int, seed: int, latents: slice | None = None) -> Tensor:
+    """``[n, d]`` random unit vectors, or those of a slice of the latents: block by block, each from a seed of its own."""
+    wanted = latents or slice(0, n)
+    parts = []
+    for block in range(wanted.start // BLOCK, math.ceil(wanted.stop / BLOCK)):
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, n)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + block)
+        rows = torch.randn(stop - start, d, generator=generator)
+        parts.append(rows[max(wanted.start - start, 0) : wanted.stop - start])
+    return F.normalize(torch.cat(parts), dim=1)
 
 
-def initial_encoder(decoder: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def initial_encoder(decoder: Tensor, k: int, seed: int, mesh: Mesh = ALONE) -> Tensor:
     """``[n, d]``: the decoder, divided by the mean norm of its reconstructions of random unit vectors.
 
     256 unit vectors (seen from the bias) are encoded by the decoder's own directions and their ``k`` largest latents
-    decoded again; afterwards reconstructions start at the scale of the input.
+    decoded again; afterwards reconstructions start at the scale of the input. ``decoder`` is this shard's slice.
     """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + PROBE_SEED)
     probes = F.normalize(torch.randn(256, decoder.shape[1], generator=generator), dim=1)
-    values, indices = top_k(probes @ decoder.T, min(k, decoder.shape[0]))
-    reconstructions = F.embedding_bag(indices, decoder, per_sample_weights=values.relu(), mode="sum")
+    entries, values = largest(probes.to(decoder.device) @ decoder.T, k, mesh)
+    reconstructions = mesh.total(sum_rows(entries, values.relu(), decoder), over_replicas=False)
     encoder: Tensor = decoder / reconstructions.norm(dim=1).mean().clamp_min(1e-6)
     return encoder
+
+
+def largest(pre: Tensor, k: int, mesh: Mesh = ALONE, among: Tensor | None = None) -> tuple[Entries, Tensor]:
+    """The ``k`` largest of each row, over all shards: this shard's entries and their values.
+
+    Args:
+        pre: ``[tokens, n]``, of this shard's latents; ``among``: numbers of those that may be chosen, all by default.
+        k: how many; ``mesh``: where the other shards are.
+    """
+    columns = pre if among is None else pre[:, among].contiguous()
+    values, indices = top_k(columns, min(mesh.candidates(k), columns.shape[1]))
+    if among is not None:
+        indices = among[indices]
+    if mesh.shards == 1:
+        return Entries.regular(indices), values.flatten()
+    rows, slots = mesh.kept(values, k).nonzero(as_tuple=True)
+    return Entries(rows, indices[rows, slots], pre.shape[0]), values[rows, slots]
 
 
 def project_out_parallel(decoder: Tensor, gradient: Tensor) -> None:
@@ -71,6 +104,15 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int, decay_share: 
 def normalised_error(reconstruction: Tensor, target: Tensor, scale: Tensor | float) -> Tensor:
     """Mean over tokens of ``|reconstruction - target|^2``, divided by ``scale``."""
     return (reconstruction - target).square().sum(dim=1).mean() / scale
+
+
+def clip_gradients(parameters: Mapping[str, Tensor], largest_norm: float, mesh: Mesh = ALONE) -> None:
+    """Scale gradients, in place, so that their global norm is at most ``largest_norm``; what shards share counts once."""
+    gradients = {name: each.grad for name, each in parameters.items() if each.grad is not None}
+    squares = {name: gradient.square().sum() for name, gradient in gradients.items()}
+    own = torch.stack([square for name, square in squares.items() if name not in SHARED]).sum()
+    norm = (mesh.total(own, over_replicas=False) + sum(squares[name] for name in SHARED if name in squares)).sqrt()
+    torch._foreach_mul_(list(gradients.values()), (largest_norm / (norm + 1e-6)).clamp_max(1.0))
 
 
 class Average:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -153,15 +154,13 @@ class CachedSource(ChunkedSource):
         """Memory-mapped; computed and written first where it is missing."""
         path = self._folder / f"activations-{index:05d}.safetensors"
         if not path.exists():
-            temporary = path.with_suffix(".part")
+            temporary = path.with_suffix(f".{os.getpid()}.part")
             try:
                 save_file({"activations": self._live.chunk(index)}, temporary)
                 temporary.replace(path)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 temporary.unlink(missing_ok=True)
-                raise SaebenchError(
-                    f"Cannot write the activation cache {self._folder}: {error.strerror or error}."
-                ) from error
+                raise SaebenchError(f"Cannot write the activation cache {self._folder}: {error}.") from error
         try:
             with safe_open(path, framework="pt") as file:
                 activations: Tensor = file.get_tensor("activations")
@@ -170,6 +169,11 @@ class CachedSource(ChunkedSource):
                 f"{path.name} of the activation cache is damaged: delete it, and it is made again."
             ) from error
         return activations
+
+    def fill(self, rank: int, ranks: int) -> None:
+        """Compute this rank's share of the missing chunks, before all ranks read them."""
+        for index in range(rank, len(self.counts), ranks):
+            self.chunk(index)
 
     def _check(self, manifest: Path) -> None:
         try:

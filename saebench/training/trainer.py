@@ -1,25 +1,23 @@
-"""Training autoencoders: one step, many steps, several autoencoders on one stream of activations."""
+"""One autoencoder in training: a step, its record, and the state to go on from."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import saebench
-from saebench.checkpoints import save_native
 from saebench.errors import SaebenchError
-from saebench.progress import Progress
+from saebench.lm_loading import pick_device
 from saebench.sae import CheckpointInfo, InputScaling, SparseAutoencoder
 from saebench.training.config import TrainingConfig
+from saebench.training.mesh import Mesh
 from saebench.training.objectives import Objective, Weights, make_objective
 from saebench.training.recipe import (
+    ALONE,
     Average,
+    clip_gradients,
     geometric_median,
     initial_decoder,
     initial_encoder,
@@ -29,8 +27,6 @@ from saebench.training.recipe import (
 )
 from saebench.training.sources import ChunkedSource
 
-STATE, AVERAGE = "state.pt", "average"
-SAMPLE_TOKENS = 32_768
 HISTORY_POINTS = 400
 
 
@@ -39,59 +35,71 @@ class Trainer:
 
     Attributes:
         config: of the run; ``objective``: the architecture's loss; ``weights``: what is trained.
-        step: steps done; ``history``: ``(step, normalised MSE, L0, dead share)`` as the run went.
+        step: steps done, of which ``first_step`` before resuming.
+        history: ``(step, normalised MSE, L0, dead share)`` as the run went.
     """
 
-    def __init__(self, config: TrainingConfig, sample: Tensor) -> None:
-        """``sample``: ``[tokens, d]`` activations, from which biases and scales start."""
-        self.config = config
+    def __init__(self, config: TrainingConfig, sample: Tensor, mesh: Mesh = ALONE) -> None:
+        """``sample``: ``[tokens, d]`` activations, from which biases and scales start; ``mesh``: who trains with it."""
+        self.config, self.mesh = config, mesh
+        self.device = torch.device(pick_device(config.device or None))
+        sample = sample.to(self.device)
         self.scaling = InputScaling(config.scaling)
         scaled = self.scaling.apply(sample).activations
-        generator = torch.Generator().manual_seed(config.seed)
-        decoder = initial_decoder(config.n, sample.shape[1], generator)
-        encoder = initial_encoder(decoder, config.k, generator)
+        decoder = initial_decoder(config.n, sample.shape[1], config.seed, mesh.latents(config.n)).to(self.device)
+        encoder = initial_encoder(decoder, config.k, config.seed, mesh)
         self.weights = Weights(encoder, decoder, geometric_median(scaled))
-        self.objective: Objective = make_objective(config, self.weights)
+        self.objective: Objective = make_objective(config, self.weights, mesh)
+        self._outcome = torch.compile(self.objective.outcome) if config.compile else self.objective.outcome
         self.objective.variance = float((scaled - scaled.mean(dim=0)).square().sum(dim=1).mean())
         if not 0 < self.objective.variance < float("inf"):
             raise SaebenchError("The activations to train on are constant, NaN or infinite: check the model and the hook.")
         self.parameters = dict(self.weights.named_parameters()) | dict(self.objective.extra_parameters())
         trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=(0.9, 0.999), eps=6.25e-10, fused=True)
+        self.optimizer = torch.optim.Adam(
+            trained, lr=config.learning_rate, betas=(0.9, config.beta2), eps=6.25e-10, fused=True
+        )
         self.average = Average(self._tensors(), config.ema)
-        self.silent_tokens = torch.zeros(config.n, dtype=torch.int64)
-        self.step = 0
+        self.silent_tokens = torch.zeros(self.weights.n, dtype=torch.int64, device=self.device)
+        self.step = self.first_step = 0
         self.history: list[tuple[int, float, float, float]] = []
 
     def train_step(self, activations: Tensor) -> None:
-        """One step on ``[batch, d]`` activations in the model's units.
+        """One step on ``[batch, d]`` activations in the model's units; replicas each take their part of them.
 
         Raises:
             SaebenchError: the activations or the loss are not finite; nothing was changed.
         """
-        x = self.scaling.apply(activations).activations
-        outcome = self.objective.outcome(x)
-        if not bool(torch.isfinite(outcome.loss)):
+        x = self.scaling.apply(self.mesh.part(activations).to(self.device)).activations
+        outcome = self._outcome(x)
+        if not bool(torch.isfinite(self.mesh.total(outcome.loss))):
             where = "activations hold" if not bool(torch.isfinite(activations).all()) else "loss is"
             raise SaebenchError(f"Batch {self.step}: the {where} NaN or infinite; the state before it is saved.")
         self.optimizer.zero_grad(set_to_none=True)
         outcome.loss.backward()
         self._apply_gradients()
         self.average.update(self._tensors())
-        self.silent_tokens += x.shape[0]
-        self.silent_tokens[outcome.fired] = 0
+        self.silent_tokens += activations.shape[0]
+        self.silent_tokens[self.mesh.total(outcome.fired.int(), over_shards=False) > 0] = 0
         self.objective.dead = self.silent_tokens > self.config.dead_after_tokens
+        figures = self.mesh.mean_over_replicas(
+            torch.tensor([float(outcome.normalised_mse), outcome.l0], device=self.device).double()
+        )
+        outcome.l0 = float(figures[1])
         self.objective.after_step(outcome)
-        self.history.append((self.step, float(outcome.normalised_mse), outcome.l0, self.dead_share))
+        self.history.append((self.step, float(figures[0]), outcome.l0, self.dead_share))
         self.step += 1
 
     @torch.no_grad()
     def _apply_gradients(self) -> None:
         decoder = self.weights.decoder
+        for parameter in self.parameters.values():
+            if parameter.grad is not None and self.mesh.replicas > 1:
+                parameter.grad.copy_(self.mesh.mean_over_replicas(parameter.grad))
         if self.objective.unit_decoder and decoder.grad is not None:
             project_out_parallel(decoder, decoder.grad)
         if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
+            clip_gradients(self.parameters, self.config.clip, self.mesh)
         factor = learning_rate_factor(self.step, self.config.steps, self.config.warmup_steps, self.config.decay_share)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
@@ -102,7 +110,8 @@ class Trainer:
     @property
     def dead_share(self) -> float:
         """Share of latents that have not been active for ``dead_after_tokens``."""
-        return float((self.silent_tokens > self.config.dead_after_tokens).double().mean())
+        dead = (self.silent_tokens > self.config.dead_after_tokens).sum()
+        return float(self.mesh.total(dead, over_replicas=False)) / self.config.n
 
     def sae(self, averaged: bool = False) -> SparseAutoencoder:
         """The autoencoder as it is now, or made of the averaged weights."""
@@ -122,7 +131,7 @@ class Trainer:
             architecture="topk" if config.arch == "multitopk" else config.arch,
             d_in=self.weights.d,
             d_out=self.weights.d,
-            n_latents=config.n,
+            n_latents=self.weights.n,
             activation=activation.describe(),
             scaling=config.scaling,
             hook_in=config.hook,
@@ -164,7 +173,9 @@ class Trainer:
             SaebenchError: it was made with other settings (they are named).
         """
         before, now = state["config"], self.config.record()
-        different = sorted(key for key in now if before.get(key) != now[key] and key != "checkpoint_every")
+        different = sorted(
+            key for key in now if before.get(key) != now[key] and key not in ("checkpoint_every", "device", "compile")
+        )
         if different:
             raise SaebenchError(f"The run to resume had other settings: {', '.join(different)}. Repeat them, or train anew.")
         with torch.no_grad():
@@ -172,10 +183,11 @@ class Trainer:
                 parameter.copy_(state["tensors"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.sums, self.average.count = state["average"]["sums"], state["average"]["count"]
-        self.silent_tokens, self.step = state["silent_tokens"], state["step"]
+        self.silent_tokens, self.step = state["silent_tokens"].to(self.device), state["step"]
         self.objective.dead = self.silent_tokens > self.config.dead_after_tokens
         self.objective.variance = state["variance"]
         self.objective.load_state(state["objective"])
+        self.first_step = self.step
         self.history = [(int(step), mse, l0, dead) for step, mse, l0, dead in state["history"].tolist()]
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -196,6 +208,7 @@ class Trainer:
             "tokens": self.step * self.config.batch,
             "epochs": self.step * self.config.batch / max(source.tokens, 1),
             "seconds": seconds,
+            "tokens_per_second": (self.step - self.first_step) * self.config.batch / seconds if seconds else 0.0,
             "activations": source.identity,
             "history": {name: [row[place] for row in thinned] for place, name in enumerate(names)},
             "final": {name: sum(row[place] for row in recent) / len(recent) for place, name in enumerate(names) if place},
@@ -208,89 +221,3 @@ class Trainer:
                 "within_5_percent": abs(reached / self.config.target_l0 - 1) <= 0.05,
             }
         return record
-
-
-def train(
-    configs: Sequence[TrainingConfig],
-    source: ChunkedSource,
-    folders: Sequence[Path],
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> list[Trainer]:
-    """Train one or several autoencoders on one stream; each batch is read once. They share batch size and seed of the data.
-
-    Args:
-        configs: one for each; ``folders``: where each is saved (averaged weights in ``average/`` below it).
-        source: the activations.
-        resume: go on from the states in the folders.
-        progress: told of each step.
-
-    Raises:
-        SaebenchError: settings do not fit together, a batch is not finite, or a folder cannot be written; the last good
-            checkpoint stays.
-    """
-    progress = progress or Progress(shown=False)
-    first = configs[0]
-    if any((each.batch, each.seed, each.steps) != (first.batch, first.seed, first.steps) for each in configs):
-        raise SaebenchError("Autoencoders that train together need the same batch, tokens and seed.")
-    sample = source.chunk(0)[:SAMPLE_TOKENS]
-    trainers = [Trainer(config, sample) for config in configs]
-    for trainer, folder in zip(trainers, folders, strict=True):
-        _prepare_folder(trainer, folder, resume)
-    start, begun = min(trainer.step for trainer in trainers), time.perf_counter()
-    with progress.task("Training", total=(first.steps - start) * first.batch, unit="tokens") as advance:
-        for number, batch in source.batches(first.batch, first.seed, start):
-            if number >= first.steps:
-                break
-            for trainer, folder in zip(trainers, folders, strict=True):
-                if trainer.step == number:
-                    _guarded_step(trainer, batch, folder)
-            advance(first.batch)
-            if (number + 1) % first.checkpoint_every == 0 and number + 1 < first.steps:
-                for trainer, folder in zip(trainers, folders, strict=True):
-                    save(trainer, folder, source, time.perf_counter() - begun)
-    for trainer, folder in zip(trainers, folders, strict=True):
-        save(trainer, folder, source, time.perf_counter() - begun)
-    return trainers
-
-
-def save(trainer: Trainer, folder: Path, source: ChunkedSource, seconds: float) -> None:
-    """Write the autoencoder, its average, and the state to go on from, each file atomically."""
-    record = trainer.record(source, seconds)
-    save_native(trainer.sae(), folder, record)
-    save_native(trainer.sae(averaged=True), folder / AVERAGE, record | {"averaged": True})
-    _write_state(trainer, folder)
-
-
-def _write_state(trainer: Trainer, folder: Path) -> None:
-    temporary = folder / f".{STATE}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            torch.save(trainer.state(), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, folder / STATE)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise SaebenchError(f"Cannot write {folder}: {error}. The last good checkpoint is kept.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _prepare_folder(trainer: Trainer, folder: Path, resume: bool) -> None:
-    state = folder / STATE
-    if resume and state.exists():
-        try:
-            trainer.load_state(torch.load(state, weights_only=True))
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise SaebenchError(f"The state in {folder} cannot be read: {error}") from error
-    elif state.exists():
-        raise SaebenchError(f"{folder} holds a training run already: go on with --resume, or name another folder.")
-
-
-def _guarded_step(trainer: Trainer, batch: Tensor, folder: Path) -> None:
-    try:
-        trainer.train_step(batch)
-    except SaebenchError:
-        _write_state(trainer, folder)
-        raise

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saebench.sae.sparse_ops import Entries, pick_pre_activations, sparse_decode
 from saebench.training.config import TrainingConfig
+from saebench.training.mesh import Mesh
 from saebench.training.objectives import OBJECTIVES, Objective, Weights, make_objective
 from saebench.training.objectives.batchtopk import BatchTopK
 from saebench.training.objectives.jumprelu import jump, step
@@ -28,7 +29,7 @@ def setting(arch: str, **changes: object) -> tuple[Objective, Tensor]:
     with torch.no_grad():
         weights.b_enc.data = 0.1 * draw(N)
     config = TrainingConfig(arch=arch, n=N, k=K, **changes)  # type: ignore[arg-type]
-    objective = make_objective(config, weights)
+    objective = make_objective(config, weights, Mesh())
     objective.variance = 2.5
     for parameter in objective.extra_parameters().values():
         parameter.data = parameter.data.double() + 0.05 * draw(N)

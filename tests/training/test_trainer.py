@@ -18,10 +18,11 @@ from saebench.corpus import TokenCorpus
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
 from saebench.progress import Progress
-from saebench.training.commands import read_sweep
-from saebench.training.config import TrainingConfig, make_config, read_recipe
+from saebench.training.config import PENALISED, TrainingConfig, make_config, read_recipe, read_sweep
+from saebench.training.run import train
+from saebench.training.saving import AVERAGE, STATE, save
 from saebench.training.sources import CachedSource, LiveSource, TensorSource
-from saebench.training.trainer import AVERAGE, STATE, Trainer, train
+from saebench.training.trainer import Trainer
 
 from ..conftest import HOOK
 
@@ -40,14 +41,19 @@ def config(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**({"n": N, "k": 3, "tokens": 20_480, "batch": 512, "lr": 3e-3, "scaling": "none"} | changes))
 
 
-@pytest.mark.parametrize("arch", ["topk", "batchtopk", "gated", "relu"])
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "jumprelu", "gated", "relu"])
 def test_planted_directions_are_recovered(arch: str, tmp_path: Path) -> None:
     activations, directions = planted()
-    settings = config(arch=arch, tokens=600 * 512, decay_share=0.3, dead_after_tokens=20_000, target_l0=3.0)
+    penalised = arch in PENALISED
+    settings = config(
+        arch=arch, tokens=600 * 512, decay_share=0.3, dead_after_tokens=20_000, target_l0=3.0 if penalised else 0.0
+    )
     (trainer,) = train([settings], TensorSource(activations), [tmp_path])
     cosines = trainer.weights.decoder.detach() @ directions.T
     assert float(cosines.amax(dim=0).mean()) > 0.95
     sae = checkpoints.load(tmp_path)
+    if penalised:
+        assert sae.info.training["target_l0"]["within_5_percent"], sae.info.training["target_l0"]
     latents = sae.encode(activations)
     error = (sae.decode(latents) - activations).square().sum() / (activations - activations.mean(0)).square().sum()
     assert float(latents.l0().float().mean()) == pytest.approx(trainer.history[-1][2], rel=0.1)
@@ -67,13 +73,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(arch: str, tmp_path: Path) -> No
     settings = config(arch=arch, dead_after_tokens=2_000, target_l0=3.0 if arch == "jumprelu" else 0.0, checkpoint_every=15)
     (whole,) = train([settings], source, [tmp_path / "whole"])
     half = Trainer(settings, source.chunk(0))
-    from saebench.training.trainer import save
-
     for number, batch in source.batches(settings.batch, settings.seed):
         if number == 15:
             break
         half.train_step(batch)
-    save(half, tmp_path / "half", source, 0.0)
+    save(half, tmp_path / "half", half.record(source, 0.0))
     (resumed,) = train([settings], source, [tmp_path / "half"], resume=True)
     assert losses(resumed) == losses(whole)
     assert torch.equal(resumed.weights.decoder, whole.weights.decoder)
@@ -91,7 +95,7 @@ sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 from tests.training.test_trainer import config, planted
 from saebench.training.sources import TensorSource
-from saebench.training.trainer import train
+from saebench.training.run import train
 torch.set_num_threads(1)
 settings = config(tokens=512 * 4000, checkpoint_every=5)
 train([settings], TensorSource(planted(5_000)[0]), [Path({str(tmp_path / "run")!r})])
@@ -174,6 +178,7 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
         ({"arch": "tokp"}, "no architecture 'tokp'"),
         ({"group_sizes": (1, 2)}, "do not add up"),
         ({"lr": -1.0}, "lr is -1.0"),
+        ({"target_l0": 3.0}, "the L0 of topk is its k"),
     ):
         with pytest.raises(SaebenchError, match=sentence):
             config(**changes)
@@ -193,12 +198,62 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
         Trainer(config(), torch.ones(100, D))
 
 
+@pytest.mark.slow
+def test_a_compiled_loss_is_the_same(tmp_path: Path) -> None:
+    source = TensorSource(planted(2_000)[0])
+    plain, compiled = (
+        train([config(arch="jumprelu", target_l0=3.0, tokens=512 * 6, compile=flag)], source, [tmp_path / str(flag)])[0]
+        for flag in (False, True)
+    )
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from saebench.errors import SaebenchError
+from saebench.training.run import train
+from saebench.training.sources import TensorSource
+from tests.training.test_trainer import config, planted
+torch.set_num_threads(1)
+folder, source = Path(sys.argv[1]), TensorSource(planted(5_000)[0])
+train([config(tokens=512 * 4, n=256)], source, [folder])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # no file may grow larger: writing fails as on a full disk
+try:
+    from saebench.training.saving import save
+    from saebench.training.trainer import Trainer
+    trainer = Trainer(config(tokens=512 * 4, n=256), source.chunk(0))
+    trainer.train_step(source.chunk(0)[:512])
+    save(trainer, folder, trainer.record(source, 0.0))
+except SaebenchError as error:
+    print("ERROR", error)
+print("STEP", torch.load(folder / "state.pt", weights_only=True)["step"], sorted(p.name for p in folder.iterdir()))
+"""
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "run")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "ERROR Cannot write" in done.stdout
+    assert "STEP 4 ['average', 'sae.json', 'sae.safetensors', 'state.pt']" in done.stdout
+    assert checkpoints.load(tmp_path / "run").info.training["complete"] is True
+
+
 def test_recipes_and_sweeps_are_read(tmp_path: Path) -> None:
     assert make_config(read_recipe("smollm2-demo")).hook == "blocks.15.hook_resid_post"
     file = tmp_path / "sweep.toml"
     file.write_text('n = 64\n[[member]]\nname = "a"\nk = 2\n[[member]]\nname = "b"\narch = "relu"\n')
     configs, names = read_sweep(file)
     assert names == ["a", "b"] and (configs[0].k, configs[1].arch, configs[1].n) == (2, "relu", 64)
+    assert configs[1].target_l0 == 32 and configs[0].target_l0 == 0
+    file.write_text('n = 64\n[grid]\narch = ["topk", "jumprelu"]\nk = [4, 8]\n')
+    configs, names = read_sweep(file)
+    assert names == ["topk-k4", "topk-k8", "jumprelu-k4", "jumprelu-k8"] and configs[3].target_l0 == 8
+    assert len(read_sweep("gpt2-leask")[0]) == 36
     file.write_text('[[member]]\nname = "../a"\n')
     with pytest.raises(SaebenchError, match="different names"):
         read_sweep(file)

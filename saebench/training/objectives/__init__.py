@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from saebench.errors import SaebenchError
 from saebench.training.config import TrainingConfig
+from saebench.training.mesh import Mesh
 from saebench.training.objectives.base import Objective, Outcome, Weights
 from saebench.training.objectives.batchtopk import BatchTopK
 from saebench.training.objectives.gated import GatedObjective
@@ -26,6 +28,17 @@ OBJECTIVES: dict[str, type[Objective]] = {
 __all__ = ["OBJECTIVES", "Objective", "Outcome", "Weights", "make_objective"]
 
 
-def make_objective(config: TrainingConfig, weights: Weights) -> Objective:
-    """The objective of a configuration's architecture."""
-    return OBJECTIVES[config.arch](config, weights)
+def make_objective(config: TrainingConfig, weights: Weights, mesh: Mesh) -> Objective:
+    """The objective of a configuration's architecture.
+
+    Raises:
+        SaebenchError: it cannot be shared out as the mesh asks.
+    """
+    kind = OBJECTIVES[config.arch]
+    for axis, size in (("replicas", mesh.replicas), ("shards", mesh.shards)):
+        if size > 1 and axis not in kind.axes:
+            able = ", ".join(name for name, each in OBJECTIVES.items() if axis in each.axes)
+            raise SaebenchError(f"{config.arch} cannot be trained over {size} {axis}; these can: {able}.")
+    objective = kind(config, weights)
+    objective.mesh = mesh
+    return objective

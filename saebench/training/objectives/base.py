@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from saebench.sae import Activation
 from saebench.sae.sparse_ops import Entries, pick_pre_activations, sparse_decode
-from saebench.sae.topk import top_k
 from saebench.training.config import TrainingConfig
-from saebench.training.recipe import default_k_aux, normalised_error
+from saebench.training.recipe import ALONE, default_k_aux, largest, normalised_error
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Weights(nn.Module):
         super().__init__()
         self.encoder = nn.Parameter(encoder.clone())
         self.decoder = nn.Parameter(decoder.clone())
-        self.b_enc = nn.Parameter(torch.zeros(encoder.shape[0]))
+        self.b_enc = nn.Parameter(encoder.new_zeros(encoder.shape[0]))
         self.b_dec = nn.Parameter(b_dec.clone())
 
     @property
@@ -63,16 +62,20 @@ class Objective(ABC):
         config: of the run; ``weights``: what is trained.
         variance: mean squared distance of the activations from their mean, by which errors are divided.
         dead: ``[n]`` bool, latents that count as dead for AuxK, kept by the trainer.
+        mesh: the ranks that train together; weights, ``dead`` and codes are those of this rank's latents.
     """
 
     name: ClassVar[str]
+    axes: ClassVar[tuple[str, ...]] = ()
+    """How it can be shared out to several ranks: by ``replicas``, by ``shards``."""
     unit_decoder: ClassVar[bool] = True
     """Whether decoder directions are kept at unit norm."""
 
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:
         self.config, self.weights = config, weights
         self.variance = 1.0
-        self.dead = torch.zeros(weights.n, dtype=torch.bool)
+        self.dead = torch.zeros(weights.n, dtype=torch.bool, device=weights.encoder.device)
+        self.mesh = ALONE
 
     @abstractmethod
     def outcome(self, x: Tensor) -> Outcome:
@@ -111,7 +114,15 @@ class Objective(ABC):
 
     def decoded(self, entries: Entries, values: Tensor) -> Tensor:
         """``[tokens, d]`` reconstruction with the bias."""
-        return sparse_decode(entries, values, self.weights.decoder) + self.weights.b_dec
+        return self.mesh.sum_over_shards(sparse_decode(entries, values, self.weights.decoder)) + self.weights.b_dec
+
+    def centred(self, x: Tensor) -> Tensor:
+        """``x`` without the bias, as the encoder reads it."""
+        return x - self.mesh.to_shards(self.weights.b_dec)
+
+    def l0(self, values: Tensor, tokens: int) -> float:
+        """Active latents per token of all shards."""
+        return float(self.mesh.total((values.detach() > 0).sum(), over_replicas=False)) / tokens
 
     def auxiliary(self, centred: Tensor, pre: Tensor, error: Tensor) -> Tensor:
         """AuxK: what the largest dead latents say of the error (``x - reconstruction``, ``[tokens, d]``), times its weight.
@@ -119,14 +130,16 @@ class Objective(ABC):
         0 where no latent is dead or the result is not finite.
         """
         dead = self.dead.nonzero().flatten()
-        if dead.numel() == 0 or self.config.aux_coefficient == 0:
+        count = int(self.mesh.total(self.dead.sum(), over_replicas=False))
+        if count == 0 or self.config.aux_coefficient == 0:
             return error.new_zeros(())
-        k = min(self.config.k_aux or default_k_aux(self.weights.d), dead.numel())
-        _, places = top_k(pre[:, dead].contiguous(), k)
-        entries = Entries.regular(dead[places])
-        explained = sparse_decode(entries, self.picked(centred, pre, entries), self.weights.decoder)
+        k = min(self.config.k_aux or default_k_aux(self.weights.d), count)
+        entries, _ = largest(pre, k, self.mesh, among=dead)
+        partial = sparse_decode(entries, self.picked(centred, pre, entries), self.weights.decoder)
         target = error.detach()
-        scale = (target - target.mean(dim=0)).square().sum(dim=1).mean()
+        mean = self.mesh.mean_over_replicas(target.mean(dim=0))
+        scale = self.mesh.mean_over_replicas((target - mean).square().sum(dim=1).mean())
+        explained = self.mesh.sum_over_shards(partial)
         loss = self.config.aux_coefficient * normalised_error(explained, target, scale)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 

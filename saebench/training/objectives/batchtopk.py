@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -21,26 +23,29 @@ class BatchTopK(Objective):
     """
 
     name = "batchtopk"
+    axes: ClassVar[tuple[str, ...]] = ("replicas", "shards")
 
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:
         super().__init__(config, weights)
         self._sum, self._weight = torch.zeros(()), torch.zeros(())
-        self._guess: float | None = None
+        self._guess = 0.0
 
     def outcome(self, x: Tensor) -> Outcome:
         """The loss of a batch."""
-        centred = x - self.weights.b_dec
+        centred = self.centred(x)
         pre = self.encoder_product(centred)
         entries = self.select(pre)
         values = self.picked(centred, pre, entries)
         reconstruction, error = self.reconstruct(x, entries, values)
         loss = error + self.auxiliary(centred, pre, x - reconstruction)
         positive = values.detach()[values.detach() > 0]
-        if positive.numel():
-            self._sum = THRESHOLD_DECAY * self._sum + (1 - THRESHOLD_DECAY) * positive.min().cpu()
+        least = positive.min() if positive.numel() else values.new_tensor(float("inf"))
+        least = self.mesh.smallest(least).cpu()
+        if bool(least.isfinite()):
+            self._sum = THRESHOLD_DECAY * self._sum + (1 - THRESHOLD_DECAY) * least
             self._weight = THRESHOLD_DECAY * self._weight + (1 - THRESHOLD_DECAY)
         measured = normalised_error(reconstruction.detach(), x, self.variance)
-        return Outcome(loss, measured, positive.numel() / x.shape[0], fired_latents(entries, values, self.weights.n))
+        return Outcome(loss, measured, self.l0(values, x.shape[0]), fired_latents(entries, values, self.weights.n))
 
     def reconstruct(self, x: Tensor, entries: Entries, values: Tensor) -> tuple[Tensor, Tensor]:
         """``(reconstruction, error to be minimised)``."""
@@ -52,15 +57,17 @@ class BatchTopK(Objective):
 
         The last batch's smallest kept value says where to look: entries above most of it are few, and are ranked alone.
         """
-        wanted = min(pre.shape[0] * self.config.k, pre.numel())
-        candidates = None
-        if self._guess is not None and self._guess > 0:
-            candidates = (pre > 0.8 * self._guess).flatten().nonzero().flatten()
-        if candidates is None or candidates.numel() < wanted:
-            candidates = torch.arange(pre.numel(), device=pre.device)
-        values, places = pre.flatten()[candidates].topk(wanted, sorted=False)
-        self._guess = float(values.min())
-        chosen = candidates[places].sort().values
+        tokens = pre.shape[0] * self.mesh.replicas
+        wanted = min(tokens * self.config.k, tokens * self.config.n)
+        flat = pre.flatten()
+        candidates = (flat > 0.8 * self._guess).nonzero().flatten() if self._guess > 0 else None
+        enough = (
+            candidates is not None and int(self.mesh.total(torch.tensor(candidates.numel(), device=pre.device))) >= wanted
+        )
+        if candidates is None or not enough:
+            candidates = torch.arange(flat.numel(), device=pre.device)
+        self._guess = self.mesh.cut_of_batch(flat[candidates], wanted)
+        chosen = candidates[flat[candidates] >= self._guess]
         return Entries(chosen // pre.shape[1], chosen % pre.shape[1], pre.shape[0])
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from saebench.training.recipe import normalised_error
 class DenseObjective(Objective):
     """``|x - x̂|² / variance + coefficient * penalty``, with dense latents."""
 
+    axes: ClassVar[tuple[str, ...]] = ("replicas",)
     default_sparsity: float = 1e-3
 
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from saebench.sae import Activation, JumpReLU
 from saebench.training.config import TrainingConfig
-from saebench.training.objectives.base import Weights
+from saebench.training.objectives.base import Outcome, Weights
 from saebench.training.objectives.dense import DenseObjective
 
 INITIAL_THRESHOLD = 0.1
+SHIFT, LARGEST = 0.05, 1.0
 
 
 class _Jump(torch.autograd.Function):
@@ -68,7 +69,7 @@ class JumpReLUObjective(DenseObjective):
 
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:
         super().__init__(config, weights)
-        self.log_threshold = nn.Parameter(torch.full((weights.n,), math.log(INITIAL_THRESHOLD)))
+        self.log_threshold = nn.Parameter(weights.encoder.new_full((weights.n,), math.log(INITIAL_THRESHOLD)))
 
     def extra_parameters(self) -> dict[str, nn.Parameter]:
         """The thresholds' logarithms."""
@@ -81,6 +82,17 @@ class JumpReLUObjective(DenseObjective):
     def sparsity(self, pre: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """L0, mean over tokens."""
         return step(pre, self.log_threshold.exp(), self.config.bandwidth).sum(dim=1).mean(), z.new_zeros(())
+
+    def after_step(self, outcome: Outcome) -> None:
+        """The penalty follows L0; where an L0 is wanted all thresholds also move together, as far as it is missed.
+
+        Each threshold's own gradient is too slow to make up for a penalty that was too strong before.
+        """
+        super().after_step(outcome)
+        if self.penalty.wanted:
+            missed = math.log(max(outcome.l0, 0.1) / self.penalty.wanted)
+            with torch.no_grad():
+                self.log_threshold.add_(SHIFT * min(max(missed, -LARGEST), LARGEST))
 
     def activation(self) -> Activation:
         """JumpReLU."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from saebench.sae.sparse_ops import Entries, sparse_decode
@@ -13,6 +15,7 @@ class Matryoshka(BatchTopK):
     """BatchTopK once over all latents; the loss is the mean over prefixes of their own errors."""
 
     name = "matryoshka"
+    axes: ClassVar[tuple[str, ...]] = ("replicas",)  # a prefix is not a slice of each shard
 
     @property
     def group_sizes(self) -> tuple[int, ...]:

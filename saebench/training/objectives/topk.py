@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from torch import Tensor
 
 from saebench.sae import Activation, TopK
-from saebench.sae.sparse_ops import Entries
-from saebench.sae.topk import top_k
 from saebench.training.objectives.base import Objective, Outcome, fired_latents
-from saebench.training.recipe import normalised_error
+from saebench.training.recipe import largest, normalised_error
 
 
 class TopKObjective(Objective):
     """``|x - x̂|² / variance + AuxK`` with the k largest pre-activations of each token."""
 
     name = "topk"
+    axes: ClassVar[tuple[str, ...]] = ("replicas", "shards")
 
     def outcome(self, x: Tensor) -> Outcome:
         """The loss of a batch."""
-        centred = x - self.weights.b_dec
+        centred = self.centred(x)
         pre = self.encoder_product(centred)
-        _, indices = top_k(pre, self.config.k)
-        entries = Entries.regular(indices)
+        entries, _ = largest(pre, self.config.k, self.mesh)
         values = self.picked(centred, pre, entries)
         reconstruction = self.decoded(entries, values)
         error = normalised_error(reconstruction, x, self.variance)
         loss = error + self.further(x, centred, pre) + self.auxiliary(centred, pre, x - reconstruction)
-        l0 = float((values.detach() > 0).sum()) / x.shape[0]
-        return Outcome(loss, error.detach(), l0, fired_latents(entries, values, self.weights.n))
+        return Outcome(loss, error.detach(), self.l0(values, x.shape[0]), fired_latents(entries, values, self.weights.n))
 
     def further(self, x: Tensor, centred: Tensor, pre: Tensor) -> Tensor:
         """Terms that other objectives add."""
-        return torch.zeros(())
+        return x.new_zeros(())
 
     def activation(self) -> Activation:
         """TopK."""
@@ -46,6 +44,5 @@ class MultiTopK(TopKObjective):
 
     def further(self, x: Tensor, centred: Tensor, pre: Tensor) -> Tensor:
         """The error at four times the sparsity, with an eighth of the weight."""
-        _, indices = top_k(pre, min(4 * self.config.k, self.weights.n))
-        entries = Entries.regular(indices)
+        entries, _ = largest(pre, min(4 * self.config.k, self.config.n), self.mesh)
         return normalised_error(self.decoded(entries, self.picked(centred, pre, entries)), x, self.variance) / 8

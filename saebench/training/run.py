@@ -1,0 +1,77 @@
+"""Many steps: several autoencoders on one stream of activations, each batch read once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from saebench.errors import SaebenchError
+from saebench.progress import Progress
+from saebench.training.config import TrainingConfig
+from saebench.training.mesh import Mesh
+from saebench.training.recipe import ALONE
+from saebench.training.saving import prepare_folder, save, write_state
+from saebench.training.sources import ChunkedSource
+from saebench.training.trainer import Trainer
+
+SAMPLE_TOKENS = 32_768
+
+
+def train(
+    configs: Sequence[TrainingConfig],
+    source: ChunkedSource,
+    folders: Sequence[Path],
+    resume: bool = False,
+    progress: Progress | None = None,
+    mesh: Mesh = ALONE,
+) -> list[Trainer]:
+    """Train one or several autoencoders on one stream. They share batch size and seed of the data.
+
+    Args:
+        configs: one for each; ``folders``: where each is saved (averaged weights in ``average/`` below it).
+        source: the activations.
+        resume: go on from the states in the folders.
+        progress: told of each step.
+        mesh: the ranks that train together, each of which calls this.
+
+    Raises:
+        SaebenchError: settings do not fit together, a batch is not finite, or a folder cannot be written; the last good
+            checkpoint stays.
+    """
+    progress = progress or Progress(shown=False)
+    first = configs[0]
+    if any((each.batch, each.seed, each.steps) != (first.batch, first.seed, first.steps) for each in configs):
+        raise SaebenchError("Autoencoders that train together need the same batch, tokens and seed.")
+    if first.batch % mesh.replicas:
+        raise SaebenchError(f"A batch of {first.batch} tokens cannot be dealt out to {mesh.replicas} replicas.")
+    sample = source.chunk(0)[:SAMPLE_TOKENS]
+    trainers = [Trainer(config, sample, mesh) for config in configs]
+    pairs = list(zip(trainers, folders, strict=True))
+    for trainer, folder in pairs:
+        prepare_folder(trainer, folder, resume)
+    start, begun = min(trainer.step for trainer in trainers), time.perf_counter()
+    with progress.task("Training", total=(first.steps - start) * first.batch, unit="tokens") as advance:
+        for number, batch in source.batches(first.batch, first.seed, start):
+            if number >= first.steps:
+                break
+            for trainer, folder in pairs:
+                if trainer.step == number:
+                    _guarded_step(trainer, batch, folder)
+            advance(first.batch)
+            if (number + 1) % first.checkpoint_every == 0 and number + 1 < first.steps:
+                for trainer, folder in pairs:
+                    save(trainer, folder, trainer.record(source, time.perf_counter() - begun))
+    for trainer, folder in pairs:
+        save(trainer, folder, trainer.record(source, time.perf_counter() - begun))
+    return trainers
+
+
+def _guarded_step(trainer: Trainer, batch: Tensor, folder: Path) -> None:
+    try:
+        trainer.train_step(batch)
+    except SaebenchError:
+        write_state(trainer, folder)
+        raise

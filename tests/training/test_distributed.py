@@ -1,0 +1,112 @@
+"""Two processes give the losses of one, whether they share out the latents or the batch, and write one file set."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from saebench import checkpoints
+from saebench.errors import SaebenchError
+from saebench.training.config import TrainingConfig
+from saebench.training.mesh import Mesh, join_mesh
+from saebench.training.objectives import Weights, make_objective
+from saebench.training.run import train
+from saebench.training.sources import TensorSource
+
+from .test_trainer import config, losses, planted
+
+SETTINGS: dict[str, Any] = {"n": 256, "k": 2, "tokens": 512 * 25, "dead_after_tokens": 600, "checkpoint_every": 10}
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+torch.set_num_threads(1)
+from saebench.training.mesh import join_mesh
+from saebench.training.run import train
+from saebench.training.sources import TensorSource
+from tests.training.test_trainer import config, losses, planted
+shards, resume, folder, settings = int(sys.argv[1]), sys.argv[2] == "resume", Path(sys.argv[3]), json.loads(sys.argv[4])
+mesh = join_mesh(shards)
+(trainer,) = train([config(**settings)], TensorSource(planted(5_000)[0]), [folder], resume=resume, mesh=mesh)
+if mesh.writes:
+    (folder / "losses.json").write_text(json.dumps(losses(trainer)))
+dist.destroy_process_group()
+"""
+
+
+def two_processes(folder: Path, shards: int, settings: dict[str, Any], resume: bool = False) -> list[float]:
+    script = folder.parent / "worker.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    command += [str(shards), "resume" if resume else "new", str(folder), json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[float] = json.loads((folder / "losses.json").read_text())
+    return found
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("arch", "shards"),
+    [
+        ("topk", 2),
+        ("topk", 1),
+        ("batchtopk", 2),
+        pytest.param("multitopk", 2, marks=pytest.mark.slow),
+        pytest.param("batchtopk", 1, marks=pytest.mark.slow),
+        pytest.param("jumprelu", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(arch: str, shards: int, tmp_path: Path) -> None:
+    settings = SETTINGS | {"arch": arch}
+    (alone,) = train([config(**settings)], TensorSource(planted(5_000)[0]), [tmp_path / "alone"])
+    together = two_processes(tmp_path / "together", shards, settings)
+    assert together == pytest.approx(losses(alone), rel=1e-5)
+    assert arch == "jumprelu" or any(row[3] > 0 for row in alone.history), "no latent was dead: AuxK was not tried"
+    for place in ("", "average"):
+        one, two = (checkpoints.load(tmp_path / name / place) for name in ("alone", "together"))
+        torch.testing.assert_close(two.W_enc, one.W_enc, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(two.b_dec, one.b_dec, rtol=1e-3, atol=1e-4)
+        assert (
+            two.info.n_latents == one.info.n_latents and two.activation.describe().keys() == one.activation.describe().keys()
+        )
+
+
+def test_a_sharded_run_is_resumed_exactly(tmp_path: Path) -> None:
+    whole = two_processes(tmp_path / "whole", 2, SETTINGS)
+    two_processes(tmp_path / "half", 2, SETTINGS | {"tokens": 512 * 12})
+    for state in (tmp_path / "half").glob("state-*.pt"):  # as if it had been stopped on the way to 25 steps
+        held = torch.load(state, weights_only=True)
+        held["config"]["tokens"] = SETTINGS["tokens"]
+        torch.save(held, state)
+    assert two_processes(tmp_path / "half", 2, SETTINGS, resume=True) == whole
+    with pytest.raises(SaebenchError, match="another number of shards"):
+        train([config(**SETTINGS)], TensorSource(planted(5_000)[0]), [tmp_path / "half"], resume=True)
+
+
+def test_what_cannot_be_shared_out_is_said() -> None:
+    weights = Weights(torch.eye(4), torch.eye(4), torch.zeros(4))
+    settings = TrainingConfig(arch="relu", n=4, k=2)
+    with pytest.raises(SaebenchError, match="relu cannot be trained over 2 shards; these can: topk, multitopk, batchtopk"):
+        make_objective(settings, weights, Mesh(shards=2))
+    with pytest.raises(SaebenchError, match="torchrun"):
+        join_mesh(2)
+    with pytest.raises(SaebenchError, match="fewer shards"):
+        Mesh(shards=8).latents(4)
+
+
+def test_slices_of_the_latents_make_up_the_whole() -> None:
+    parts = [Mesh(shards=3, shard=shard).latents(64) for shard in range(3)]
+    assert [number for part in parts for number in range(part.start, part.stop)] == list(range(64))
