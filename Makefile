@@ -21,6 +21,7 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest
 
 test-all: $(VENV)/.installed-dev
+	$(call install,-e '.[gpu]')
 	$(VENV)/bin/python -m pytest -m 'not benchmark'
 
 benchmark: $(VENV)/.installed-dev

@@ -8,12 +8,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from saebench.api import evaluate, load
+    from saebench.comparison.compare import Comparison, compare
     from saebench.errors import SaebenchError
     from saebench.results import Result, read_result
     from saebench.sae import SparseAutoencoder
     from saebench.scorecard import Scorecard
 
 _LAZY = {
+    "Comparison": "saebench.comparison.compare",
+    "compare": "saebench.comparison.compare",
     "evaluate": "saebench.api",
     "load": "saebench.api",
     "SaebenchError": "saebench.errors",
@@ -23,7 +26,17 @@ _LAZY = {
     "SparseAutoencoder": "saebench.sae",
 }
 
-__all__ = ["Result", "SaebenchError", "Scorecard", "SparseAutoencoder", "evaluate", "load", "read_result"]
+__all__ = [
+    "Comparison",
+    "Result",
+    "SaebenchError",
+    "Scorecard",
+    "SparseAutoencoder",
+    "compare",
+    "evaluate",
+    "load",
+    "read_result",
+]
 
 
 def __getattr__(name: str) -> Any:

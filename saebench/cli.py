@@ -13,10 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saebench.comparison.commands import compare
 from saebench.errors import SaebenchError
+from saebench.evaluators.commands import dictionary
 from saebench.explaining.commands import examples
 from saebench.explaining.llm_commands import explain
+from saebench.leaderboard import commands as leaderboard
+from saebench.tasks.commands import tasks
 from saebench.training.commands import sweep, train
+from saebench.viewer.commands import view
 
 app = typer.Typer(
     help="Evaluate sparse autoencoders on language-model activations.",
@@ -61,9 +66,13 @@ def evaluate(
     dtype: Annotated[Dtype, typer.Option(help="Of the language model.")] = Dtype.auto,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     evaluators: Annotated[str, typer.Option(help="Names, separated by commas; see `saebench evaluators`.")] = "reconstruction,downstream",
+    option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,
+    controls: Annotated[str, typer.Option(help="The same evaluators on controls, for comparison: random, pca, reinitialised, or all.")] = "",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets; see `saebench tasks`.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Probing tasks or sets of them, separated by commas; gao2024 by default.")] = None,
     scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
     out: Annotated[Path, typer.Option(help="A .json file for one checkpoint, else a folder.")] = Path("saebench-results"),
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
@@ -71,11 +80,16 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Judge checkpoints: print the scorecard and write a result file."""
     from saebench.api import DEFAULT_TOKENS, evaluate
+    from saebench.controls import CONTROLS
+    from saebench.evaluators.options import parse_options
     from saebench.report import render_terminal, write_page
     from saebench.results import check_writable
 
     if report is not None:
         check_writable(report)
+    names = [name.strip() for name in evaluators.split(",") if name.strip()]
+    given = {"downstream.scaling_law": scaling_law, "probe_loss.tasks": tasks}
+    shortcuts = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
     cards = evaluate(
         checkpoint,
         model=model,
@@ -88,11 +102,13 @@ def evaluate(
         batch=batch,
         dtype=dtype.value,
         device=device,
-        evaluators=[name.strip() for name in evaluators.split(",") if name.strip()],
+        evaluators=names,
         seed=seed,
         bos=bos.value if bos else "text" if text else None,
         exclude=exclude,
-        options={"downstream": {"scaling_law": str(scaling_law)}} if scaling_law else {},
+        options=parse_options([*(option or []), *shortcuts], names),
+        data_dir=data_dir,
+        controls=list(CONTROLS) if controls == "all" else [name.strip() for name in controls.split(",") if name.strip()],
         out=out,
         resume=resume,
     )
@@ -181,10 +197,15 @@ def report(
             console.print(render_terminal(result))
 
 
+app.command()(dictionary)
+app.command()(compare)
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)
 app.command()(explain)
+app.add_typer(tasks, name="tasks")
+app.command()(view)
 
 
 def main() -> None:

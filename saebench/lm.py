@@ -159,10 +159,14 @@ class LanguageModel:
             for index in range(layer):
                 self._layers[index] = self._blocks[index]
 
-    def run(self, tokens: Tensor, hooks: HookFunctions) -> Tensor | None:
-        """A forward pass with hooks; None where a hook left it early."""
+    def run(self, tokens: Tensor, hooks: HookFunctions, cache: Any = None, **inputs: Tensor) -> Tensor | None:
+        """A forward pass with hooks; None where a hook left it early.
+
+        A key-value ``cache`` is read and extended; ``inputs`` go to the model beside the tokens.
+        """
+        cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         try:
-            result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+            result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, **cached, **inputs)
         except _Stop:
             return None
         return result
@@ -187,8 +191,15 @@ class Cut:
         self.d_in, self.d_out = trial.inputs.shape[-1], trial.outputs.shape[-1]
 
     @torch.no_grad()
-    def prefix(self, tokens: Tensor) -> Prefix:
-        """Run the layers up to the cut on ``tokens`` (``[batch, position]``) and stop there."""
+    def prefix(self, tokens: Tensor, visible: Tensor | None = None, positions: Tensor | None = None) -> Prefix:
+        """Run the layers up to the cut on ``tokens`` and stop there.
+
+        Args:
+            tokens: ``[batch, position]``.
+            visible: ``[batch, position, position]`` bool, what each position attends to, where that is not simply all
+                before it. Not every architecture heeds it: whoever gives it tries first whether it is heeded.
+            positions: ``[batch, position]``, each token's position in its text; given together with ``visible``.
+        """
         tokens = tokens.to(self.model.device)
         wanted = [self.hook_in.name, self.hook_out.name]
         if not self._outputs_are_residual:
@@ -203,36 +214,50 @@ class Cut:
 
             return hook_function
 
-        self.model.run(tokens, [(name, keep(name)) for name in dict.fromkeys(wanted)])
+        attention = {} if visible is None else self._attention(visible, positions)
+        self.model.run(tokens, [(name, keep(name)) for name in dict.fromkeys(wanted)], **attention)
         outputs = seen[self.hook_out.name]
         self._out_shape = outputs.shape[2:]
         flat = outputs.flatten(2)
         residual = flat if self._outputs_are_residual else seen[wanted[0]]
         return Prefix(tokens, seen[self.hook_in.name].flatten(2), flat, residual)
 
+    def _attention(self, visible: Tensor, positions: Tensor | None) -> dict[str, Tensor]:
+        model = self.model
+        mask = torch.zeros(visible.shape, dtype=model.dtype, device=model.device)
+        mask.masked_fill_(~visible.to(model.device), torch.finfo(model.dtype).min)
+        places = {} if positions is None else {"position_ids": positions.to(model.device)}
+        return {"attention_mask": mask.unsqueeze(1), **places}
+
     @torch.no_grad()
-    def suffix(self, outputs: Tensor, prefix: Prefix) -> Tensor:
+    def suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
         """Put ``outputs`` in place of the activations at ``hook_out`` and run the layers above.
 
         Args:
             outputs: ``[batch, position, d_out]``.
             prefix: what ``prefix`` returned for these tokens.
+            cache: keys and values of the positions before these (``saebench.continuation``); it is extended by these.
 
         Returns:
             Logits ``[batch, position, vocabulary]``.
         """
         outputs = outputs.to(self.model.dtype)
         if self._outputs_are_residual:
-            return self._from_residual(outputs, prefix.tokens, [])
-        return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix))
+            return self._from_residual(outputs, prefix.tokens, [], cache)
+        return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix), cache)
 
-    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions) -> Tensor:
+    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions, cache: Any) -> Tensor:
         if self._start == 0:  # no block below hands the residual over: put it in at the first block's input
             hooks = [("blocks.0.hook_in", lambda activation, hook: residual), *hooks]
         with self.model.starting_at(self._start, residual):
-            logits = self.model.run(tokens, hooks)
+            logits = self.model.run(tokens, hooks, cache)
         assert logits is not None
         return logits
+
+    @property
+    def first_layer_above(self) -> int:
+        """The first block that the suffix runs."""
+        return self._start
 
     def _replacing(self, outputs: Tensor, prefix: Prefix) -> HookFunctions:
         shaped = outputs.unflatten(2, self._out_shape) if self._out_shape and len(self._out_shape) > 1 else outputs

@@ -117,9 +117,20 @@ def ratio_estimate(numerator: Tensor, denominator: Tensor) -> Estimate:
     if total == 0:
         return Estimate(None, None)
     value = float(numerator.sum()) / total
-    groups = numerator.numel()
-    if groups < 2:
-        return Estimate(value, None)
-    residuals = numerator - value * denominator
-    variance = groups / (groups - 1) * float(residuals.square().sum()) / total**2
-    return Estimate(value, variance**0.5)
+    return Estimate(value, influence_error(ratio_influence(numerator, denominator)))
+
+
+def ratio_influence(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``[groups]``: what each group adds to the error of the ratio of two sums: ``(a - R b) / sum(b)``.
+
+    Linear: the influence of a difference of ratios over the same groups is the difference of their influences, which is
+    what makes comparisons paired. The denominators must not sum to 0.
+    """
+    total = denominator.sum()
+    return (numerator - numerator.sum() / total * denominator) / total
+
+
+def influence_error(influence: Tensor) -> float | None:
+    """The standard error of an estimate from its influence by group (``[groups]``); None for a single group."""
+    groups = influence.numel()
+    return None if groups < 2 else float(groups / (groups - 1) * influence.square().sum()) ** 0.5

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.lm import Cut, Prefix
+from saebench.progress import Progress
 from saebench.results import EvaluatorResult, Metric
 from saebench.sae import Autoencoder, SparseLatents
 from saebench.statistics import Estimate
@@ -40,6 +42,8 @@ class Setup:
         shared: figures of the language model alone, computed once for all autoencoders.
         seed: where any randomness of the evaluator starts from.
         options: the user's settings for this evaluator.
+        data_dir: a folder with data sets' files, where the user has one.
+        progress: where long work is reported.
     """
 
     sae: Autoencoder
@@ -48,6 +52,8 @@ class Setup:
     shared: Shared
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    data_dir: Path | None = None
+    progress: Progress = field(default_factory=lambda: Progress(shown=False))
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,11 @@ class Evaluator(ABC):
     @classmethod
     def check(cls, setup: Setup) -> None:
         """Raise ``SaebenchError`` where this evaluator cannot run, before anything heavy is done."""
+
+    @classmethod
+    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """SHA-256 of the definition files that numbers with these ``options`` depend on, by kind and name."""
+        return {}
 
     @abstractmethod
     def compute(self) -> EvaluatorResult:

@@ -78,14 +78,16 @@ class Downstream(StreamingEvaluator):
         law = find_law(self.setup.options.get("scaling_law"), self.setup.cut.model.name)
         return self.result(
             [*self._losses(), *self._differences(), *self._divergence(), self._relative_compute(law)],
-            {
-                "by_row": {
-                    "rows_per_group": self.sums.rows_per_group,
-                    **{name: [float(f"{value:.7g}") for value in self.sums.column(name).tolist()] for name in _SUMS},
-                }
-            },
+            {"by_row": self._by_row()},
             {} if law is None else {"scaling_law": law.source},
         )
+
+    def _by_row(self) -> dict[str, Any]:
+        ablated = self.setup.shared.ablated
+        columns = {name: self.sums.column(name) for name in _SUMS}
+        columns |= {f"ce_{which}_ablated": ablated[which].column("cross_entropy") for which in ("zero", "mean")}
+        rounded = {name: [float(f"{value:.7g}") for value in column.tolist()] for name, column in columns.items()}
+        return {"rows_per_group": self.sums.rows_per_group, **rounded}
 
     def _losses(self) -> list[Metric]:
         n = int(self.sums.total("predictions"))

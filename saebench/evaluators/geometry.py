@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,14 +21,25 @@ def encoder_decoder_cosine(sae: SparseAutoencoder) -> Estimate:
     """Mean over latents of the cosine between encoder and decoder direction; null where their widths differ."""
     if sae.d_in != sae.d_out:
         return Estimate(None, None)
+    return mean_estimate(alignment(sae))
+
+
+def alignment(sae: SparseAutoencoder) -> Tensor:
+    """``[n]``: cosine between each latent's encoder and decoder direction, whose widths are the same."""
     size = max(1, CHUNK_ELEMENTS // sae.d_in)
-    cosines = torch.cat(
+    return torch.cat(
         [
             F.cosine_similarity(sae.W_enc[:, start : start + size].T.float(), sae.W_dec[start : start + size].float(), dim=1)
             for start in range(0, sae.n_latents, size)
         ]
     )
-    return mean_estimate(cosines)
+
+
+def sampled_latents(n: int, seed: int) -> Tensor:
+    """Numbers of the latents that are judged: all up to ``EXACT_UP_TO``, beyond that a seeded sample, in order."""
+    if n <= EXACT_UP_TO:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: EXACT_UP_TO // 4].sort().values
 
 
 def decoder_similarity(W_dec: Tensor, seed: int) -> tuple[Estimate, int]:
@@ -40,29 +53,84 @@ def decoder_similarity(W_dec: Tensor, seed: int) -> tuple[Estimate, int]:
     n = W_dec.shape[0]
     if n < 2:
         return Estimate(None, None), 0
-    chosen = torch.arange(n)
-    if n > EXACT_UP_TO:
-        chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: EXACT_UP_TO // 4].sort().values
+    chosen = sampled_latents(n, seed)
     largest = max_similarity(W_dec, chosen)
     return mean_estimate(largest, population=n), chosen.numel()
 
 
 def max_similarity(W_dec: Tensor, chosen: Tensor) -> Tensor:
     """``[chosen]``: each chosen latent's largest decoder cosine with another latent, in chunks."""
-    n, d = W_dec.shape
-    width = max(1, min(n, CHUNK_ELEMENTS // d))
-    largest = torch.full((chosen.numel(),), -1.0)
-    for start in range(0, n, width):
-        columns = F.normalize(W_dec[start : start + width].float(), dim=1)
+    return nearest(W_dec[chosen], direction_chunks(W_dec), own=chosen)[0]
+
+
+def direction_chunks(W_dec: Tensor) -> Iterator[Tensor]:
+    """The directions of a dictionary (``[n, d]``), some at a time."""
+    yield from W_dec.split(max(1, CHUNK_ELEMENTS // W_dec.shape[1]))
+
+
+def lookalike_chunks(W_dec: Tensor, n: int, seed: int) -> Iterator[Tensor]:
+    """``n`` random directions, some at a time, that lie where those of ``W_dec`` (``[m, d]``) lie.
+
+    They are Gaussian with the second moments of its unit directions: a random autoencoder that knows which subspace
+    matters, and no single feature.
+    """
+    values, vectors = torch.linalg.eigh(second_moments(W_dec))
+    root = (vectors * values.clamp_min(0).sqrt()).float()
+    generator = torch.Generator().manual_seed(seed)
+    size = max(1, CHUNK_ELEMENTS // W_dec.shape[1])
+    for start in range(0, n, size):
+        yield torch.randn(min(size, n - start), W_dec.shape[1], generator=generator).to(root.device) @ root.T
+
+
+def second_moments(W_dec: Tensor) -> Tensor:
+    """``[d, d]`` float64: mean outer product of the unit directions."""
+    total = torch.zeros(W_dec.shape[1], W_dec.shape[1], dtype=torch.float64, device=W_dec.device)
+    for part in direction_chunks(W_dec):
+        unit = F.normalize(part.double(), dim=1)
+        total += unit.T @ unit
+    return total / W_dec.shape[0]
+
+
+def effective_rank(W_dec: Tensor) -> float | None:
+    """Exponential of the entropy of the unit directions' singular values, scaled to sum to 1 (Roy and Vetterli 2007).
+
+    Between 1 (all directions alike) and the smaller of ``n`` and ``d`` (directions spread evenly); None where all are 0.
+    """
+    singular = torch.linalg.eigvalsh(second_moments(W_dec)).clamp_min(0).sqrt()
+    if float(singular.sum()) == 0:
+        return None
+    shares = singular / singular.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def nearest(queries: Tensor, chunks: Iterable[Tensor], own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The direction nearest to each query.
+
+    Args:
+        queries: ``[m, d]``, of any length.
+        chunks: directions, some at a time, ``[some, d]`` each.
+        own: ``[m]``: a direction that is the query itself, by its number over all chunks, and does not count.
+
+    Returns:
+        ``(cosines [m] float32, numbers [m])`` on the CPU; -1 and number 0 where there is no direction.
+    """
+    largest = torch.full((queries.shape[0],), -1.0)
+    number = torch.zeros(queries.shape[0], dtype=torch.int64)
+    start = 0
+    for chunk in chunks:
+        columns = F.normalize(chunk.float(), dim=1)
         rows = max(1, CHUNK_ELEMENTS // columns.shape[0])
-        for first in range(0, chosen.numel(), rows):
-            queries = chosen[first : first + rows]
-            cosines = F.normalize(W_dec[queries].float(), dim=1) @ columns.T
-            own = (queries >= start) & (queries < start + columns.shape[0])
-            cosines[own.nonzero().flatten(), queries[own] - start] = -1.0
-            best = cosines.amax(dim=1).cpu()
-            largest[first : first + rows] = torch.maximum(largest[first : first + rows], best)
-    return largest
+        for first in range(0, queries.shape[0], rows):
+            part = slice(first, first + rows)
+            cosines = F.normalize(queries[part].float(), dim=1) @ columns.T
+            if own is not None:
+                here = (own[part] >= start) & (own[part] < start + columns.shape[0])
+                cosines[here.nonzero().flatten(), own[part][here] - start] = -1.0
+            best, place = (each.cpu() for each in cosines.max(dim=1))
+            number[part] = torch.where(best > largest[part], place + start, number[part])
+            largest[part] = torch.maximum(largest[part], best)
+        start += columns.shape[0]
+    return largest, number
 
 
 def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:

@@ -110,7 +110,7 @@ class Reconstruction(StreamingEvaluator):
                 "by_row": {
                     "rows_per_group": self.sums.rows_per_group,
                     "variance": _rounded(self.setup.shared.moments.variance_by_row()),
-                    **{name: _rounded(self.sums.column(name)) for name in ("tokens", "squared_error", "l0")},
+                    **{name: _rounded(self.sums.column(name)) for name in _SUMS},
                 },
             },
         )

@@ -1,1 +1,1 @@
-"""Leaderboards: submissions, checks, the site."""
+"""Leaderboards: submissions that anyone can check, and the site that is made of them."""

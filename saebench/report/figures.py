@@ -94,7 +94,7 @@ def densities(results: Sequence[Result]) -> Figure | None:
         common = {"x": middles, "y": data.counts, "name": _label(results[index]), "meta": index,
                   "customdata": [f"{_share(low)} to {_share(high)}" for low, high in bins],
                   "hovertemplate": "%{y:,} latents active on %{customdata} of tokens"}  # fmt: skip
-        steps = {"type": "scatter", "mode": "lines", "line": {"shape": "hvh", "width": 2, "dash": _dash(index)}}
+        steps = {"type": "scatter", "mode": "lines", "line": {"shape": "hvh", "width": 2, "dash": dash(index)}}
         traces.append({**common, **({"type": "bar"} if len(found) == 1 else steps)})
     never = [f"{data.never_active:,}" + f" of {_name(results[index])}" * (len(found) > 1) for index, data in found.items()]
     ticks = {"tickmode": "array", "tickvals": list(DECADES), "ticktext": list(DECADES.values())}
@@ -123,7 +123,7 @@ def positions(results: Sequence[Result]) -> Figure | None:
             traces.append(_band(data, index))
         traces.append({
             "type": "scatter", "mode": "lines", "x": data.position, "y": data.value, "name": _label(results[index]),
-            "meta": index, "line": {"width": 2, "dash": _dash(index)}, "hovertemplate": "position %{x}: %{y:.4f}",
+            "meta": index, "line": {"width": 2, "dash": dash(index)}, "hovertemplate": "position %{x}: %{y:.4f}",
         })  # fmt: skip
     places = sorted({place for data in found.values() for place in data.position})
     by_place = {index: dict(zip(data.position, data.value, strict=True)) for index, data in found.items()}
@@ -211,14 +211,19 @@ def _name(result: Result) -> str:
 
 
 def _label(result: Result) -> str:
+    return label_text(result.sae.origin)
+
+
+def label_text(text: str) -> str:
     """A name for a legend: short, and escaped, for plotly reads a subset of HTML in it."""
-    name = _name(result)
+    name = plain(text)
     if len(name) > LONGEST_LABEL:
         name = f"{name[: LONGEST_LABEL // 3]}…{name[-2 * LONGEST_LABEL // 3 :]}"
     return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _dash(index: int) -> str:
+def dash(index: int) -> str:
+    """The line style of a series, which tells it apart without its colour."""
     return DASHES[index % len(DASHES)]
 
 

@@ -9,41 +9,53 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from saebench.errors import SaebenchError
-from saebench.report.content import Line, differences, facts, lines, plain, provenance
-from saebench.report.figures import Figure, figures
+from saebench.report.content import Line, facts, lines, plain, provenance
+from saebench.report.content import differences as conditions_that_differ
+from saebench.report.figures import Figure
+from saebench.report.figures import figures as figures_of
 from saebench.results import Result, write_text
 
 
-def write_page(results: Sequence[Result], path: str | Path) -> None:
+def write_page(
+    results: Sequence[Result],
+    path: str | Path,
+    figures: Sequence[Figure] = (),
+    differences: Sequence[str] | None = None,
+) -> None:
     """Write the page of one or several results.
+
+    Args:
+        results: what to show.
+        path: where.
+        figures: further figures, shown before those of the results themselves.
+        differences: the conditions in which the results differ, where they are known better than this module knows them.
 
     Raises:
         SaebenchError: there is no result, or the place cannot be written.
     """
     if not results:
         raise SaebenchError("There is no result to write a page of: name at least one result file.")
-    write_text(Path(path), render_page(results))
+    write_text(Path(path), render_page(results, figures, differences))
 
 
-def render_page(results: Sequence[Result]) -> str:
-    """The page of one or several results, whole."""
-    drawn = figures(results)
-    return _templates().get_template("page.html").render(
+def render_page(results: Sequence[Result], figures: Sequence[Figure] = (), differences: Sequence[str] | None = None) -> str:
+    """The page of one or several results, whole; see ``write_page``."""
+    return templates().get_template("page.html").render(
         title=plain(results[0].sae.origin) if len(results) == 1 else f"{len(results)} sparse autoencoders",
         cards=[_card(result) for result in results],
         side_by_side=_side_by_side(results) if len(results) > 1 else None,
-        differences=differences(results),
-        **_drawn(drawn),
+        differences=conditions_that_differ(results) if differences is None else differences,
+        **_drawn([*figures, *figures_of(results)]),
     )  # fmt: skip
 
 
 def render_figures(title: str, lead: str, drawn: Sequence[Figure]) -> str:
     """A page of figures alone, under a title and one sentence."""
-    return _templates().get_template("figures_page.html").render(title=title, lead=lead, **_drawn(drawn))
+    return templates().get_template("figures_page.html").render(title=title, lead=lead, **_drawn(drawn))
 
 
 def _drawn(drawn: Sequence[Figure]) -> dict[str, Any]:
@@ -55,7 +67,7 @@ def _drawn(drawn: Sequence[Figure]) -> dict[str, Any]:
 
 def render_html_table(result: Result) -> str:
     """The scorecard as an HTML table, for notebooks."""
-    return _templates().get_template("card.html").render(card=_card(result))
+    return templates().get_template("card.html").render(card=_card(result))
 
 
 def script_json(data: Any) -> Markup:
@@ -65,8 +77,9 @@ def script_json(data: Any) -> Markup:
 
 
 @cache
-def _templates() -> Environment:
-    loader = PackageLoader("saebench", "report/templates")
+def templates() -> Environment:
+    """The templates of pages, those of leaderboards included; whatever they are given is escaped."""
+    loader = ChoiceLoader([PackageLoader("saebench", f"{part}/templates") for part in ("report", "leaderboard")])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = breakable
     return environment

@@ -79,26 +79,28 @@ def render_text(result: Result, width: int = 140) -> str:
 
 def render_markdown(result: Result) -> str:
     """The scorecard as Markdown."""
-    head = ["|  |  |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts(result)), ""]
+    head = ["|  |  |", "|---|---|", *(f"| {name} | {markdown_cell(value)} |" for name, value in facts(result)), ""]
     controls = list(result.controls)
     body = [
-        "| Metric | Value |" + "".join(f" {_cell(control)} |" for control in controls) + " Better | Unit | Over | Meaning |",
+        "| Metric | Value |"
+        + "".join(f" {markdown_cell(control)} |" for control in controls)
+        + " Better | Unit | Over | Meaning |",
         "|---|--:|" + "--:|" * len(controls) + "---|---|--:|---|",
     ]
     notes = []
     for line in lines(result):
         values = [line.value, *line.controls]
         cells = [f"{line.evaluator}.{line.name}", *values, line.arrow, line.unit, line.count, line.description]
-        body.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        body.append("| " + " | ".join(markdown_cell(cell) for cell in cells) + " |")
         if line.note:
-            notes.append(f"- {_cell(f'{line.evaluator}.{line.name}')}: {_cell(line.note)}")
-    notes += [f"- {_cell(name)} failed: {_cell(message)}" for name, message in result.failures.items()]
+            notes.append(f"- {markdown_cell(f'{line.evaluator}.{line.name}')}: {markdown_cell(line.note)}")
+    notes += [f"- {markdown_cell(name)} failed: {markdown_cell(message)}" for name, message in result.failures.items()]
     return "\n".join([*head, *body, *(["", *notes] if notes else []), ""])
 
 
 _ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|\\`*[]~$"})
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Text that cannot end a table cell or become markup, a link or an image."""
     return " ".join(plain(text).translate(_ENTITIES).split())

@@ -7,13 +7,24 @@ nothing is written twice and all cores can work.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SUM_MODE, NO_PADDING = 0, -1  # of PyTorch's embedding bags
+
+
+class Kernels(Protocol):
+    """What ``triton_kernels`` offers."""
+
+    def bags(self, offsets: Tensor, places: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+        """``triton_kernels.bags``."""
+
+    def dots(self, rows: Tensor, columns: Tensor, left: Tensor, table: Tensor) -> Tensor:
+        """``triton_kernels.dots``."""
 
 
 class Entries(NamedTuple):
@@ -31,6 +42,20 @@ class Entries(NamedTuple):
         return Entries(rows, columns.reshape(-1), tokens)
 
 
+def gpu_kernels(table: Tensor) -> Kernels | None:
+    """The Triton kernels where they can be used: on a GPU, with Triton installed, for contiguous rows."""
+    return _triton_kernels() if table.is_cuda and table.is_contiguous() else None
+
+
+@cache
+def _triton_kernels() -> Kernels | None:
+    try:
+        from saebench.sae import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels
+
+
 def sum_rows(entries: Entries, weights: Tensor, table: Tensor) -> Tensor:
     """``[tokens, d]``: for each token the sum over its entries of ``weights[e] * table[columns[e]]`` (``[n, d]``)."""
     return _bags(entries.rows, entries.columns, weights, table, entries.tokens)
@@ -44,8 +69,11 @@ def sum_by_latent(entries: Entries, weights: Tensor, source: Tensor, n_latents: 
 
 def _bags(sorted_keys: Tensor, places: Tensor, weights: Tensor, table: Tensor, size: int) -> Tensor:
     counts = torch.bincount(sorted_keys, minlength=size)
-    offsets = counts.cumsum(0) - counts
-    return F.embedding_bag(places, table, offsets, per_sample_weights=weights.to(table.dtype), mode="sum")
+    stops = counts.cumsum(0)
+    kernels = gpu_kernels(table)
+    if kernels is not None:
+        return kernels.bags(F.pad(stops, (1, 0)), places, weights, table)
+    return F.embedding_bag(places, table, stops - counts, per_sample_weights=weights.to(table.dtype), mode="sum")
 
 
 def dot_rows(entries: Entries, left: Tensor, table: Tensor) -> Tensor:
@@ -53,6 +81,9 @@ def dot_rows(entries: Entries, left: Tensor, table: Tensor) -> Tensor:
 
     It is the gradient of ``sum_rows`` with respect to its weights, which PyTorch has as an operator of its own.
     """
+    kernels = gpu_kernels(table)
+    if kernels is not None:
+        return kernels.dots(entries.rows, entries.columns, left.contiguous(), table)
     counts = torch.bincount(entries.rows, minlength=entries.tokens)
     dots: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         left, table, entries.columns, counts.cumsum(0) - counts, entries.rows, SUM_MODE, NO_PADDING

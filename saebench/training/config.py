@@ -43,6 +43,8 @@ class TrainingConfig:
         group_sizes: of Matryoshka prefixes.
         seed: of initialisation and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        device: to train on; the accelerator where there is one by default.
+        compile: whether the loss goes through ``torch.compile``.
         bfloat16: whether the encoder's product is in bfloat16 (master weights stay float32).
     """
 
@@ -73,6 +75,8 @@ class TrainingConfig:
     group_sizes: tuple[int, ...] = ()
     seed: int = 0
     checkpoint_every: int = 500
+    device: str = ""
+    compile: bool = False
     bfloat16: bool = False
 
     def __post_init__(self) -> None:

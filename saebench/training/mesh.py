@@ -1,7 +1,7 @@
 """Ranks on two axes: replicas share a batch out, shards share the latents out (Gao et al. 2024, released code).
 
 Each shard holds a slice of the latents with its optimiser state. Per step the ranks exchange the candidates' values of
-the top-k, the partial reconstructions (summed forward, copied backward) and the input's gradient (copied forward, summed
+the top-k, the partial reconstructions (summed forward, copied backward) and the bias's gradient (copied forward, summed
 backward); replicas exchange gradients. One process is a mesh of one rank, which exchanges nothing.
 """
 

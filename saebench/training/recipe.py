@@ -54,7 +54,7 @@ def initial_encoder(decoder: Tensor, k: int, seed: int, mesh: Mesh = ALONE) -> T
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + PROBE_SEED)
     probes = F.normalize(torch.randn(256, decoder.shape[1], generator=generator), dim=1)
-    entries, values = largest(probes @ decoder.T, k, mesh)
+    entries, values = largest(probes.to(decoder.device) @ decoder.T, k, mesh)
     reconstructions = mesh.total(sum_rows(entries, values.relu(), decoder), over_replicas=False)
     encoder: Tensor = decoder / reconstructions.norm(dim=1).mean().clamp_min(1e-6)
     return encoder

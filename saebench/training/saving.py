@@ -70,7 +70,7 @@ def prepare_folder(trainer: Trainer, folder: Path, resume: bool) -> None:
     if not mine.exists():
         raise SaebenchError(f"The run in {folder} had another number of shards: resume it with as many.")
     try:
-        trainer.load_state(torch.load(mine, weights_only=True))
+        trainer.load_state(torch.load(mine, weights_only=True, map_location=trainer.device))
     except (RuntimeError, KeyError, ValueError) as error:
         raise SaebenchError(f"The state in {folder} cannot be read: {error}") from error
 

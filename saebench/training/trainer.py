@@ -9,6 +9,7 @@ from torch import Tensor
 
 import saebench
 from saebench.errors import SaebenchError
+from saebench.lm_loading import pick_device
 from saebench.sae import CheckpointInfo, InputScaling, SparseAutoencoder
 from saebench.training.config import TrainingConfig
 from saebench.training.mesh import Mesh
@@ -41,12 +42,15 @@ class Trainer:
     def __init__(self, config: TrainingConfig, sample: Tensor, mesh: Mesh = ALONE) -> None:
         """``sample``: ``[tokens, d]`` activations, from which biases and scales start; ``mesh``: who trains with it."""
         self.config, self.mesh = config, mesh
+        self.device = torch.device(pick_device(config.device or None))
+        sample = sample.to(self.device)
         self.scaling = InputScaling(config.scaling)
         scaled = self.scaling.apply(sample).activations
-        decoder = initial_decoder(config.n, sample.shape[1], config.seed, mesh.latents(config.n))
+        decoder = initial_decoder(config.n, sample.shape[1], config.seed, mesh.latents(config.n)).to(self.device)
         encoder = initial_encoder(decoder, config.k, config.seed, mesh)
         self.weights = Weights(encoder, decoder, geometric_median(scaled))
         self.objective: Objective = make_objective(config, self.weights, mesh)
+        self._outcome = torch.compile(self.objective.outcome) if config.compile else self.objective.outcome
         self.objective.variance = float((scaled - scaled.mean(dim=0)).square().sum(dim=1).mean())
         if not 0 < self.objective.variance < float("inf"):
             raise SaebenchError("The activations to train on are constant, NaN or infinite: check the model and the hook.")
@@ -56,7 +60,7 @@ class Trainer:
             trained, lr=config.learning_rate, betas=(0.9, config.beta2), eps=6.25e-10, fused=True
         )
         self.average = Average(self._tensors(), config.ema)
-        self.silent_tokens = torch.zeros(self.weights.n, dtype=torch.int64)
+        self.silent_tokens = torch.zeros(self.weights.n, dtype=torch.int64, device=self.device)
         self.step = self.first_step = 0
         self.history: list[tuple[int, float, float, float]] = []
 
@@ -66,8 +70,8 @@ class Trainer:
         Raises:
             SaebenchError: the activations or the loss are not finite; nothing was changed.
         """
-        x = self.scaling.apply(self.mesh.part(activations)).activations
-        outcome = self.objective.outcome(x)
+        x = self.scaling.apply(self.mesh.part(activations).to(self.device)).activations
+        outcome = self._outcome(x)
         if not bool(torch.isfinite(self.mesh.total(outcome.loss))):
             where = "activations hold" if not bool(torch.isfinite(activations).all()) else "loss is"
             raise SaebenchError(f"Batch {self.step}: the {where} NaN or infinite; the state before it is saved.")
@@ -78,7 +82,9 @@ class Trainer:
         self.silent_tokens += activations.shape[0]
         self.silent_tokens[self.mesh.total(outcome.fired.int(), over_shards=False) > 0] = 0
         self.objective.dead = self.silent_tokens > self.config.dead_after_tokens
-        figures = self.mesh.mean_over_replicas(torch.tensor([float(outcome.normalised_mse), outcome.l0]).double())
+        figures = self.mesh.mean_over_replicas(
+            torch.tensor([float(outcome.normalised_mse), outcome.l0], device=self.device).double()
+        )
         outcome.l0 = float(figures[1])
         self.objective.after_step(outcome)
         self.history.append((self.step, float(figures[0]), outcome.l0, self.dead_share))
@@ -167,7 +173,9 @@ class Trainer:
             SaebenchError: it was made with other settings (they are named).
         """
         before, now = state["config"], self.config.record()
-        different = sorted(key for key in now if before.get(key) != now[key] and key != "checkpoint_every")
+        different = sorted(
+            key for key in now if before.get(key) != now[key] and key not in ("checkpoint_every", "device", "compile")
+        )
         if different:
             raise SaebenchError(f"The run to resume had other settings: {', '.join(different)}. Repeat them, or train anew.")
         with torch.no_grad():
@@ -175,7 +183,7 @@ class Trainer:
                 parameter.copy_(state["tensors"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.sums, self.average.count = state["average"]["sums"], state["average"]["count"]
-        self.silent_tokens, self.step = state["silent_tokens"], state["step"]
+        self.silent_tokens, self.step = state["silent_tokens"].to(self.device), state["step"]
         self.objective.dead = self.silent_tokens > self.config.dead_after_tokens
         self.objective.variance = state["variance"]
         self.objective.load_state(state["objective"])

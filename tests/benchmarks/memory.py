@@ -1,4 +1,4 @@
-"""Peak memory in a process of its own: `python -m tests.benchmarks.memory wide-64|wide-128|million`; prints JSON rows."""
+"""Peak memory in a process of its own: `python -m tests.benchmarks.memory NAME`, with a name below; prints JSON rows."""
 
 from __future__ import annotations
 
@@ -87,6 +87,40 @@ def million() -> list[dict[str, str]]:
     ]
 
 
+def ablation() -> list[dict[str, str]]:
+    """Ablations of one token's latents at a time, from the embedded model on."""
+    from saebench.evaluators.interventions import Interventions, SplicedRow, sample_tokens
+
+    from .bench_ablation import CONTEXT, HORIZON, LATENTS, small_corpus
+    from .bench_evaluate import HOOK, random_sae
+
+    sae, model = random_sae(), LanguageModel.load("smollm2", "float32")
+    corpus, cut = small_corpus(model), model.cut(HOOK)
+    cut.prefix(torch.zeros(1, CONTEXT, dtype=torch.long))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = peak_since_reset()
+    interventions = Interventions(cut, HORIZON, batch=48)
+    for number, positions in sample_tokens(corpus, 6, 2, HORIZON, seed=0).items():
+        row = SplicedRow.make(sae, cut, corpus.tokens[number], corpus.excluded[number])
+        passed = interventions.start(row.outputs, row.prefix)
+        for position in positions:
+            interventions.effects(passed, position, row.without_each(sae, position, LATENTS, torch.Generator())[1])
+    return [
+        {
+            "what": "peak memory of ablations beyond the model",
+            "bar": "1 GB",
+            "measured": f"{peak_since_reset() - before:.2f} GiB",
+            "note": f"resident set of {before:.2f} GiB with model, autoencoder and libraries loaded",
+        }
+    ]
+
+
+def peak_since_reset() -> float:
+    """Largest resident set since the peak was last reset, in GiB (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / GIB
+
+
 def _write_random(path: Path, n: int, d: int) -> None:
     """A safetensors file of random weights, written in pieces so that this process never holds it."""
     shapes = {"encoder": [n, d], "W_dec": [n, d], "b_enc": [n], "b_dec": [d]}
@@ -108,5 +142,5 @@ def _write_random(path: Path, n: int, d: int) -> None:
 
 
 if __name__ == "__main__":
-    measure = {"wide-64": lambda: wide(64), "wide-128": lambda: wide(128), "million": million}
+    measure = {"wide-64": lambda: wide(64), "wide-128": lambda: wide(128), "million": million, "ablation": ablation}
     print(json.dumps(measure[sys.argv[1]]()))

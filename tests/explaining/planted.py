@@ -1,54 +1,50 @@
-"""An autoencoder of the tiny model whose latents are active on exactly one word each, and its activating examples."""
+"""A model whose activations are its tokens, so that a latent can be planted that fires exactly where one wants."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from saebench.corpus import TokenCorpus, make_corpus
-from saebench.explaining.collecting import ExampleSettings, collect, write_examples
-from saebench.explaining.examples import ActivatingExamples
-from saebench.lm import Cut, LanguageModel
-from saebench.progress import Progress
-from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
+from saebench.lm import LanguageModel, Prefix
+from saebench.sae import CheckpointInfo, ReLU, SparseAutoencoder
 
-EMBEDDINGS = "blocks.0.hook_resid_pre"
-WORDS, DEAD, EVERYWHERE, RARE = 6, 6, 7, 8
-"""Latents 0 to 5 are active on the words w10 to w15, each with 1.0; then one never, one always, one on a rare word."""
+VOCABULARY = 200
 
 
-def word_sae(model: LanguageModel, words: list[int]) -> SparseAutoencoder:
-    """Latents that read the embeddings, each active with 1.0 on one token; of random directions otherwise."""
-    embeddings = model.cut(EMBEDDINGS).prefix(torch.tensor([words])).inputs[0].float()
-    n, width = embeddings.shape
-    activation = JumpReLU(torch.full((n,), 0.9))
-    info = CheckpointInfo("planted", "saebench", activation.name, width, width, n, activation.describe(), hook_in=EMBEDDINGS)
-    return SparseAutoencoder(
-        W_enc=(embeddings / embeddings.square().sum(dim=1, keepdim=True)).T.contiguous(),
-        W_dec=torch.nn.functional.normalize(embeddings, dim=1), b_enc=torch.zeros(n), b_dec=torch.zeros(width),
-        activation=activation, info=info,
-    )  # fmt: skip
+class TokensAsActivations:
+    """Stands for a ``Cut``: at each position the token and the one before, one-hot. It looks at nothing else."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.d_in = self.d_out = 2 * VOCABULARY
+
+    def prefix(self, tokens: Tensor, visible: Tensor | None = None, positions: Tensor | None = None) -> Prefix:
+        own = F.one_hot(tokens, VOCABULARY)
+        before = F.pad(own, (0, 0, 1, 0))[:, :-1]
+        activations = torch.cat([own, before], dim=-1).float()
+        return Prefix(tokens, activations, activations, activations)
 
 
-def planted_sae(model: LanguageModel) -> SparseAutoencoder:
-    sae = word_sae(model, [*range(10, 10 + WORDS), 0, 0, 199])
-    encoder, bias = sae.W_enc.clone(), sae.b_enc.clone()
-    encoder[:, [DEAD, EVERYWHERE]] = 0.0
-    bias[EVERYWHERE] = 1.0
-    return replace(sae, W_enc=encoder, b_enc=bias)
+def planted_sae() -> SparseAutoencoder:
+    """Latent 0 fires on token 10, latent 1 on the bigram 20 21, latent 2 never, latent 3 on token 30 or 31."""
+    weights, bias = torch.zeros(2 * VOCABULARY, 4), torch.zeros(4)
+    weights[10, 0] = 2.0
+    weights[21, 1] = weights[VOCABULARY + 20, 1] = 2.0
+    bias[1] = -2.5
+    bias[2] = -1.0
+    weights[30, 3] = weights[31, 3] = 1.0
+    info = CheckpointInfo("planted", "saebench", "relu", 2 * VOCABULARY, 2 * VOCABULARY, 4, {})
+    return SparseAutoencoder(weights, weights.T.contiguous(), bias, torch.zeros(2 * VOCABULARY), ReLU(), info)
 
 
-def planted_corpus(model: LanguageModel, rows: int = 300) -> TokenCorpus:
-    """Random words; the rare one stands in four places."""
-    tokens = torch.randint(3, 199, (rows, 64), generator=torch.Generator().manual_seed(2))
+def planted_rows(rows: int, context: int, seed: int) -> Tensor:
+    """Random tokens, begun by BOS, in which the planted n-grams are frequent, and so are their parts."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(40, VOCABULARY, (rows, context), generator=generator)
+    frequent = torch.randint(0, 5, (rows, context), generator=generator)
+    for place, token in enumerate((10, 20, 21, 30)):
+        tokens[(frequent == place) & (torch.rand(rows, context, generator=generator) < 0.4)] = token
+    tokens[:, 4], tokens[:, 5] = 20, 21
     tokens[:, 0] = 1
-    tokens[::80, 40] = 199
-    return make_corpus(tokens, model.tokenizer, name="random words", bos="row")
-
-
-def planted_examples(model: LanguageModel, folder: Path) -> tuple[SparseAutoencoder, Cut, TokenCorpus, ActivatingExamples]:
-    sae, cut, corpus = planted_sae(model), model.cut(EMBEDDINGS), planted_corpus(model)
-    found = collect(sae, cut, corpus, ExampleSettings.defined(), 50, Progress(False))
-    return sae, cut, corpus, write_examples(found, folder)
+    return tokens

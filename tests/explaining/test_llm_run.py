@@ -32,7 +32,7 @@ from saebench.sae import SparseAutoencoder
 
 from ..conftest import FIXTURES
 from .chat_server import Raw, Script, kind_of, knows_nothing, serve, understands_words
-from .planted import DEAD, EVERYWHERE, RARE, WORDS, planted_examples
+from .word_latents import DEAD, EVERYWHERE, RARE, WORDS, planted_examples
 
 Planted = tuple[SparseAutoencoder, Cut, TokenCorpus, ActivatingExamples]
 ALL = range(WORDS)

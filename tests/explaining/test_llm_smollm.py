@@ -20,8 +20,8 @@ from saebench.progress import Progress
 from saebench.results import EvaluatorResult
 
 from .chat_server import serve
-from .planted import EMBEDDINGS, word_sae
 from .smollm_server import SmolLM
+from .word_latents import EMBEDDINGS, word_sae
 
 pytestmark = pytest.mark.slow
 

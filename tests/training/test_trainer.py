@@ -198,6 +198,16 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
         Trainer(config(), torch.ones(100, D))
 
 
+@pytest.mark.slow
+def test_a_compiled_loss_is_the_same(tmp_path: Path) -> None:
+    source = TensorSource(planted(2_000)[0])
+    plain, compiled = (
+        train([config(arch="jumprelu", target_l0=3.0, tokens=512 * 6, compile=flag)], source, [tmp_path / str(flag)])[0]
+        for flag in (False, True)
+    )
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+
+
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path

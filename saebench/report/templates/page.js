@@ -20,7 +20,7 @@ function draw() {
   for (const {id, traces, layout} of FIGURES) {
     const painted = traces.map((trace) => {
       const one = paint(trace, palette);
-      if (one.error_y) one.error_y = {...one.error_y, color: ink};
+      for (const bars of ["error_x", "error_y"]) if (one[bars]) one[bars] = {...one[bars], color: one.type === "bar" ? ink : palette[one.meta % palette.length]};
       if (one.texttemplate) one.insidetextfont = {color: paper};
       return one;
     });

@@ -41,7 +41,7 @@ class Weights(nn.Module):
         super().__init__()
         self.encoder = nn.Parameter(encoder.clone())
         self.decoder = nn.Parameter(decoder.clone())
-        self.b_enc = nn.Parameter(torch.zeros(encoder.shape[0]))
+        self.b_enc = nn.Parameter(encoder.new_zeros(encoder.shape[0]))
         self.b_dec = nn.Parameter(b_dec.clone())
 
     @property
@@ -74,7 +74,7 @@ class Objective(ABC):
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:
         self.config, self.weights = config, weights
         self.variance = 1.0
-        self.dead = torch.zeros(weights.n, dtype=torch.bool)
+        self.dead = torch.zeros(weights.n, dtype=torch.bool, device=weights.encoder.device)
         self.mesh = ALONE
 
     @abstractmethod
@@ -118,7 +118,7 @@ class Objective(ABC):
 
     def centred(self, x: Tensor) -> Tensor:
         """``x`` without the bias, as the encoder reads it."""
-        return self.mesh.to_shards(x - self.weights.b_dec)
+        return x - self.mesh.to_shards(self.weights.b_dec)
 
     def l0(self, values: Tensor, tokens: int) -> float:
         """Active latents per token of all shards."""

@@ -61,7 +61,9 @@ class BatchTopK(Objective):
         wanted = min(tokens * self.config.k, tokens * self.config.n)
         flat = pre.flatten()
         candidates = (flat > 0.8 * self._guess).nonzero().flatten() if self._guess > 0 else None
-        enough = candidates is not None and int(self.mesh.total(torch.tensor(candidates.numel()))) >= wanted
+        enough = (
+            candidates is not None and int(self.mesh.total(torch.tensor(candidates.numel(), device=pre.device))) >= wanted
+        )
         if candidates is None or not enough:
             candidates = torch.arange(flat.numel(), device=pre.device)
         self._guess = self.mesh.cut_of_batch(flat[candidates], wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from saebench.sae import Activation, Gated
@@ -23,8 +22,8 @@ class GatedObjective(DenseObjective):
 
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:
         super().__init__(config, weights)
-        self.r_mag = nn.Parameter(torch.zeros(weights.n))
-        self.b_mag = nn.Parameter(torch.zeros(weights.n))
+        self.r_mag = nn.Parameter(weights.encoder.new_zeros(weights.n))
+        self.b_mag = nn.Parameter(weights.encoder.new_zeros(weights.n))
 
     def extra_parameters(self) -> dict[str, nn.Parameter]:
         """Magnitudes' scales and biases."""

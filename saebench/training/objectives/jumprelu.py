@@ -69,7 +69,7 @@ class JumpReLUObjective(DenseObjective):
 
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:
         super().__init__(config, weights)
-        self.log_threshold = nn.Parameter(torch.full((weights.n,), math.log(INITIAL_THRESHOLD)))
+        self.log_threshold = nn.Parameter(weights.encoder.new_full((weights.n,), math.log(INITIAL_THRESHOLD)))
 
     def extra_parameters(self) -> dict[str, nn.Parameter]:
         """The thresholds' logarithms."""

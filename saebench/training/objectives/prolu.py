@@ -36,7 +36,7 @@ class ProLUObjective(DenseObjective):
 
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:
         super().__init__(config, weights)
-        self.bias = nn.Parameter(torch.zeros(weights.n))
+        self.bias = nn.Parameter(weights.encoder.new_zeros(weights.n))
         weights.b_enc.requires_grad_(False)
 
     def extra_parameters(self) -> dict[str, nn.Parameter]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from saebench.sae import Activation, TopK
@@ -31,7 +30,7 @@ class TopKObjective(Objective):
 
     def further(self, x: Tensor, centred: Tensor, pre: Tensor) -> Tensor:
         """Terms that other objectives add."""
-        return torch.zeros(())
+        return x.new_zeros(())
 
     def activation(self) -> Activation:
         """TopK."""

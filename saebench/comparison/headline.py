@@ -1,0 +1,89 @@
+"""The few metrics that tables of many autoencoders show first, and that frontiers are drawn of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from saebench.errors import SaebenchError
+from saebench.results import EvaluatorResult, Metric
+
+L0 = "reconstruction.l0"
+HEADLINE = (
+    "reconstruction.normalised_mse",
+    "downstream.ce_difference",
+    "downstream.kl_divergence",
+    "probe_loss.probe_loss",
+    "probe_loss.probe_loss_held_out",
+    "explainability.f1",
+    "ablation.sparsity",
+)
+"""In this order, where results have them. Of an evaluator that is not named here, its first metric that has a direction."""
+
+
+class HasMetrics(Protocol):
+    """A result, or anything else that keeps metrics by evaluator."""
+
+    @property
+    def evaluators(self) -> dict[str, EvaluatorResult]:
+        """The metrics, by evaluator."""
+
+
+def find_metric(result: HasMetrics, path: str) -> Metric | None:
+    """A metric by ``evaluator.name``, or None."""
+    evaluator, _, name = path.partition(".")
+    found = result.evaluators.get(evaluator)
+    return None if found is None else found.metrics.get(name)
+
+
+def metric_paths(results: Iterable[HasMetrics]) -> list[str]:
+    """Every metric of the results by ``evaluator.name``, in the order in which they come."""
+    return list(
+        dict.fromkeys(
+            f"{evaluator}.{name}"
+            for result in results
+            for evaluator, found in result.evaluators.items()
+            for name in found.metrics
+        )
+    )
+
+
+def headline(results: Sequence[HasMetrics]) -> list[str]:
+    """The metrics to show first."""
+    there = [path for path in metric_paths(results) if any(_has_value(result, path) for result in results)]
+    shown = [path for path in HEADLINE if path in there]
+    named = {path.partition(".")[0] for path in shown}
+    for path in there:
+        evaluator = path.partition(".")[0]
+        directed = any(
+            (metric := find_metric(result, path)) is not None and metric.direction != "none" for result in results
+        )
+        if directed and evaluator not in named:
+            shown.append(path)
+            named.add(evaluator)
+    return shown
+
+
+def choose(results: Sequence[HasMetrics], wanted: Sequence[str]) -> list[str]:
+    """The metrics asked for, by ``evaluator.name`` or by a name that one evaluator alone has; the headline by default.
+
+    Raises:
+        SaebenchError: no result has such a metric, or several evaluators have it.
+    """
+    if not wanted:
+        return headline(results)
+    there = metric_paths(results)
+    found = []
+    for name in wanted:
+        fitting = [path for path in there if name in (path, path.partition(".")[2])]
+        if len(fitting) > 1:
+            raise SaebenchError(f"Several evaluators have a metric {name!r}: write {' or '.join(fitting)}.")
+        if not fitting:
+            raise SaebenchError(f"No result has a metric {name!r}; there are: {', '.join(there) or 'none'}.")
+        found.append(fitting[0])
+    return list(dict.fromkeys(found))
+
+
+def _has_value(result: HasMetrics, path: str) -> bool:
+    metric = find_metric(result, path)
+    return metric is not None and metric.value is not None

@@ -1,0 +1,213 @@
+"""A comparison as tables: in the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from saebench.comparison.frontier import Matched, x_name
+from saebench.comparison.headline import L0, find_metric
+from saebench.comparison.samples import Sample
+from saebench.comparison.verdicts import Verdict
+from saebench.report.content import ARROWS, format_value, plain
+from saebench.report.tables import markdown_cell
+from saebench.results import Metric
+
+if TYPE_CHECKING:
+    from saebench.comparison.compare import Comparison
+
+MOST_SIDE_BY_SIDE = 4
+"""Results that are compared metric by metric; more are compared by the chosen metrics alone."""
+MARKS = {"better": " ✓", "worse": " ✗", "within": " ≈", "equal": " =", "unknown": " ?"}
+WIDEST_WORDS = 32
+"""Columns of a terminal for names; longer ones are folded."""
+STYLES = {"better": "green", "worse": "red"}
+KEY = (
+    "value ± standard error; ↓ lower is better, ↑ higher is better; against the first: ✓ better, ✗ worse, "
+    "≈ within its 95 % interval, ? not judged: no interval is known"
+)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    verdict: Verdict | None = None
+
+    @property
+    def marked(self) -> str:
+        return self.text + (MARKS[self.verdict.outcome] if self.verdict is not None else "")
+
+    def rich(self) -> Text:
+        return Text(plain(self.marked), style=STYLES.get(self.verdict.outcome, "") if self.verdict is not None else "")
+
+
+@dataclass(frozen=True)
+class _Table:
+    title: str
+    header: list[str]
+    rows: list[list[_Cell]]
+    left: int  # columns that hold words
+
+
+def render_terminal(comparison: Comparison, width: int) -> Iterator[RenderableType]:
+    """The tables for a terminal of ``width`` columns. Numbers are never cut: what is too wide becomes several tables."""
+    if comparison.differences:
+        yield Text(_warning(comparison), style="bold red")
+    for table in _tables(comparison):
+        for index, columns in enumerate(_fitting(table, width)):
+            yield Text()
+            yield _rich(table, columns, "" if index else table.title)
+    yield Text(_key(comparison), style="dim")
+
+
+def _rich(table: _Table, columns: Sequence[int], title: str) -> Table:
+    shown = Table(title=plain(title) or None, title_justify="left", show_edge=False, pad_edge=False, header_style="bold")
+    for column in columns:
+        words = column < table.left
+        shown.add_column(
+            Text(plain(table.header[column])), justify="left" if words else "right", no_wrap=not words, overflow="fold"
+        )
+    for row in table.rows:
+        shown.add_row(*(row[column].rich() for column in columns))
+    return shown
+
+
+def _fitting(table: _Table, width: int) -> Iterator[list[int]]:
+    """The columns of each part; the first, which names the rows, stands in all of them."""
+    needed = [
+        min(max(len(table.header[column]), *(len(row[column].marked) for row in table.rows)), WIDEST_WORDS) + 3
+        if column < table.left
+        else max(len(table.header[column]), *(len(row[column].marked) for row in table.rows)) + 3
+        for column in range(len(table.header))
+    ]
+    part, used = [0], needed[0]
+    for column in range(1, len(needed)):
+        if used + needed[column] > width and len(part) > 1:
+            yield part
+            part, used = [0], needed[0]
+        part.append(column)
+        used += needed[column]
+    yield part
+
+
+def render_markdown(comparison: Comparison) -> str:
+    """The tables as Markdown."""
+    parts = [f"**{markdown_cell(_warning(comparison))}**\n"] if comparison.differences else []
+    for table in _tables(comparison):
+        lines = [f"{markdown_cell(table.title)}\n"] if table.title else []
+        lines.append("| " + " | ".join(map(markdown_cell, table.header)) + " |")
+        lines.append("|" + "---|" * table.left + "--:|" * (len(table.header) - table.left))
+        lines += ["| " + " | ".join(markdown_cell(cell.marked) for cell in row) + " |" for row in table.rows]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join([*parts, f"{_key(comparison)}\n"])
+
+
+def _tables(comparison: Comparison) -> Iterator[_Table]:
+    yield _overview(comparison)
+    if len(comparison.results) <= MOST_SIDE_BY_SIDE:
+        yield _by_metric(comparison)
+    found = comparison.matched()
+    if found:
+        yield _matched(comparison, found)
+
+
+def _overview(comparison: Comparison) -> _Table:
+    """An autoencoder a row, its chosen metrics as columns."""
+    paths = [path for path in (L0, *comparison.metrics) if any(find_metric(each, path) for each in comparison.results)]
+    paths = list(dict.fromkeys(paths))
+    rows = []
+    for index, (name, result) in enumerate(zip(comparison.names, comparison.results, strict=True)):
+        verdicts = comparison.verdicts(index, paths) if index else {}
+        cells = [_Cell(_value(find_metric(result, path)), verdicts.get(path)) for path in paths]
+        rows.append([_Cell(name), _Cell(result.sae.architecture), _Cell(f"{result.sae.n_latents:,}"), *cells])
+    return _Table("", ["Autoencoder", "Architecture", "Latents", *(_heading(comparison, path) for path in paths)], rows, 2)
+
+
+def _by_metric(comparison: Comparison) -> _Table:
+    """Every metric that has a better way, with the verdict on each result against the first."""
+    header = ["Metric", comparison.names[0]]
+    for name in comparison.names[1:]:
+        header += [name, "Difference [95 %]"]
+    columns = [comparison.verdicts(index) for index in range(1, len(comparison.results))]
+    rows = []
+    for path in dict.fromkeys(path for column in columns for path in column):
+        row = [_Cell(_heading(comparison, path)), _Cell(_value(find_metric(comparison.results[0], path)))]
+        for result, column in zip(comparison.results[1:], columns, strict=True):
+            verdict = column.get(path)
+            row += [_Cell(_value(find_metric(result, path))), _Cell(_difference(verdict), verdict)]
+        rows.append(row)
+    return _Table("Metric by metric", header, rows, 1)
+
+
+def _matched(comparison: Comparison, found: Sequence[Matched]) -> _Table:
+    """Curves at matched places: a row for each metric, stratum and place, a column for each group."""
+    groups = list(dict.fromkeys(row.curve.group for row in found))
+    cells: dict[tuple[str, str, float], dict[str, _Cell]] = {}
+    for row in found:
+        text = _sample(row.value) + ("*" if row.interpolated else "")
+        cells.setdefault((row.metric, row.curve.stratum, row.at), {})[row.curve.group] = _Cell(text, row.verdict)
+    place = "latents" if x_name(comparison.by) != L0 else "L0"
+    rows = [
+        [_Cell(_heading(comparison, path)), _Cell(stratum), _Cell(f"{at:,.4g}"),
+         *(by_group.get(group, _Cell("")) for group in groups)]
+        for (path, stratum, at), by_group in cells.items()
+    ]  # fmt: skip
+    title = f"At matched {place} (* interpolated between measured points, both axes logarithmic)"
+    return _Table(title, ["Metric", "", place, *groups], rows, 2)
+
+
+def _heading(comparison: Comparison, path: str) -> str:
+    """A metric's name without its evaluator where no other evaluator has it, and which way is better."""
+    metric = next(found for result in comparison.results if (found := find_metric(result, path)) is not None)
+    evaluators = {
+        name for result in comparison.results for name, each in result.evaluators.items() if metric.name in each.metrics
+    }
+    return f"{metric.name if len(evaluators) == 1 else path} {ARROWS[metric.direction]}".strip()
+
+
+def _value(metric: Metric | None) -> str:
+    return "" if metric is None else format_value(metric)
+
+
+def _sample(value: Sample) -> str:
+    return format_value(_as_metric(value.value, value.error))
+
+
+def _difference(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    return format_value(_as_metric(verdict.difference, None, verdict.interval))
+
+
+def _as_metric(value: float, error: float | None, interval: tuple[float, float] | None = None) -> Metric:
+    return Metric(name="value", value=value, unit="1", direction="none", n=0, standard_error=error, interval=interval)
+
+
+def _warning(comparison: Comparison) -> str:
+    return f"Different benchmarks, not to be compared as equals: {'; '.join(comparison.differences)}."
+
+
+def _key(comparison: Comparison) -> str:
+    if comparison.differences:
+        return "value ± standard error; nothing is judged across benchmarks"
+    return f"{KEY}; {_pairing(comparison)}"
+
+
+def _pairing(comparison: Comparison) -> str:
+    """By what the differences are paired, and which are not."""
+    judged = [
+        verdict
+        for index in range(1, len(comparison.results))
+        for verdict in comparison.verdicts(index).values()
+        if verdict.interval is not None
+    ]
+    by = sorted({verdict.paired for verdict in judged if verdict.paired})
+    apart = list(dict.fromkeys(verdict.metric for verdict in judged if not verdict.paired))
+    if not by:
+        return "differences are not paired"
+    return f"differences are paired by {' and '.join(by)}" + (f", except of {', '.join(apart)}" if apart else "")

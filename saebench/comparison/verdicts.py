@@ -1,0 +1,98 @@
+"""Is the difference between two autoencoders larger than its error? One verdict a metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from saebench.comparison.headline import find_metric
+from saebench.comparison.samples import Z95, Sample, combine, sample
+from saebench.results import Result
+
+Outcome = Literal["better", "worse", "within", "equal", "unknown"]
+SIGNS = {"better": "+", "worse": "-", "within": "=", "equal": "=", "unknown": "?"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said of one metric of an autoencoder against a reference.
+
+    Attributes:
+        metric: ``evaluator.name``.
+        reference, value: the two numbers.
+        difference: ``value - reference``.
+        error: standard error of the difference; ``interval`` its 95 % interval.
+        paired: by what the difference is paired, such as ``rows of text``; empty where the errors are taken as
+            independent, which overstates the error of a difference on the same text.
+        outcome: ``within`` where the interval contains 0.
+        reason: why the outcome is unknown.
+    """
+
+    metric: str
+    unit: str
+    direction: str
+    reference: float
+    value: float
+    difference: float
+    error: float | None
+    interval: tuple[float, float] | None
+    paired: str
+    outcome: Outcome
+    reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """The verdict in a few words."""
+        if self.outcome == "unknown":
+            return f"not judged: {self.reason}"
+        if self.outcome == "equal":
+            return "equal"
+        if self.outcome == "within":
+            return "within its interval"
+        return self.outcome
+
+
+def judge(reference: Result, other: Result, path: str, one_benchmark: bool = True) -> Verdict | None:
+    """The verdict on a metric; None where either result lacks it, it is undefined, or neither way of it is better."""
+    metric, before, after = find_metric(other, path), sample(reference, path), sample(other, path)
+    if metric is None or metric.direction == "none" or before is None or after is None:
+        return None
+    return judge_samples(before, after, path, metric.unit, metric.direction, one_benchmark)
+
+
+def judge_samples(
+    before: Sample, after: Sample, path: str, unit: str, direction: str, one_benchmark: bool = True
+) -> Verdict:
+    """The verdict on two estimates of one metric."""
+    if not one_benchmark:  # equal row counts of other text would pair what does not belong together
+        before, after = Sample(before.value, before.error), Sample(after.value, after.error)
+    change = combine([(1.0, after), (-1.0, before)])
+    interval = None
+    if change.error is not None:
+        half = _quantile(change) * change.error
+        interval = (change.value - half, change.value + half)
+    outcome, reason = _outcome(change, interval, direction)
+    if not one_benchmark:
+        outcome, reason = "unknown", "different benchmarks"
+    paired = change.unit if change.influence is not None else ""
+    return Verdict(path, unit, direction, before.value, after.value, change.value, change.error, interval, paired, outcome,
+                   reason)  # fmt: skip
+
+
+def _outcome(change: Sample, interval: tuple[float, float] | None, direction: str) -> tuple[Outcome, str]:
+    if interval is None:
+        return ("equal", "") if change.value == 0 else ("unknown", "no interval is known")
+    if change.value == 0 and change.error == 0:
+        return "equal", ""
+    if interval[0] <= 0 <= interval[1]:
+        return "within", ""
+    return ("better" if (change.value < 0) == (direction == "lower") else "worse"), ""
+
+
+def _quantile(change: Sample) -> float:
+    """Of Student's t with one degree of freedom less than there are groups; of the normal where these are unknown."""
+    if change.influence is None:
+        return Z95
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, change.influence.numel() - 1))

@@ -1,0 +1,110 @@
+"""Running the layers above a cut again from one position on, with keys and values of the positions before it kept.
+
+An intervention at one position of a row changes nothing before it, so a batch of interventions there needs the layers
+above the cut at that position and the few after it that are looked at, and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saebench.lm import Cut, Prefix
+
+TOLERANCE = 1e-3
+"""Largest difference of logits, against their largest magnitude, at which a model is taken to support the cache."""
+
+
+class Continuation:
+    """One row's pass through the layers above a cut, from which later positions can be run again.
+
+    Where the model cannot do that with a key-value cache (it has none, or its logits come out otherwise), whole rows are
+    run again; the numbers are the same.
+
+    Args:
+        cut: the language model, cut where activations are replaced.
+        outputs: ``[1, position, d_out]``, the activations at ``hook_out``.
+        prefix: what ``cut.prefix`` returned for the row.
+        cached: whether to use a cache; False after ``supports_cache`` said so.
+
+    Attributes:
+        logits: ``[1, position, vocabulary]`` of the row with ``outputs`` in place.
+    """
+
+    def __init__(self, cut: Cut, outputs: Tensor, prefix: Prefix, cached: bool = True) -> None:
+        self._cut, self._outputs, self._prefix = cut, outputs.to(cut.model.dtype), prefix
+        self._filled: Any = _empty_cache() if cached else None
+        self.logits = cut.suffix(self._outputs, prefix, self._filled)
+
+    def outputs(self, start: int, length: int) -> Tensor:
+        """``[length, d_out]``: the activations in place from position ``start`` on."""
+        return self._outputs[0, start : start + length]
+
+    def run(self, outputs: Tensor, start: int) -> Tensor:
+        """Logits with other activations from one position on.
+
+        Args:
+            outputs: ``[batch, length, d_out]``, the activations at positions ``start`` to ``start + length``.
+            start: the first position that differs.
+
+        Returns:
+            ``[batch, length, vocabulary]``.
+        """
+        batch, length = outputs.shape[:2]
+        outputs = outputs.to(self._outputs.dtype)
+        if self._filled is None:
+            past = self._outputs[:, :start].expand(batch, -1, -1)
+            part = _positions(self._prefix, 0, start + length, batch)
+            return self._cut.suffix(torch.cat([past, outputs], dim=1), part)[:, start:]
+        part = _positions(self._prefix, start, length, batch)
+        return self._cut.suffix(outputs, part, self._past(start, batch) if start else _empty_cache())
+
+    def _past(self, length: int, batch: int) -> Any:
+        """A cache of the first ``length`` positions for a batch; layers that are skipped hold as many empty entries.
+
+        Positions and masks are derived from the first layer's cache, which is why skipped layers need entries at all.
+        """
+        cache = _empty_cache()
+        blank = self._outputs.new_zeros(batch, 1, length, 1)
+        for layer in range(self._cut.model.n_layers):
+            if layer < self._cut.first_layer_above:
+                cache.update(blank, blank, layer)
+            else:
+                held = self._filled.layers[layer]
+                keys, values = (each[:, :, :length].expand(batch, -1, -1, -1) for each in (held.keys, held.values))
+                cache.update(keys, values, layer)
+        return cache
+
+
+def supports_cache(cut: Cut, outputs: Tensor, prefix: Prefix, start: int, length: int) -> bool:
+    """Whether positions ``start`` to ``start + length`` of a row, run again with a cache, give the row's own logits.
+
+    Args:
+        cut: the language model, cut.
+        outputs: ``[1, position, d_out]``, the activations at ``hook_out``; ``prefix`` of the same row.
+        start: at least 1, so that there is a past; ``length``: positions compared.
+    """
+    expected = cut.suffix(outputs, prefix)[0, start : start + length].float()
+    try:
+        kept = Continuation(cut, outputs, prefix)
+        found = kept.run(outputs[:, start : start + length], start)[0].float()
+    except Exception:  # whatever an architecture without this cache raises: it is run without
+        return False
+    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+def _empty_cache() -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def _positions(prefix: Prefix, start: int, length: int, batch: int) -> Prefix:
+    """Some positions of a row's prefix, for each of a batch (nothing is copied)."""
+
+    def part(tensor: Tensor) -> Tensor:
+        return tensor[:, start : start + length].expand(batch, *(-1 for _ in tensor.shape[1:]))
+
+    return Prefix(part(prefix.tokens), part(prefix.inputs), part(prefix.outputs), part(prefix.residual))

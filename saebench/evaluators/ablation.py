@@ -1,0 +1,207 @@
+"""How sparse the effects of single latents on the model's output are.
+
+Source: Gao et al. 2024, section 4.5. At sampled tokens each active latent is left out alone while everything else stays
+spliced; ``saebench.evaluators.effects`` has the measure. Two baselines stand beside it: zeroing single channels of the
+clean activations, and taking away random directions as long as the latents' contributions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from saebench.errors import SaebenchError
+from saebench.evaluators.base import Evaluator, Setup, metric
+from saebench.evaluators.effects import Effect
+from saebench.evaluators.geometry import mean_estimate
+from saebench.evaluators.interventions import (
+    Interventions,
+    SplicedRow,
+    random_removals,
+    sample_tokens,
+    token_generators,
+    zeroed_channels,
+)
+from saebench.evaluators.options import read_options
+from saebench.results import EvaluatorResult, Metric
+from saebench.statistics import Estimate, RowSums
+
+DEFAULTS = {"tokens": 32, "tokens_per_row": 2, "horizon": 16, "latents_per_token": 64, "baselines_per_token": 8, "batch": 48}
+"""Sampled tokens and how many share a row; positions looked at (T); the most latents ablated at a token; channels and
+random directions tried at each; interventions run together."""
+
+KINDS = ("latents", "channels", "random_directions")
+QUANTILES = (5, 25, 50, 75, 95)
+
+
+class Ablation(Evaluator):
+    """Sparsity of downstream effects of single latents, channels and random directions."""
+
+    name = "ablation"
+    version = 1
+    description = "Sparsity of the effects of single latents on the logits, against channels and random directions"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.options = read_options(self.name, setup.options, DEFAULTS)
+        self.interventions = Interventions(setup.cut, self.options["horizon"], self.options["batch"])
+        self.found: dict[str, list[Effect]] = {kind: [] for kind in KINDS}
+        self.latents: list[Tensor] = []
+        self.tokens: list[tuple[int, int]] = []
+
+    @classmethod
+    def check(cls, setup: Setup) -> None:
+        """Raise ``SaebenchError`` where options are wrong, no token has T positions, or the model's dtype is too coarse."""
+        options = read_options(cls.name, setup.options, DEFAULTS)
+        if setup.cut.model.dtype not in (torch.float32, torch.float64):
+            raise SaebenchError(
+                f"Differences of logits drown in the rounding of {setup.cut.model.dtype}: "
+                "run the evaluator ablation with --dtype float32."
+            )
+        if not sample_tokens(setup.corpus, 1, 1, options["horizon"], setup.seed):
+            raise SaebenchError(
+                f"No counted token has {options['horizon']} positions from itself on in rows of {setup.corpus.context}: "
+                "use a longer --context for the evaluator ablation."
+            )
+
+    @torch.no_grad()
+    def compute(self) -> EvaluatorResult:
+        """Run all interventions and sum up."""
+        corpus, options = self.setup.corpus, self.options
+        tokens = sample_tokens(corpus, options["tokens"], options["tokens_per_row"], options["horizon"], self.setup.seed)
+        current, row = -1, None
+        for number, position, generator in token_generators(self.setup.seed, tokens, corpus.context):
+            if number != current or row is None:
+                current, row = number, _Row(self.setup, self.interventions, number, max(tokens[number]))
+            self._token(row, position, generator)
+            self.tokens.append((number, position))
+        return self.result(self._metrics(), self._details(), {**options, "key_value_cache": self.interventions.cached})
+
+    def _token(self, row: _Row, position: int, generator: torch.Generator) -> None:
+        options, sae = self.options, self.setup.sae
+        numbers, without = row.spliced.without_each(sae, position, options["latents_per_token"], generator)
+        full = row.spliced.outputs[0, position]
+        some = without[torch.randperm(without.shape[0], generator=generator)[: options["baselines_per_token"]]]
+        altered = torch.cat([without, random_removals(full, some, generator).to(without)])
+        both = self.interventions.effects(row.with_reconstructions, position, altered)
+        self.found["latents"].append(Effect(*(each[: without.shape[0]] for each in both)))
+        self.found["random_directions"].append(Effect(*(each[without.shape[0] :] for each in both)))
+        channels = zeroed_channels(row.spliced.prefix.outputs[0, position], options["baselines_per_token"], generator)
+        self.found["channels"].append(self.interventions.effects(row.clean, position, channels))
+        self.latents.append(numbers.cpu())
+
+    def _sums(self, kind: str) -> RowSums:
+        """By row: sums over interventions, and over tokens of the token's mean."""
+        sums = RowSums(("sparsity", "interventions", "token_means", "tokens"))
+        by_row: dict[int, list[Tensor]] = {}
+        for (number, _), found in zip(self.tokens, self.found[kind], strict=True):
+            by_row.setdefault(number, []).append(found.sparsity[found.sparsity.isfinite()])
+        for parts in by_row.values():
+            filled = [part for part in parts if part.numel()]
+            means = [float(part.mean()) for part in filled]
+            row = [float(sum(part.sum() for part in filled)), sum(part.numel() for part in filled), sum(means), len(means)]
+            sums.add_rows(torch.tensor([row], dtype=torch.float64))
+        return sums
+
+    def _by_latent(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(latents, ablations, mean sparsity, mean size)``, ``[distinct latents]`` each."""
+        latents = torch.cat(self.latents)
+        found = Effect(*(torch.cat(each) for each in zip(*self.found["latents"], strict=True)))
+        finite = found.sparsity.isfinite()
+        distinct, place, counts = latents[finite].unique(return_inverse=True, return_counts=True)
+        sums = torch.zeros(2, distinct.numel(), dtype=torch.float64)
+        sums[0].index_add_(0, place, found.sparsity[finite])
+        sums[1].index_add_(0, place, found.size[finite])
+        return distinct, counts, sums[0] / counts, sums[1] / counts
+
+    def _metrics(self) -> list[Metric]:
+        words = {
+            "latents": ("sparsity", "lower", "Effective share of (word, position) pairs that leaving out a latent affects"),
+            "channels": ("channel_sparsity", "none", "The same for single channels of the clean activations set to 0"),
+            "random_directions": ("random_direction_sparsity", "none", "The same for random directions of the same norm"),
+        }
+        metrics = []
+        for kind, (name, direction, description) in words.items():
+            sums = self._sums(kind)
+            metrics.append(
+                _share(name, sums, "interventions", "sparsity", direction, "ablations", description),
+            )
+            if kind == "latents":
+                each = "Mean over tokens of the mean over their latents"
+                metrics.append(_share("sparsity_by_token", sums, "tokens", "token_means", direction, "tokens", each))
+        distinct, _, means, _ = self._by_latent()
+        metrics.append(
+            metric(
+                "sparsity_by_latent",
+                mean_estimate(means),
+                unit="share of V x T",
+                direction="lower",
+                n=distinct.numel(),
+                n_unit="latents",
+                description="Mean over latents of the mean over their ablations",
+                reason=_NOTHING,
+            )
+        )
+        return metrics
+
+    def _details(self) -> dict[str, Any]:
+        latents, counts, means, sizes = self._by_latent()
+        table = {"latent": latents.tolist(), "ablations": counts.tolist(), "sparsity": _digits(means), "l2": _digits(sizes)}
+        tokens: dict[str, list[Any]] = {"row": [], "position": [], "ablations": [], "sparsity": []}
+        for (row, position), found in zip(self.tokens, self.found["latents"], strict=True):
+            some = found.sparsity[found.sparsity.isfinite()]
+            values = (row, position, some.numel(), _digits(some.mean().reshape(1))[0] if some.numel() else None)
+            for name, value in zip(tokens, values, strict=True):
+                tokens[name].append(value)
+        return {"by_latent": table, "by_token": tokens, "distribution": {kind: self._distribution(kind) for kind in KINDS}}
+
+    def _distribution(self, kind: str) -> dict[str, Any]:
+        found = Effect(*(torch.cat(each) for each in zip(*self.found[kind], strict=True)))
+        finite = found.sparsity.isfinite()
+        shares = torch.tensor([share / 100 for share in QUANTILES], dtype=torch.float64)
+        values = _digits(found.sparsity[finite].quantile(shares)) if bool(finite.any()) else [None] * len(QUANTILES)
+        return {
+            "quantiles": dict(zip([f"p{share}" for share in QUANTILES], values, strict=True)),
+            "mean_l2": _digits(found.size[finite].mean().reshape(1))[0] if bool(finite.any()) else None,
+            "without_effect": int((~finite).sum()),
+        }
+
+
+_NOTHING = "no latent was active at the sampled tokens, or none had an effect"
+
+
+class _Row:
+    """A row's two passes through the layers above: with reconstructions in place, and clean."""
+
+    def __init__(self, setup: Setup, interventions: Interventions, number: int, last: int) -> None:
+        stop = last + interventions.horizon  # what comes after cannot matter
+        tokens, excluded = setup.corpus.tokens[number, :stop], setup.corpus.excluded[number, :stop]
+        self.spliced = SplicedRow.make(setup.sae, setup.cut, tokens, excluded)
+        self.with_reconstructions = interventions.start(self.spliced.outputs, self.spliced.prefix)
+        self.clean = interventions.start(self.spliced.prefix.outputs, self.spliced.prefix)
+
+
+def _share(name: str, sums: RowSums, over: str, of: str, direction: Any, unit: str, description: str) -> Metric:
+    """A mean with its standard error over rows and the 95 % interval of Student's t."""
+    estimate: Estimate = sums.ratio(of, over)
+    made = metric(
+        name,
+        estimate,
+        unit="share of V x T",
+        direction=direction,
+        n=int(sums.total(over)),
+        n_unit=unit,
+        description=description,
+        reason=_NOTHING,
+    )
+    if made.value is None or estimate.standard_error is None:
+        return made
+    reach = float(student.ppf(0.975, sums.groups().shape[0] - 1)) * estimate.standard_error
+    return made.model_copy(update={"interval": (max(0.0, made.value - reach), min(1.0, made.value + reach))})
+
+
+def _digits(values: Tensor) -> list[float]:
+    return [float(f"{value:.6g}") for value in values.tolist()]

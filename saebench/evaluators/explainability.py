@@ -1,0 +1,223 @@
+"""How well Neuron2Graph explains latents: precision, recall, and the loss with explanations in place of latents.
+
+Source: Gao et al. 2024, sections 4.3 and 4.4. Numbers of the protocol stand in ``explain/*.toml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saebench.errors import SaebenchError
+from saebench.evaluators.base import Evaluator, Setup, metric
+from saebench.evaluators.explained_loss import explained_losses, loss_metrics
+from saebench.explaining.baselines import BASELINES, InputMoments, channels, random_directions, unigram_tries
+from saebench.explaining.protocol import Protocol, read_protocol
+from saebench.explaining.sampling import ChosenLatents
+from saebench.explaining.scoring import LatentScore, score_tries
+from saebench.explaining.shown import latent_records
+from saebench.explaining.study import Ground, Study, choose, keeps_bos, study, survey
+from saebench.explaining.summary import summarise
+from saebench.explaining.tokens import find_padding
+from saebench.results import EvaluatorResult, Metric
+from saebench.statistics import Estimate
+
+_QUANTITIES = {
+    "precision": "Share of positions predicted positive at which the latent fires, on unseen text",
+    "recall": "Share of held-out activations predicted positive",
+    "recall_unseen": "Share of the latent's activations in unseen text that are predicted positive",
+    "f1": "Harmonic mean of precision and recall, both on unseen text",
+    "auc": "Area under the ROC curve of simulated activations, on unseen text",
+}
+_BASELINE_WORDS = {
+    "unigram": "tries of single tokens for the same latents",
+    "random": "tries for random directions that fire as often",
+    "channels": "tries for the channels of the activations, as many active",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The user's settings.
+
+    Attributes:
+        protocol: the definition with the user's changes.
+        baselines: which of ``unigram``, ``random``, ``channels``; the last two cost as much per latent as the autoencoder.
+        losses: whether to measure losses with simulated latents.
+        only: latents to explain, instead of a sample.
+    """
+
+    protocol: Protocol
+    baselines: tuple[str, ...]
+    losses: bool
+    only: tuple[int, ...] | None
+
+    @staticmethod
+    def read(given: Mapping[str, Any]) -> Options:
+        """Check and complete the options.
+
+        Raises:
+            SaebenchError: one is not known or out of range.
+        """
+        rest = dict(given)
+        name = str(rest.pop("definition", "n2g"))
+        baselines = rest.pop("baselines", "unigram")
+        named = [each.strip() for each in baselines.split(",")] if isinstance(baselines, str) else list(baselines)
+        wrong = [each for each in named if each and each not in BASELINES]
+        if wrong:
+            raise SaebenchError(f"There is no explainability baseline {wrong[0]!r}; there are: {', '.join(BASELINES)}.")
+        only, losses = rest.pop("only", None), rest.pop("losses", True)
+        if not isinstance(losses, bool):
+            raise SaebenchError("The explainability option losses is true or false.")
+        if only is not None and not (isinstance(only, list | tuple) and only and all(type(each) is int for each in only)):
+            raise SaebenchError("The explainability option only is a list of latent numbers.")
+        chosen = tuple(each for each in BASELINES if each in named)
+        return Options(read_protocol(name, rest), chosen, losses, None if only is None else tuple(only))
+
+
+class Explainability(Evaluator):
+    """Neuron2Graph explanations of a sample of latents, scored on unseen text, against baselines."""
+
+    name = "explainability"
+    version = 1
+    description = "Precision, recall and loss of n-gram explanations (Neuron2Graph) for a sample of latents"
+
+    @classmethod
+    def check(cls, setup: Setup) -> None:
+        """Raise ``SaebenchError`` where options are wrong, or the corpus is too short or has too few rows."""
+        options = Options.read(setup.options)
+        rows, context = setup.corpus.tokens.shape
+        window, name = options.protocol.window, options.protocol.definition
+        if context < window:
+            raise SaebenchError(
+                f"The corpus's rows have {context} tokens, but explain/{name}.toml looks at windows "
+                f"of {window}: use --context {window} or more."
+            )
+        if rows < 4:
+            raise SaebenchError(
+                f"Explanations need some rows for examples and some for scoring, and there are {rows}: use more --tokens."
+            )
+        if options.only is not None and not all(0 <= each < setup.sae.n_latents for each in options.only):
+            raise SaebenchError(f"The explainability option only names latents beyond 0 to {setup.sae.n_latents - 1}.")
+        find_padding(setup.cut.model.tokenizer, options.protocol.padding)
+
+    @classmethod
+    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """The protocol's file."""
+        protocol = Options.read(options).protocol
+        return {f"explain/{protocol.definition}": protocol.sha256}
+
+    def compute(self) -> EvaluatorResult:
+        """Sample, explain, score, simulate."""
+        setup, options = self.setup, Options.read(self.setup.options)
+        protocol = options.protocol
+        ground = Ground.of(setup.cut, setup.corpus, protocol, setup.seed, setup.progress)
+        moments = InputMoments(setup.sae)
+        sample = survey(ground, setup.sae, [moments.update])
+        main = study(ground, setup.sae, sample, choose(ground, sample, protocol.latents, options.only))
+        metrics = [*self._population(main, protocol), *self._quantities(main.scores, main, protocol)]
+        details: dict[str, Any] = {
+            "latents": latent_records(main, setup.cut.model.tokenizer, protocol.examples_shown),
+            "not_scored": self._not_scored(main, options),
+            "cost": {"readings": main.readings, "texts": main.texts, "tokens": main.tokens},
+            "baselines": {},
+        }
+        for name in options.baselines:
+            other, scores = self._baseline(name, ground, main, moments)
+            metrics += self._quantities(scores, other, protocol, f"{name}_")
+            details["baselines"][name] = [
+                {"latent": latent, **score.record()} for latent, score in zip(other.chosen.latents, scores, strict=True)
+            ]
+        if options.losses and main.tries:
+            rows = ground.unseen[: protocol.loss_rows]
+            sums = explained_losses(setup.cut, setup.sae, setup.corpus, rows, main.tries, ground.first)
+            metrics += loss_metrics(sums, len(main.tries))
+        padding = find_padding(setup.cut.model.tokenizer, protocol.padding)._asdict()
+        settings = {"protocol": protocol.record(), "baselines": list(options.baselines), "padding": padding}
+        if keeps_bos(setup.corpus, protocol):
+            settings["bos"] = "in front of every text tried"
+        return self.result(metrics, details, settings)
+
+    def _baseline(self, name: str, ground: Ground, main: Study, moments: InputMoments) -> tuple[Study, list[LatentScore]]:
+        """The study that a baseline's scores belong to, and the scores."""
+        if name == "unigram":
+            tries = unigram_tries(main.examples)
+            held_out, levels = main.held_out, main.levels
+            return main, score_tries(tries, main.unseen, held_out, ground.corpus.tokens, ground.first, levels)
+        sae = self.setup.sae
+        other = random_directions(sae, moments, ground.seed) if name == "random" else channels(sae, moments)
+        sample = survey(ground, other)
+        found = study(ground, other, sample, choose(ground, sample, ground.protocol.baseline_latents))
+        return found, found.scores
+
+    def _quantities(self, scores: list[LatentScore], of: Study, protocol: Protocol, prefix: str = "") -> list[Metric]:
+        """Every quantity as a mean over latents, and weighted by the latents' activation mass."""
+        found = []
+        by = [("", "mean over latents", of.chosen.weights)]
+        if not prefix:
+            masses = [float(of.sample.mass[latent]) for latent in of.chosen.latents]
+            weights = [weight * mass for weight, mass in zip(of.chosen.weights, masses, strict=True)]
+            by.append(("_by_mass", "weighted by activation mass", weights))
+        for name, words in _QUANTITIES.items():
+            values = [_plain(getattr(score, name)) for score in scores]
+            for suffix, how, weights in by:
+                whose = f"; {_BASELINE_WORDS[prefix[:-1]]}" if prefix else ""
+                found.append(
+                    self._mean(f"{prefix}{name}{suffix}", values, of.chosen, weights, protocol, f"{words}, {how}{whose}")
+                )
+        return found
+
+    def _mean(
+        self,
+        name: str,
+        values: Sequence[float | None],
+        chosen: ChosenLatents,
+        weights: list[float],
+        protocol: Protocol,
+        words: str,
+    ) -> Metric:
+        summary = summarise(values, chosen.strata, weights, protocol.bootstrap, self.setup.seed)
+        found = metric(
+            name,
+            Estimate(summary.value, summary.standard_error),
+            unit="1",
+            direction="higher",
+            n=summary.n,
+            n_unit="latents",
+            description=words,
+            reason="no latent fired often enough" if not chosen.latents else "not defined for any of the latents",
+        )
+        return found.model_copy(update={"interval": summary.interval})
+
+    def _population(self, of: Study, protocol: Protocol) -> list[Metric]:
+        counts, n = of.sample.counts, of.sample.counts.numel()
+        dead, few = int((counts == 0).sum()), int(((counts > 0) & (counts < protocol.least)).sum())
+        text = f"on {of.sample.tokens} tokens of examples; they are not scored"
+        paths = [float(sum(1 for _ in of.tries[latent].paths())) for latent in of.chosen.latents]
+        size = self._mean(
+            "paths", paths, of.chosen, of.chosen.weights, protocol, "N-grams in a latent's trie, mean over latents"
+        )
+        return [
+            metric("dead_latents", dead / n, unit="1", direction="lower", n=n, n_unit="latents",
+                   description=f"Share of latents that never fired {text}"),
+            metric("rare_latents", few / n, unit="1", direction="none", n=n, n_unit="latents",
+                   description=f"Share of latents that fired, but less than {protocol.least} times {text}"),
+            size.model_copy(update={"direction": "none", "unit": "n-grams"}),
+        ]  # fmt: skip
+
+    def _not_scored(self, of: Study, options: Options) -> dict[str, Any]:
+        """How many latents could not be scored and why; by number where the user named them."""
+        counts, least = of.sample.counts, options.protocol.least
+        found: dict[str, Any] = {
+            "dead": int((counts == 0).sum()),
+            "too_few_activations": int(((counts > 0) & (counts < least)).sum()),
+            "needed": least,
+        }
+        if options.only is not None:
+            found["asked_for"] = {str(each): int(counts[each]) for each in options.only if int(counts[each]) < least}
+        return found
+
+
+def _plain(value: Estimate | float | None) -> float | None:
+    return value.value if isinstance(value, Estimate) else value

@@ -1,0 +1,155 @@
+"""Whether the features one expects are there: the best latent's probe loss on many binary tasks.
+
+Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", section 4.2. Beside the paper's number (the minimum
+over latents of the training loss) stands the loss of the same latent on held-out texts, which picking among many latents
+cannot flatter, and what the residual stream gives without the autoencoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from saebench.definitions import definition_hash
+from saebench.errors import SaebenchError
+from saebench.evaluators.base import Evaluator, Setup
+from saebench.probing.activations import TaskActivations, task_activations
+from saebench.probing.best import best_probe
+from saebench.probing.memory import fingerprint, remembered
+from saebench.probing.protocol import Protocol, read_protocol
+from saebench.probing.regressions import dense_baselines, k_sparse
+from saebench.probing.summary import summarise
+from saebench.probing.values import Activations, latent_values
+from saebench.results import EvaluatorResult
+from saebench.sae import SparseAutoencoder
+from saebench.tasks import Task, TaskData, availability, find_tasks, load_task
+
+OPTIONS = ("tasks",)
+
+
+class ProbeLoss(Evaluator):
+    """Best latent of every task, with baselines; finished tasks are kept on disk and not computed again."""
+
+    name = "probe_loss"
+    version = 1
+    description = "Loss of the best one-dimensional probe on a latent, over binary tasks, with dense baselines"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.protocol = read_protocol()
+        self.tasks = asked_for(setup.options, self.protocol)
+        self.weights = fingerprint(setup.sae)
+        self.bos = setup.corpus.bos != "none" and setup.cut.model.tokenizer.bos_token_id is not None
+
+    @classmethod
+    def check(cls, setup: Setup) -> None:
+        """Raise ``SaebenchError`` where an option or a definition is wrong, or no task's data can be had."""
+        unknown = sorted(set(setup.options) - set(OPTIONS))
+        if unknown:
+            raise SaebenchError(f"probe_loss has no option {unknown[0]!r}; it has {', '.join(OPTIONS)}.")
+        if setup.data_dir is not None and not setup.data_dir.is_dir():
+            raise SaebenchError(f"There is no data folder {setup.data_dir}: name one in --data-dir.")
+        tasks = asked_for(setup.options, read_protocol())
+        if not any("" in availability(task, setup.data_dir).values() for task in tasks):
+            reasons = "; ".join(dict.fromkeys(availability(tasks[0], setup.data_dir).values()))
+            raise SaebenchError(
+                f"None of the {len(tasks)} probing tasks asked for can be had here (for {tasks[0].name}: {reasons}): "
+                "make the hub reachable, name a folder with the data in --data-dir, or install sae-probes."
+            )
+
+    @classmethod
+    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """SHA-256 of the protocols and of the tasks asked for."""
+        protocol = read_protocol()
+        tasks = asked_for(options, protocol)
+        return {
+            **{f"probes/{name}": sha for name, sha in protocol.sha256.items()},
+            **{f"tasks/{task.name}": definition_hash("tasks", task.name) for task in tasks},
+        }
+
+    def compute(self) -> EvaluatorResult:
+        """Probe every task whose data can be had.
+
+        Raises:
+            SaebenchError: none could be probed.
+        """
+        found: dict[str, Any] = {}
+        missing: dict[str, str] = {}
+        with self.setup.progress.task("Probing", total=len(self.tasks), unit="tasks") as advance:
+            for task in self.tasks:
+                try:
+                    found[task.name] = self._task(task, advance)
+                except SaebenchError as error:
+                    missing[task.name] = str(error)
+                    advance(1)
+        if not found:
+            raise SaebenchError(f"No task could be probed: {next(iter(missing.values()))}")
+        exact = isinstance(self.setup.sae, SparseAutoencoder)
+        settings = {
+            "protocol": self.protocol.model_dump(mode="json", exclude={"sha256"}),
+            "values": self.protocol.best.values.of if exact else "activations: the object shows no pre-activations",
+            "bos": self.bos,
+        }
+        metrics = summarise(found, len(self.tasks), self.protocol)
+        return self.result(metrics, {"tasks": found, "missing": missing}, settings)
+
+    def _task(self, task: Task, advance: Callable[[float], None]) -> dict[str, Any]:
+        best, seed = self.protocol.best, self.setup.seed
+        data = load_task(task, best.examples.shares, best.examples.most, seed, self.setup.data_dir)
+        activations = _Pooled(self, data, _Steps(advance, sum(map(len, data.parts.values()))))
+        acts = activations(best.values.pooling)
+        common = {"protocol": self.protocol.sha256, "activations": acts.key, "seed": seed}
+        sae = self.setup.sae
+
+        def baselines() -> dict[str, Any]:
+            return dense_baselines(acts, sae.n_latents, self.protocol, seed)
+
+        def latents() -> dict[str, Any]:
+            values, sparse = best.values, self.protocol.k_sparse.values
+            return {
+                "best_latent": best_probe(latent_values(sae, values.of, values.pooling), acts, best.probe, seed),
+                "k_sparse": k_sparse(
+                    Activations(sae, sparse.pooling), activations(sparse.pooling), self.protocol.k_sparse.probe,
+                    best.probe.bootstrap, seed,
+                ),
+            }  # fmt: skip
+
+        known = {"version": self.version, "sae": self.weights, **common} if self.weights and acts.cached else None
+        dense = {"version": self.version, "dense": sae.n_latents, **common} if acts.cached else None
+        own, _ = remembered(known, latents)
+        base, _ = remembered(dense, baselines)
+        record = {**data.record, "truncated": acts.truncated}
+        return {"title": task.title, "version": task.version, "data": record, **own, "baselines": base}
+
+
+class _Pooled:
+    """A task's activations as different poolings need them; each kind is computed once."""
+
+    def __init__(self, evaluator: ProbeLoss, data: TaskData, advance: Callable[[float], None]) -> None:
+        self._evaluator, self._data, self._advance = evaluator, data, advance
+        self._found: dict[bool, TaskActivations] = {}
+
+    def __call__(self, pooling: Any) -> TaskActivations:
+        every = pooling != "last"
+        if every not in self._found:
+            mine = self._evaluator
+            self._found[every] = task_activations(
+                mine.setup.cut, self._data, mine.protocol.best.text, pooling, mine.bos, self._advance
+            )
+            self._advance = lambda amount: None
+        return self._found[every]
+
+
+class _Steps:
+    """Turns texts that are done into parts of a task."""
+
+    def __init__(self, advance: Callable[[float], None], texts: int) -> None:
+        self._advance, self._texts = advance, texts
+
+    def __call__(self, amount: float) -> None:
+        self._advance(amount / self._texts)
+
+
+def asked_for(options: Mapping[str, Any], protocol: Protocol) -> list[Task]:
+    """The tasks: those of the option ``tasks`` (names and sets, with commas), else the protocol's set."""
+    return find_tasks(str(options.get("tasks") or protocol.best.examples.tasks))

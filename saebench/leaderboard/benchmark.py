@@ -1,0 +1,232 @@
+"""``benchmark.toml``: what every submission to a leaderboard measures, so that its rows can be compared."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from saebench.definitions import KINDS, definition_hash
+from saebench.errors import SaebenchError
+from saebench.leaderboard.files import BENCHMARK, BadFile, Strict, in_words, read_bytes
+from saebench.results import Result, canonical_hash
+
+CONTROLS = ("random", "pca", "reinitialised")
+"""What scores are to be read against: a random dictionary, a PCA of the same L0, the model with random weights."""
+REFERENCE = ("ce_clean", "ce_zero_ablated", "ce_mean_ablated")
+REFERENCE_TOLERANCE = 1e-3
+"""Relative: the same model on the same text gives the same loss, up to the arithmetic of machines."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ModelRule(Strict):
+    """The language model."""
+
+    name: str
+    weights_sha256: Sha256
+    dtype: str
+
+
+class CorpusRule(Strict):
+    """The text."""
+
+    name: str
+    revision: str | None = None
+    sha256: Sha256
+    tokens: int = Field(gt=0)
+    context: int = Field(gt=1)
+    bos: Literal["row", "text", "none"]
+    excluded: str
+
+
+class EvaluatorRule(Strict):
+    """An evaluator that submissions may have run, and with what."""
+
+    version: int
+    settings: Sha256 = Field(description="canonical hash of its settings and options")
+    required: bool = True
+
+
+class Benchmark(Strict):
+    """A leaderboard's conditions.
+
+    Attributes:
+        reference: losses of the unaltered and the ablated model in nats, which no autoencoder changes.
+        controls: that every submission must have beside its scores.
+    """
+
+    benchmark_version: Literal[1]
+    title: str = Field(min_length=1, max_length=120)
+    hook_in: str
+    hook_out: str
+    seed: int
+    controls: tuple[str, ...] = CONTROLS
+    model: ModelRule
+    corpus: CorpusRule
+    evaluators: dict[str, EvaluatorRule] = Field(min_length=1)
+    reference: dict[str, float] = Field(default_factory=dict)
+    definitions: dict[str, Sha256] = Field(default_factory=dict)
+
+
+def read_benchmark(folder: Path) -> Benchmark:
+    """The benchmark of a leaderboard's folder.
+
+    Raises:
+        BadFile: it is missing or wrong.
+    """
+    path = folder / BENCHMARK
+    if not path.exists():
+        raise BadFile("it is missing: a leaderboard needs one")
+    try:
+        return Benchmark.model_validate(tomllib.loads(read_bytes(path).decode("utf-8")))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadFile(f"it is not TOML ({error})") from error
+    except ValidationError as error:
+        raise BadFile(f"it does not follow the schema ({in_words(error)[0]})") from error
+
+
+def benchmark_of(result: Result, title: str, controls: tuple[str, ...] = CONTROLS) -> Benchmark:
+    """The benchmark that a result followed, with every evaluator it ran required.
+
+    Raises:
+        SaebenchError: the language model's weights were not hashed.
+    """
+    if result.model.weights_sha256 is None:
+        raise SaebenchError("The result does not hold the hash of the language model's weights: a benchmark needs it.")
+    corpus, downstream = result.corpus, result.evaluators.get("downstream")
+    losses = {} if downstream is None else downstream.metrics
+    return Benchmark(
+        benchmark_version=1,
+        title=title,
+        hook_in=result.sae.hook_in,
+        hook_out=result.sae.hook_out,
+        seed=result.seed,
+        controls=controls,
+        model=ModelRule(name=result.model.name, weights_sha256=result.model.weights_sha256, dtype=result.model.dtype),
+        corpus=CorpusRule.model_validate({name: getattr(corpus, name) for name in CorpusRule.model_fields}),
+        evaluators={
+            name: EvaluatorRule(version=found.version, settings=settings_hash(result, name))
+            for name, found in result.evaluators.items()
+        },
+        reference={
+            name: float(f"{value:.6g}") for name in REFERENCE if name in losses and (value := losses[name].value) is not None
+        },
+        definitions=dict(result.definitions),
+    )
+
+
+def settings_hash(result: Result, evaluator: str) -> str:
+    """Canonical hash of what an evaluator was run with."""
+    options = result.settings.get("options", {})
+    given = options.get(evaluator, {}) if isinstance(options, dict) else {}
+    return canonical_hash({"settings": result.evaluators[evaluator].settings, "options": given})
+
+
+def mismatches(benchmark: Benchmark, result: Result) -> list[str]:
+    """Where a result departs from the benchmark, in sentences without a full stop."""
+    wanted: dict[str, Any] = {
+        "model.weights_sha256": benchmark.model.weights_sha256,
+        "model.dtype": benchmark.model.dtype,
+        "sae.hook_in": benchmark.hook_in,
+        "sae.hook_out": benchmark.hook_out,
+        "seed": benchmark.seed,
+        **{f"corpus.{name}": value for name, value in benchmark.corpus.model_dump().items()},
+    }
+    problems = [
+        f"{path} is {_short(found)}, the benchmark's is {_short(value)}"
+        for path, value in wanted.items()
+        if (found := _get(result, path)) != value
+    ]
+    return [*problems, *_evaluator_mismatches(benchmark, result), *_reference_mismatches(benchmark, result)]
+
+
+def definition_problems(benchmark: Benchmark) -> list[str]:
+    """Definitions of this checkout that are no longer those that the benchmark was made with."""
+    problems = []
+    for path, sha256 in benchmark.definitions.items():
+        kind, _, file = path.partition("/")
+        if kind not in KINDS or not file.endswith(".toml"):
+            problems.append(f"it names a definition {path!r}; those are tasks/, probes/ and explain/ with .toml files")
+            continue
+        try:
+            current = definition_hash(kind, file.removesuffix(".toml"))
+        except SaebenchError as error:
+            problems.append(str(error).removesuffix("."))
+            continue
+        if current != sha256:
+            problems.append(f"the definition {path} has changed since: evaluate again, or restore it")
+    return problems
+
+
+def to_toml(benchmark: Benchmark) -> str:
+    """The text of ``benchmark.toml``."""
+    tables: list[str] = []
+    top = {
+        name: value for name, value in benchmark.model_dump().items() if not isinstance(value, dict) and value is not None
+    }
+    tables.append("# What every submission to this leaderboard measures; `saebench leaderboard check` holds them to it.\n")
+    tables[0] += "".join(f"{name} = {_toml(value)}\n" for name, value in top.items())
+    sections = {"model": benchmark.model.model_dump(), "corpus": benchmark.corpus.model_dump()}
+    sections |= {f"evaluators.{_key(name)}": rule.model_dump() for name, rule in benchmark.evaluators.items()}
+    sections |= {name: given for name in ("reference", "definitions") if (given := getattr(benchmark, name))}
+    for name, table in sections.items():
+        lines = [f"{_key(key)} = {_toml(value)}" for key, value in table.items() if value is not None]
+        tables.append(f"[{name}]\n" + "\n".join(lines) + "\n")
+    return "\n".join(tables)
+
+
+def _evaluator_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
+    problems = [
+        f"the evaluator {name} is missing"
+        for name, rule in benchmark.evaluators.items()
+        if rule.required and name not in result.evaluators
+    ]
+    for name, found in result.evaluators.items():
+        rule = benchmark.evaluators.get(name)
+        if rule is None:
+            problems.append(f"the evaluator {_short(name)} is not part of the benchmark")
+        elif found.version != rule.version:
+            problems.append(f"the evaluator {name} is of version {found.version}, the benchmark's is {rule.version}")
+        elif settings_hash(result, name) != rule.settings:
+            problems.append(f"the evaluator {name} was run with other settings than the benchmark's")
+    for name, sha256 in benchmark.definitions.items():
+        if result.definitions.get(name) != sha256:
+            problems.append(f"the definition {name} is {_short(result.definitions.get(name))}, not {_short(sha256)}")
+    return problems
+
+
+def _reference_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
+    """The losses that no autoencoder changes, where they differ from the benchmark's."""
+    downstream = result.evaluators.get("downstream")
+    problems = []
+    for name, value in benchmark.reference.items():
+        metric = downstream.metrics.get(name) if downstream is not None else None
+        if metric is None or metric.value is None or abs(metric.value - value) > REFERENCE_TOLERANCE * abs(value):
+            found = None if metric is None else metric.value
+            problems.append(f"downstream.{name} is {_short(found)}, but the model's own, on this text, is {value:g}")
+    return problems
+
+
+def _get(result: Result, path: str) -> Any:
+    found: Any = result
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 48 else f"{text[:16]}…"
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+
+
+def _toml(value: Any) -> str:
+    """A scalar or a list of strings: JSON's way of writing these is TOML's too."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=True)

@@ -1,0 +1,133 @@
+"""Where files of leaderboards lie and how they are read: they come from strangers.
+
+``leaderboards/<model>/<hook>/benchmark.toml`` says what is measured, ``<name>.json`` beside it is a submission, and
+``imported/<name>.json`` a result of another suite.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from saebench.errors import SaebenchError
+
+LARGEST_SUBMISSION = 4 * 2**20
+NAME = re.compile(r"[a-z0-9](?:[._-]?[a-z0-9]+)*")
+"""Names of submissions: lower-case letters and digits, with single dots, dashes and underscores between them."""
+FOLDER = re.compile(r"[A-Za-z0-9](?:[._-]{0,2}[A-Za-z0-9]+)*")
+LONGEST_NAME = 80
+BENCHMARK = "benchmark.toml"
+IMPORTED = "imported"
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10))}
+
+
+class Strict(BaseModel):
+    """What a file of a leaderboard must follow to the letter."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class BadFile(Exception):
+    """A file is not what it should be; the message is a sentence that begins with 'it'."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a submission may be called so: a file of that name is safe on every system."""
+    return len(text) <= LONGEST_NAME and NAME.fullmatch(text) is not None and text.partition(".")[0] not in WINDOWS_DEVICES
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether a folder of a model or hook may be called so."""
+    return len(text) <= LONGEST_NAME and FOLDER.fullmatch(text) is not None
+
+
+def folder_name(text: str) -> str:
+    """A folder's name for a model or a hook: ``owner/model`` becomes ``owner--model``.
+
+    Raises:
+        SaebenchError: nothing sensible can be made of it.
+    """
+    made = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "--"))
+    made = re.sub(r"[._-]{2,}", "--", made).strip("._-")
+    if not is_folder_name(made):
+        raise SaebenchError(f"{text!r} makes no name for a folder: use a name of letters, digits, '.', '_' and '-'.")
+    return made
+
+
+def read_bytes(path: Path, largest: int = LARGEST_SUBMISSION) -> bytes:
+    """A regular file's content; its size is checked before it is read, and links are not followed.
+
+    Raises:
+        BadFile: it is no regular file, is too large or cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise BadFile("it is a link or cannot be read") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise BadFile("it is not a regular file")
+    with os.fdopen(handle, "rb") as stream:
+        if status.st_size > largest:
+            raise BadFile(f"it has {status.st_size:,} bytes; at most {largest:,} are read")
+        return stream.read(largest + 1)
+
+
+def read_json(path: Path, largest: int = LARGEST_SUBMISSION) -> tuple[str, Any]:
+    """``(text, data)`` of a JSON file in which no key stands twice and every number is finite.
+
+    Raises:
+        BadFile: it is something else.
+    """
+    try:
+        text = read_bytes(path, largest).decode("utf-8")
+        return text, json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise BadFile("it is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise BadFile(f"it is not JSON (line {error.lineno}: {error.msg})") from error
+    except RecursionError as error:
+        raise BadFile("it is nested too deeply") from error
+    except ValueError as error:
+        raise BadFile(str(error)) from error
+
+
+def in_words(error: ValidationError) -> list[str]:
+    """What does not follow the schema, each with its place."""
+    return [
+        f"{'.'.join(map(str, each['loc'])) or 'the file'}: {each['msg'].removeprefix('Value error, ')}"
+        for each in error.errors(include_input=False, include_url=False)
+    ]
+
+
+def board_folders(root: Path) -> Iterator[Path]:
+    """The folders of all (model, hook) pairs, in order of their names.
+
+    Raises:
+        SaebenchError: there is no such root.
+    """
+    if not root.is_dir():
+        raise SaebenchError(f"There is no folder {root}: name the leaderboards' with --root.")
+    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        yield from sorted(path for path in model.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"it has the key {repeated[:60]!r} twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}, which is not JSON: undefined values are null, with a reason")

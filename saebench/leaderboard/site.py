@@ -1,0 +1,83 @@
+"""The site: an index with table and plot, and a page for each entry. Static; every page opens from a file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import SaebenchError
+from saebench.leaderboard.checks import Board, load_boards
+from saebench.leaderboard.entry_page import render_entry
+from saebench.leaderboard.rows import Row, entry_rows, table_data
+from saebench.report.content import plain
+from saebench.report.page import script_json, templates
+from saebench.results import check_writable, write_text
+
+MARKER = "made-by-saebench"
+"""A file in the site's folder by which a later build knows that it may replace what is there."""
+
+
+def build(root: Path, out: Path) -> int:
+    """Write the site of the leaderboards below ``root`` into ``out``; gives the number of entries.
+
+    Raises:
+        SaebenchError: an entry would not pass the check, there is none, or ``out`` holds something else.
+    """
+    boards = load_boards(root)
+    problems = [problem for board in boards for problem in board.problems]
+    if problems:
+        more = f" ({len(problems) - 1} more: see `saebench leaderboard check`)" if len(problems) > 1 else ""
+        raise SaebenchError(f"{problems[0]}"[:-1] + f"{more}.")
+    boards = [board for board in boards if board.submissions or board.imports]
+    entries = entry_rows(boards)
+    if not entries:
+        raise SaebenchError(f"There are no entries in {root}: add some with `saebench leaderboard submit`.")
+    _clear(out)
+    for row, entry, path in entries:
+        page = out / row.page
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(render_entry(row, entry, path.name), encoding="utf-8")
+        shutil.copyfile(path, page.with_suffix(".json"))
+    write_text(out / "index.html", render_index([row for row, _, _ in entries], [_describe(board) for board in boards]))
+    return len(entries)
+
+
+def render_index(rows: Sequence[Row], boards: Sequence[dict[str, Any]]) -> str:
+    """The index. ``boards`` are ``{model, hook, title, facts}``."""
+    data = table_data(rows, [{name: board[name] for name in ("model", "hook", "title")} for board in boards])
+    return templates().get_template("index.html").render(boards=boards, count=len(rows), data=script_json(data))
+
+
+def _describe(board: Board) -> dict[str, Any]:
+    """What stands on the index about a leaderboard."""
+    benchmark = board.benchmark
+    if benchmark is None:
+        entry = next(iter(board.imports.values()))
+        words = [("Measured by", "another suite, under its own conditions; nothing of it was checked here")]
+        return {"model": entry.model, "hook": entry.sae.hook, "title": "Other suites", "facts": words}
+    corpus = benchmark.corpus
+    evaluators = ", ".join(f"{name} {rule.version}" for name, rule in benchmark.evaluators.items())
+    found = [
+        ("Text", f"{corpus.name} {corpus.revision or ''}: {corpus.tokens:,} tokens in rows of {corpus.context}"),
+        ("Left out", corpus.excluded),
+        ("Tokens, SHA-256", corpus.sha256),
+        ("Evaluators", evaluators),
+        ("Controls", ", ".join(benchmark.controls) or "none"),
+        ("Seed", str(benchmark.seed)),
+    ]
+    return {"model": plain(benchmark.model.name), "hook": plain(benchmark.hook_in), "title": plain(benchmark.title),
+            "facts": [(name, plain(value)) for name, value in found]}  # fmt: skip
+
+
+def _clear(out: Path) -> None:
+    """Make the folder, empty: what an earlier build wrote is removed, anything else is left and refused."""
+    if out.exists() and not out.is_dir():
+        raise SaebenchError(f"{out} is a file: name a folder for the site.")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MARKER).is_file():
+            raise SaebenchError(f"{out} holds something else than a site of saebench: name an empty folder.")
+        shutil.rmtree(out)
+    check_writable(out / "index.html")
+    (out / MARKER).write_text("")

@@ -1,0 +1,135 @@
+"""Writing into the leaderboards: a benchmark, a submission, imported results; and repeating a submission."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from saebench.errors import SaebenchError
+from saebench.leaderboard.benchmark import benchmark_of, mismatches, read_benchmark, to_toml
+from saebench.leaderboard.checks import Board, check_submission
+from saebench.leaderboard.files import BENCHMARK, IMPORTED, LARGEST_SUBMISSION, BadFile, board_folders, folder_name
+from saebench.leaderboard.imported import import_saebench
+from saebench.leaderboard.submission import Submission, make_submission, proposed_name, read_submission, to_json
+from saebench.results import Result, write_text
+
+
+def start(result: Result, title: str, controls: Sequence[str], root: Path) -> Path:
+    """Write ``benchmark.toml`` from a result that was made the way all submissions shall be.
+
+    Raises:
+        SaebenchError: there is one already, or the result cannot serve as a model.
+    """
+    folder = root / folder_name(result.model.name) / folder_name(result.sae.hook_in)
+    path = folder / BENCHMARK
+    if path.exists():
+        raise SaebenchError(f"{path} exists: submit to it, or remove it first.")
+    write_text(path, to_toml(benchmark_of(result, title, tuple(controls))))
+    return path
+
+
+def submit(
+    result: Result, root: Path, name: str | None, origin: str, licence: str, contact: str, command: str | None
+) -> Path:
+    """Write a submission into the leaderboard that its result fits.
+
+    Raises:
+        SaebenchError: no leaderboard fits, something of it would not pass the check, or it was submitted before.
+    """
+    folder = _fitting(result, root)
+    try:
+        submission = make_submission(result, name or proposed_name(result), origin, licence, contact, command)
+    except BadFile as error:
+        raise SaebenchError(f"This cannot be submitted: {error}.") from error
+    problems = check_submission(submission, read_benchmark(folder))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise SaebenchError(f"This cannot be submitted to {folder}: {problems[0]}{more}.")
+    path = folder / f"{submission.name}.json"
+    if path.exists():
+        raise SaebenchError(f"{path} exists: choose another --name, or remove it first.")
+    _refuse_repeated(submission, folder)
+    text = to_json(submission)
+    size = len(text.encode())
+    if size > LARGEST_SUBMISSION:
+        raise SaebenchError(
+            f"The submission has {size:,} bytes, of which {LARGEST_SUBMISSION:,} are allowed: leave out the evaluator whose "
+            "details are the longest."
+        )
+    write_text(path, text)
+    return path
+
+
+def recompute(boards: Sequence[Board], files: Sequence[Path], checkpoint: str) -> list[str]:
+    """Where a checkpoint does not give the numbers of its submission, in sentences.
+
+    Raises:
+        SaebenchError: no submission has its weights, or something cannot be had.
+    """
+    from saebench import checkpoints
+    from saebench.leaderboard.recompute import matching
+    from saebench.leaderboard.recompute import recompute as run
+
+    wanted = {path.absolute() for path in files}
+    found = {
+        id(submission): (path, submission, board.benchmark)
+        for board in boards
+        for path, submission in board.submissions.items()
+        if not wanted or path.absolute() in wanted
+    }
+    sae = checkpoints.load(checkpoint)
+    chosen = matching([submission for _, submission, _ in found.values()], sae)
+    path, submission, benchmark = found[id(chosen)]
+    assert benchmark is not None  # or the check before would have stopped
+    return [f"{path}: {problem}." for problem in run(submission, benchmark, sae)]
+
+
+def import_results(files: Sequence[Path], root: Path) -> list[Path]:
+    """Write entries made of SAEBench's files; an entry that exists is replaced.
+
+    Raises:
+        SaebenchError: a file is none of SAEBench's.
+    """
+    try:
+        entries = import_saebench(files)
+    except BadFile as error:
+        raise SaebenchError(f"{error}.") from error
+    paths = []
+    for entry in entries:
+        path = root / folder_name(entry.model) / folder_name(entry.sae.hook) / IMPORTED / f"{entry.name}.json"
+        write_text(path, entry.model_dump_json(indent=1) + "\n")
+        paths.append(path)
+    return paths
+
+
+def _fitting(result: Result, root: Path) -> Path:
+    """The leaderboard of a result's model and hook; it must have the same text and settings."""
+    near: list[tuple[int, Path, str]] = []
+    for folder in board_folders(root):
+        try:
+            benchmark = read_benchmark(folder)
+        except BadFile:
+            continue
+        problems = mismatches(benchmark, result)
+        if not problems:
+            return folder
+        if (benchmark.model.weights_sha256, benchmark.hook_in) == (result.model.weights_sha256, result.sae.hook_in):
+            near.append((len(problems), folder, problems[0]))
+    if near:
+        count, folder, problem = min(near)
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        raise SaebenchError(f"The result does not follow the benchmark of {folder}: {problem}{more}.")
+    raise SaebenchError(
+        f"No leaderboard in {root} is for {result.model.name} at {result.sae.hook_in}: begin one with "
+        "`saebench leaderboard start`."
+    )
+
+
+def _refuse_repeated(submission: Submission, folder: Path) -> None:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            other = read_submission(path)
+        except BadFile:
+            continue
+        if other.autoencoder == submission.autoencoder:
+            raise SaebenchError(f"This autoencoder was submitted before, as {path.name}: remove that file to replace it.")

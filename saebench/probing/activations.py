@@ -1,0 +1,165 @@
+"""A language model's activations on a task's texts: computed once for all autoencoders on a hook, and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saebench.checkpoints.base import write_safetensors
+from saebench.lm import Cut
+from saebench.paths import cache_folder
+from saebench.probing.protocol import Pooling, TextLimits
+from saebench.results import canonical_hash
+from saebench.tasks import TaskData
+
+VERSION = 1
+"""Of what is kept on disk; raised where the same key would stand for other numbers."""
+
+TOKENS_PER_BATCH = 2048
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class TaskActivations:
+    """What the autoencoder would read, on the texts of a task: those of train first, then validation, then test.
+
+    Attributes:
+        rows: ``[rows, d_in]`` float32: one row a text where only its last token is pooled, else one for each token.
+        owner: ``[rows]`` int64: each row's text.
+        labels: ``[texts]`` int64; within each part those of label 0 come first.
+        groups: ``[texts]`` int64: texts with one number came from one source row.
+        sizes: texts of each part.
+        truncated: how many texts were longer than the protocol allows.
+        key: hash of all that decides these numbers.
+        cached: whether the key can stand for them: a model in memory of unknown weights has none.
+    """
+
+    rows: Tensor
+    owner: Tensor
+    labels: Tensor
+    groups: Tensor
+    sizes: dict[str, int]
+    truncated: int
+    key: str
+    cached: bool = True
+
+    def span(self, part: str) -> slice:
+        """The texts of a part."""
+        start = sum(self.sizes[name] for name in PARTS[: PARTS.index(part)])
+        return slice(start, start + self.sizes[part])
+
+    @property
+    def texts(self) -> int:
+        """How many there are."""
+        return self.labels.numel()
+
+    def of_texts(self, part: slice) -> tuple[Tensor, Tensor]:
+        """``(rows, owner)`` of some neighbouring texts, which are numbered from 0."""
+        mine = (self.owner >= part.start) & (self.owner < part.stop)
+        return self.rows[mine], self.owner[mine] - part.start
+
+
+def task_activations(
+    cut: Cut, data: TaskData, limits: TextLimits, pooling: Pooling, bos: bool, advance: Callable[[float], None]
+) -> TaskActivations:
+    """Run the layers below the hook on a task's texts, or read from disk what an earlier run kept.
+
+    Args:
+        cut: the language model, cut at the autoencoder's hook.
+        data: the task.
+        limits: of the texts' length.
+        pooling: ``last`` keeps the last token of each text only.
+        bos: whether a BOS token stands in front of each text; it is not pooled.
+        advance: told of each text.
+    """
+    every = pooling != "last"
+    examples = [example for part in PARTS for example in data.parts[part]]
+    numbers: dict[str, int] = {}
+    known = "@unknown/" not in cut.model.identity
+    key = canonical_hash(
+        {
+            "version": VERSION, "model": cut.model.identity, "device": cut.model.device.type, "hook": cut.hook_in.name,
+            "texts": data.sha256, "limits": limits.model_dump(), "every_token": every, "bos": bos,
+        }
+    )  # fmt: skip
+    folder, name = cache_folder() / "probing" / "activations", f"{key}.safetensors"
+    tensors = _read(folder / name) if known else None
+    if tensors is None:
+        tensors = run_texts(cut, [example.text for example in examples], limits, every, bos, advance)
+        if known:
+            write_safetensors(tensors, folder, name)
+    else:
+        advance(len(examples))
+    return TaskActivations(
+        rows=tensors["rows"],
+        owner=tensors["owner"],
+        labels=torch.tensor([example.label for example in examples]),
+        groups=torch.tensor([numbers.setdefault(example.group, len(numbers)) for example in examples]),
+        sizes={part: len(data.parts[part]) for part in PARTS},
+        truncated=int(tensors["truncated"]),
+        key=key,
+        cached=known,
+    )
+
+
+def run_texts(
+    cut: Cut, texts: Sequence[str], limits: TextLimits, every: bool, bos: bool, advance: Callable[[float], None]
+) -> dict[str, Tensor]:
+    """``rows``, ``owner`` and ``truncated`` of ``TaskActivations``. Texts of like length run together, padded on the right,
+    where causal attention cannot see the padding."""
+    tokenizer = cut.model.tokenizer
+    front = [tokenizer.bos_token_id] if bos else []
+    ids, truncated = [], 0
+    for text in texts:
+        own = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        truncated += len(own) > limits.most_tokens
+        own = own[-limits.most_tokens :] if limits.drop == "start" else own[: limits.most_tokens]
+        ids.append(front + (own or [_any_token(tokenizer)]))
+    kept: dict[int, Tensor] = {}
+    for batch in _batches(ids):
+        width = max(len(ids[index]) for index in batch)
+        tokens = torch.tensor([ids[index] + [0] * (width - len(ids[index])) for index in batch])
+        inputs = cut.prefix(tokens).inputs
+        for row, index in zip(inputs, batch, strict=True):
+            last = len(ids[index])
+            kept[index] = row[len(front) if every else last - 1 : last].float().cpu().clone()
+            advance(1)
+    lengths = torch.tensor([kept[index].shape[0] for index in range(len(ids))])
+    return {
+        "rows": torch.cat([kept[index] for index in range(len(ids))]),
+        "owner": torch.arange(len(ids)).repeat_interleave(lengths),
+        "truncated": torch.tensor(truncated),
+    }
+
+
+def _batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of texts by falling length, cut so that no batch has many more than ``TOKENS_PER_BATCH`` tokens."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(ids)), key=lambda each: (-len(ids[each]), each)):
+        longest = len(ids[batches[-1][0]]) if batches else 0
+        if batches and longest * (len(batches[-1]) + 1) <= TOKENS_PER_BATCH:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _any_token(tokenizer: object) -> int:
+    """For a text of which the tokenizer leaves nothing: the end-of-text token, else the first there is."""
+    end = getattr(tokenizer, "eos_token_id", None)
+    return end if isinstance(end, int) else 0
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None  # absent, or cut short by a full disk: it is computed again

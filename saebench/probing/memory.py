@@ -1,0 +1,71 @@
+"""What a probing run keeps on disk, so that a run that was stopped goes on where it ended.
+
+Each finished task of each autoencoder is one small JSON file, named by a hash of all that decides its numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from saebench.paths import cache_folder
+from saebench.results import canonical_hash, write_text
+from saebench.sae import Autoencoder, ForeignAutoencoder, SparseAutoencoder
+
+VERSION = 1
+"""Of what is kept; raised where the same key would stand for other numbers."""
+
+HASHED_AT_ONCE = 2**22
+
+
+def remembered(key: dict[str, Any] | None, compute: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+    """``(data, whether an earlier run had computed it)``. With no key nothing is kept."""
+    if key is None:
+        return compute(), False
+    path = _folder() / f"{canonical_hash({'version': VERSION, **key})}.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            return data, True
+    except (OSError, ValueError):
+        pass  # absent or damaged: it is computed again
+    data = compute()
+    write_text(path, json.dumps(data, allow_nan=False))
+    return json.loads(json.dumps(data)), False  # the same types whether it was computed or read
+
+
+def _folder() -> Path:
+    return cache_folder() / "probing" / "results"
+
+
+def fingerprint(sae: Autoencoder) -> str | None:
+    """Hash of an autoencoder's weights as they are in memory, in bounded memory; None where it shows none.
+
+    The checkpoint's own hash would not do: the object may have been changed since it was loaded.
+    """
+    if isinstance(sae, SparseAutoencoder):
+        named = [*sae.tensors()]
+        words = f"{sae.activation.describe()}{sae.scaling}"
+    elif isinstance(sae, ForeignAutoencoder) and isinstance(sae.inner, nn.Module):
+        named, words = list(sae.inner.state_dict().items()), type(sae.inner).__qualname__
+    else:
+        return None
+    digest = hashlib.sha256(words.encode())
+    for name, tensor in named:
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        for part in _pieces(tensor.detach()):
+            digest.update(part.cpu().double().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    if tensor.ndim == 0:
+        return (tensor,)
+    per_row = max(1, tensor.numel() // max(1, tensor.shape[0]))
+    pieces: tuple[Tensor, ...] = tensor.split(max(1, HASHED_AT_ONCE // per_row))
+    return pieces

@@ -1,0 +1,123 @@
+"""The probing protocols in ``probes/``, checked strictly."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from saebench.definitions import definition_hash, load_definition
+from saebench.errors import SaebenchError
+
+PROTOCOLS = ("gao2024", "k-sparse", "dense-baseline")
+
+Pooling = Literal["last", "mean", "max"]
+Of = Literal["pre-activations", "activations"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Examples(_Strict):
+    """How many examples of which tasks, and how they are divided."""
+
+    tasks: str
+    most: int = Field(ge=100)
+    shares: dict[str, float]
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Examples:
+        if (
+            set(self.shares) != {"train", "validation", "test"}
+            or min(self.shares.values()) <= 0
+            or abs(sum(self.shares.values()) - 1) > 1e-9
+        ):
+            raise ValueError("the shares of train, validation and test must be positive and add up to 1")
+        return self
+
+
+class TextLimits(_Strict):
+    """The most tokens of a text (BOS apart), and the side on which a longer one is cut."""
+
+    most_tokens: int = Field(ge=1)
+    drop: Literal["start", "end"]
+
+
+class Values(_Strict):
+    """What of the latents is probed, and how a text's tokens become one value."""
+
+    of: Of
+    pooling: Pooling
+
+
+class BestLatent(_Strict):
+    """Settings of the one-dimensional probes."""
+
+    candidates: int = Field(ge=1)
+    bootstrap: int = Field(ge=100)
+
+
+class KSparse(_Strict):
+    """Settings of the probes on a few latents."""
+
+    k: tuple[int, ...]
+    C: float = Field(gt=0)
+
+
+class Dense(_Strict):
+    """Settings of the baselines."""
+
+    directions: tuple[Literal["channels", "pca", "random"], ...]
+    C: tuple[float, ...]
+
+
+class _Gao(_Strict):
+    version: int
+    citation: str
+    examples: Examples
+    text: TextLimits
+    values: Values
+    probe: BestLatent
+
+
+class _KSparseFile(_Strict):
+    version: int
+    citation: str
+    values: Values
+    probe: KSparse
+
+
+class _DenseFile(_Strict):
+    version: int
+    citation: str
+    probe: Dense
+
+
+class Protocol(_Strict):
+    """All three protocols together; ``sha256`` by name of the file."""
+
+    best: _Gao
+    k_sparse: _KSparseFile
+    dense: _DenseFile
+    sha256: dict[str, str]
+
+
+def read_protocol() -> Protocol:
+    """Read the protocols.
+
+    Raises:
+        SaebenchError: one is missing or not right.
+    """
+    try:
+        return Protocol(
+            best=_Gao(**load_definition("probes", "gao2024")),
+            k_sparse=_KSparseFile(**load_definition("probes", "k-sparse")),
+            dense=_DenseFile(**load_definition("probes", "dense-baseline")),
+            sha256={name: definition_hash("probes", name) for name in PROTOCOLS},
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SaebenchError(
+            f"A protocol in probes/ is not right: {'.'.join(map(str, first['loc']))}: {first['msg']}."
+        ) from error

@@ -1,0 +1,95 @@
+"""Probes on several values at once: a few latents, and the whole residual stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saebench.probing.activations import TaskActivations
+from saebench.probing.best import best_probe
+from saebench.probing.protocol import Dense, KSparse, Pooling, Protocol
+from saebench.probing.scores import clipped_losses, held_out
+from saebench.probing.values import Activations, Directions, RandomDirections, ValueSource, pool
+
+_Matrix = NDArray[np.float64]
+
+
+def k_sparse(source: Activations, acts: TaskActivations, settings: KSparse, draws: int, seed: int) -> dict[str, Any]:
+    """Logistic regression on the ``k`` latents whose class means differ most on the training texts, for each ``k``.
+
+    Returns:
+        JSON data by ``k``: ``latents`` and what ``held_out`` says.
+    """
+    train, test = acts.span("train"), acts.span("test")
+    rows, owner = acts.of_texts(train)
+    means = source.class_means(rows, owner, acts.labels[train])
+    widest = min(max(settings.k), source.width)
+    order = (means[1] - means[0]).abs().topk(widest).indices
+    values = source.chosen(order, acts.rows, acts.owner, acts.texts).T.double()
+    values = _standardised(values, train)
+    found = {}
+    for k in settings.k:
+        logits = _regression(values[train, :k], acts.labels[train], settings.C, values[test, :k])
+        scores = held_out(logits, acts.labels[test], acts.groups[test], acts.sizes["train"], draws, seed)
+        found[str(k)] = {"latents": order[:k].tolist(), **scores}
+    return found
+
+
+def dense_baselines(acts: TaskActivations, width: int, protocol: Protocol, seed: int) -> dict[str, Any]:
+    """What the same texts give without the autoencoder; of it only its ``width`` counts, for the random dictionary.
+
+    Returns:
+        for ``channels``, ``pca`` and ``random`` what ``best_probe`` says, for ``logistic`` what ``held_out`` says.
+    """
+    pooling, settings = protocol.best.values.pooling, protocol.dense.probe
+    found: dict[str, Any] = {}
+    for name in settings.directions:
+        found[name] = best_probe(_directions(name, acts, width, pooling, seed), acts, protocol.best.probe, seed)
+    found["logistic"] = _full_regression(acts, settings, pooling, protocol.best.probe.bootstrap, seed)
+    return found
+
+
+def _directions(name: str, acts: TaskActivations, width: int, pooling: Pooling, seed: int) -> ValueSource:
+    d = acts.rows.shape[1]
+    if name == "channels":
+        return Directions(torch.eye(d), pooling)
+    if name == "random":
+        return RandomDirections(d, width, seed, pooling)
+    rows = acts.of_texts(acts.span("train"))[0].double()
+    return Directions(torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)[2].T.float().contiguous(), pooling)
+
+
+def _full_regression(acts: TaskActivations, settings: Dense, pooling: Pooling, draws: int, seed: int) -> dict[str, Any]:
+    """Logistic regression on all of the residual stream; the penalty that does best on the validation texts is taken."""
+    train, validation, test = acts.span("train"), acts.span("validation"), acts.span("test")
+    values = _standardised(pool(acts.rows.double(), acts.owner, acts.texts, pooling), train)
+    tried = []
+    for strength in settings.C:
+        others = slice(validation.start, test.stop)
+        logits = _regression(values[train], acts.labels[train], strength, values[others])
+        middle = acts.sizes["validation"]
+        loss = float(clipped_losses(logits[:middle], acts.labels[validation], acts.sizes["train"]).mean())
+        tried.append((loss, strength, logits[middle:]))
+    _, strength, logits = min(tried, key=lambda each: each[:2])
+    scores = held_out(logits, acts.labels[test], acts.groups[test], acts.sizes["train"], draws, seed)
+    return {"C": strength, **scores}
+
+
+def _standardised(values: Tensor, train: slice) -> Tensor:
+    """Mean 0 and variance 1 on the training texts; what is constant there becomes 0."""
+    mean, deviation = values[train].mean(dim=0), values[train].std(dim=0, unbiased=False)
+    return torch.where(deviation > 0, (values - mean) / deviation.clamp_min(1e-300), 0)
+
+
+def _regression(values: Tensor, labels: Tensor, strength: float, others: Tensor) -> Tensor:
+    """``[texts]`` float64: logits of ``others`` by a logistic regression with an L2 penalty of ``1 / strength``."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, max_iter=1000)
+    features: _Matrix = values.numpy()
+    model.fit(features, labels.numpy())
+    return torch.from_numpy(np.asarray(model.decision_function(others.numpy()), dtype=np.float64))

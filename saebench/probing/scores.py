@@ -1,0 +1,66 @@
+"""How well a probe does on examples that it was not fitted to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saebench.statistics import ratio_estimate
+
+
+def held_out(logits: Tensor, labels: Tensor, groups: Tensor, trained_on: int, draws: int, seed: int) -> dict[str, Any]:
+    """Loss with standard error and bootstrap interval, accuracy and AUC, as JSON data.
+
+    Probabilities are kept within ``1 / (N + 2)`` of 0 and 1, with ``N`` the examples trained on (the rule of succession):
+    where training examples could be separated a probe claims certainty, and one wrong example would cost any amount.
+
+    Args:
+        logits: ``[examples]``, of label 1.
+        labels: ``[examples]``.
+        groups: ``[examples]``: examples with one number came from one source row, and are drawn together.
+        trained_on: number of training examples.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    losses = clipped_losses(logits, labels, trained_on)
+    sums, counts = _by_group(losses, groups)
+    estimate = ratio_estimate(sums, counts)
+    assert estimate.value is not None
+    correct = ((logits > 0) == (labels == 1)).double()
+    return {
+        "loss": estimate.value,
+        "standard_error": estimate.standard_error,
+        "interval": bootstrap_interval(sums, counts, draws, seed),
+        "accuracy": float(correct.mean()),
+        "auc": area_under_curve(logits, labels),
+    }
+
+
+def clipped_losses(logits: Tensor, labels: Tensor, trained_on: int) -> Tensor:
+    """``[examples]`` float64 nats."""
+    least = 1 / (trained_on + 2)
+    probability = logits.double().sigmoid().clamp(least, 1 - least)
+    return -torch.where(labels == 1, probability, 1 - probability).log()
+
+
+def _by_group(losses: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    _, numbers = groups.unique(return_inverse=True)
+    sums = torch.zeros(int(numbers.max()) + 1, dtype=torch.float64)
+    return sums.index_add(0, numbers, losses), sums.index_add(0, numbers, torch.ones_like(losses))
+
+
+def bootstrap_interval(sums: Tensor, counts: Tensor, draws: int, seed: int) -> list[float]:
+    """95 % percentile interval of ``sum(sums) / sum(counts)``, drawing groups (``[groups]`` each) with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(sums.numel(), (draws, sums.numel()), generator=generator)
+    means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
+    return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def area_under_curve(scores: Tensor, labels: Tensor) -> float:
+    """The chance that a random example of label 1 scores above one of label 0; ties count half (Mann-Whitney)."""
+    ones, zeros = scores[labels == 1].double(), scores[labels == 0].double()
+    above = (ones[:, None] > zeros).double() + 0.5 * (ones[:, None] == zeros).double()
+    return float(above.mean())

@@ -1,0 +1,200 @@
+"""What a probing task's TOML file says, checked strictly: a misspelt key is an error, not a default."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from saebench.definitions import definition_folder, definition_hash, load_definition
+from saebench.errors import SaebenchError
+
+SOURCES = ("hub", "local", "sae_probes")
+"""In the order in which they are tried."""
+
+MOST_ROWS = 20_000
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(_Strict):
+    """How a row of a data set becomes labelled texts.
+
+    ``labelled``: one text a row, with a label. ``choices``: a right and a wrong answer a row, as two texts.
+    ``ordered_pair``: one text that names two things in an order drawn by their hash; label 1 where the better stands first.
+
+    Attributes:
+        text: template; ``{field}`` stands for a column (``{a.b}`` for a field of it), ``{option}`` for the answer in
+            ``choices``, ``{first}`` and ``{second}`` for the two of ``ordered_pair``.
+        group: template of what rows must share to stay on one side of a split; the row's own text where it is empty.
+        parse: regular expression searched in the column ``parse_from``; its named groups become further columns.
+        remove: regular expression; what it matches is taken out of the text.
+        label, positive, negative: of ``labelled``: the column, and its values that mean 1 and 0 (all others, where
+            ``negative`` is empty).
+        right, wrong: of ``choices``: the column with the right answer, and those with wrong ones (or one that is a list).
+        options, answer, first: of ``choices``, instead: the columns with the answers (or one that is a list), and the column
+            that says which is right, by letter or by number, counted from ``first``.
+        better, worse: of ``ordered_pair``: the two columns.
+    """
+
+    kind: Literal["labelled", "choices", "ordered_pair"] = "labelled"
+    text: str
+    group: str = ""
+    parse: str = ""
+    parse_from: str = "prompt"
+    remove: str = ""
+    label: str = "label"
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+    right: str = ""
+    wrong: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    answer: str = ""
+    first: int = 0
+    better: str = ""
+    worse: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Rule:
+        by_right, by_answer = bool(self.right and self.wrong), bool(self.options and self.answer)
+        complete = {
+            "labelled": bool(self.positive),
+            "choices": by_right != by_answer,
+            "ordered_pair": bool(self.better and self.worse),
+        }
+        if not complete[self.kind]:
+            raise ValueError(f"a rule of kind {self.kind} lacks what it needs")
+        for expression in (self.parse, self.remove):
+            re.compile(expression)
+        return self
+
+
+class HubPart(_Strict):
+    """Rows of a data set on the Hugging Face hub.
+
+    Attributes:
+        dataset: owner and name; ``config``, ``folder`` and ``split`` as ``datasets.load_dataset`` takes them.
+        revision: commit, or a branch where no commit is known to us; the commit read stands in the result.
+        most_rows: how many are read.
+        columns: new columns made of old ones, as ``{new: old}``; ``constants``, of a fixed value.
+    """
+
+    dataset: str
+    config: str = ""
+    folder: str = ""
+    split: str = "train"
+    revision: str = "main"
+    most_rows: int = Field(default=MOST_ROWS, gt=0)
+    columns: dict[str, str] = Field(default_factory=dict)
+    constants: dict[str, str] = Field(default_factory=dict)
+
+
+class PackagePart(_Strict):
+    """Rows of a file of the installed package ``sae-probes``.
+
+    Attributes:
+        file: its name, without folder and ending.
+        only: columns and the values that rows must have there.
+        constants: new columns of a fixed value.
+    """
+
+    file: str
+    only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    constants: dict[str, str] = Field(default_factory=dict)
+
+
+class Task(_Strict):
+    """A binary probing task.
+
+    Attributes:
+        name: of its file; ``sha256``, of the file's content.
+        version: raised where a change changes examples.
+        title: what is to be told apart.
+        sets: the suites it belongs to.
+        licence, citation: of the data.
+        same: when two texts count as one: ``words`` (case, punctuation and white space apart) or ``spaces`` (white space
+            apart, for arithmetic and code, where punctuation is the content).
+        hub, local, sae_probes: where rows are; ``local`` names files below the data folder.
+        rows: how they are read; ``hub_rows``, ``local_rows`` and ``sae_probes_rows`` where a source's columns differ.
+    """
+
+    name: str
+    sha256: str
+    version: int = 1
+    title: str
+    sets: tuple[str, ...]
+    licence: str
+    citation: str
+    same: Literal["words", "spaces"] = "words"
+    hub: tuple[HubPart, ...] = ()
+    local: tuple[str, ...] = ()
+    sae_probes: tuple[PackagePart, ...] = ()
+    rows: Rule | None = None
+    hub_rows: Rule | None = None
+    local_rows: Rule | None = None
+    sae_probes_rows: Rule | None = None
+
+    @model_validator(mode="after")
+    def _sources_have_rules(self) -> Task:
+        given = [source for source in SOURCES if getattr(self, source)]
+        if not given:
+            raise ValueError("it names no source")
+        for source in given:
+            self.rule(source)
+        return self
+
+    def rule(self, source: str) -> Rule:
+        """How rows of a source become examples."""
+        rule: Rule | None = getattr(self, f"{source}_rows") or self.rows
+        if rule is None:
+            raise ValueError(f"it does not say how rows of {source} become examples")
+        return rule
+
+
+def read_task(name: str) -> Task:
+    """The definition of a task.
+
+    Raises:
+        SaebenchError: there is none of that name (those there are, are listed), or it is not right.
+    """
+    content: dict[str, Any] = load_definition("tasks", name)
+    try:
+        return Task(name=name, sha256=definition_hash("tasks", name), **content)
+    except (ValidationError, TypeError, re.error) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise SaebenchError(f"The task tasks/{name}.toml is not right: {where}: {first['msg']}.") from error
+
+
+def task_names() -> list[str]:
+    """Every task there is."""
+    return sorted(path.stem for path in definition_folder("tasks").glob("*.toml"))
+
+
+def find_tasks(wanted: str) -> list[Task]:
+    """Tasks by name or by suite, several separated by commas; each once, in order.
+
+    Raises:
+        SaebenchError: nothing is of that name.
+    """
+    names, found = task_names(), {}
+    every = None
+    for word in [each.strip() for each in wanted.split(",") if each.strip()]:
+        if word in names:
+            found[word] = read_task(word)
+            continue
+        every = every or [read_task(name) for name in names]
+        members = [task for task in every if word in task.sets or word == "all"]
+        if not members:
+            suites = sorted({suite for task in every for suite in task.sets})
+            raise SaebenchError(
+                f"There is no probing task and no set of tasks {word!r}: the sets are {', '.join([*suites, 'all'])}; "
+                "`saebench tasks` lists the tasks."
+            )
+        found |= {task.name: task for task in members}
+    if not found:
+        raise SaebenchError("No probing task is named: give names or sets, separated by commas.")
+    return list(found.values())

@@ -1,0 +1,26 @@
+"""The page of a comparison in a browser: its frontiers are drawn, with their error bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import saebench
+from tests.leaderboard.samples import entry_result
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def test_the_frontiers_are_drawn(tmp_path: Path, open_page: Any) -> None:
+    results = [entry_result(index, k) for index, k in enumerate((8, 16, 32))]
+    results += [entry_result(9 + index, k, HOSTILE) for index, k in enumerate((12, 24))]
+    saebench.compare(results).page(tmp_path / "page.html")
+    page = open_page((tmp_path / "page.html").as_uri())
+    page.wait_for_selector("#plot-frontier-0 .scatterlayer .trace")
+    assert page.locator("#plot-frontier-0 .scatterlayer .trace").count() == 2
+    assert page.locator("#plot-frontier-0 .scatterlayer .points path").count() == 5
+    assert page.locator("#plot-frontier-0 .errorbar").count() == 5
+    assert page.locator("#plot-frontier-0 .legendtext").nth(1).text_content().startswith("<img src=x")
+    assert page.locator("img[src=x]").count() == 0
+    numbers = page.locator("figure", has=page.locator("#plot-frontier-0")).locator("tbody tr")
+    assert numbers.count() == 5

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import saebench
+from saebench.corpus import TokenCorpus
+from saebench.lm import LanguageModel
+from saebench.results import Result
+from saebench.sae import SparseAutoencoder, TopK
+
+from ..conftest import HOOK
+
+
+@pytest.fixture(scope="session")
+def tiny_results(tiny_model: LanguageModel, tiny_corpus: TokenCorpus) -> dict[int, Result]:
+    """Real results of the tiny model, by k."""
+    from tests.conftest import make_sae
+
+    make: Callable[..., SparseAutoencoder] = make_sae.__wrapped__()  # type: ignore[attr-defined]
+    saes = [make(activation=TopK(k)) for k in (2, 4, 8, 16)]
+    cards = saebench.evaluate(saes, model=tiny_model, hook=HOOK, corpus=tiny_corpus, progress=False)
+    return {k: card.result for k, card in zip((2, 4, 8, 16), cards, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def real_result(tiny_results: dict[int, Result]) -> Result:
+    return tiny_results[8]

@@ -1,0 +1,104 @@
+"""The site's files: what is written, what is refused, and that nothing of a submission becomes markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from saebench.errors import SaebenchError
+from saebench.leaderboard.rows import Row, table_data
+from saebench.leaderboard.site import build, render_index
+from saebench.leaderboard.svg import draw
+from saebench.report.figures import densities, positions
+from tests.leaderboard.samples import FOLDER, entry_result, submission, write_board
+from tests.sample_results import evaluator, metric, sample_result
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+def test_every_entry_gets_a_page_and_its_file(tmp_path: Path) -> None:
+    root = write_board(tmp_path / "boards", [submission("one"), submission("two", entry_result(1, 16))]).parents[1]
+    assert build(root, tmp_path / "site") == 2
+    pages = sorted(path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.*"))
+    assert [page for page in pages if page.endswith(("html", "json"))] == [
+        "index.html", f"{FOLDER}/one.html", f"{FOLDER}/one.json", f"{FOLDER}/two.html", f"{FOLDER}/two.json",
+    ]  # fmt: skip
+    text = (tmp_path / "site" / FOLDER / "one.html").read_text()
+    assert 'href="../../index.html"' in text
+    for page in (tmp_path / "site").rglob("*.html"):
+        assert not re.search(r"(src|href)=[\"']?(https?:)?//", page.read_text()), "a page fetches nothing"
+
+
+def test_what_would_not_pass_the_check_is_not_built(tmp_path: Path) -> None:
+    root = write_board(tmp_path / "boards", [submission("bad", entry_result(seed=9))]).parents[1]
+    with pytest.raises(SaebenchError, match=r"bad\.json: seed is 9, the benchmark's is 0\."):
+        build(root, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+    (root / FOLDER / "bad.json").unlink()
+    with pytest.raises(SaebenchError, match="There are no entries"):
+        build(root, tmp_path / "site")
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    root = write_board(tmp_path / "boards", [submission()]).parents[1]
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mine.txt").write_text("precious")
+    with pytest.raises(SaebenchError, match="holds something else than a site"):
+        build(root, tmp_path / "site")
+    assert (tmp_path / "site" / "mine.txt").read_text() == "precious"
+    (tmp_path / "site" / "mine.txt").unlink()
+    build(root, tmp_path / "site")
+    (tmp_path / "site" / "old.html").write_text("from an earlier build")
+    build(root, tmp_path / "site")
+    assert not (tmp_path / "site" / "old.html").exists()
+
+
+def test_script_in_a_submission_is_text_on_every_page(tmp_path: Path) -> None:
+    given = {"origin": HOSTILE, "licence": HOSTILE, "contact": HOSTILE, "command": HOSTILE}
+    result = entry_result(architecture=HOSTILE)
+    training = result.sae.model_copy(update={"training": {HOSTILE: HOSTILE}, "origin": HOSTILE})
+    entry = submission("entry", result.model_copy(update={"sae": training}), **given)
+    root = write_board(tmp_path / "boards", [entry]).parents[1]
+    build(root, tmp_path / "site")
+    for page in (tmp_path / "site").rglob("*.html"):
+        text = page.read_text()
+        assert "<script>alert" not in text and "<img" not in text
+    assert "&lt;script&gt;alert(1)" in (tmp_path / "site" / FOLDER / "entry.html").read_text()
+
+
+def test_the_table_holds_every_number_with_its_error_in_columns() -> None:
+    rows = [Row("a", "a.html", 0, "topk", 64, sample_result().evaluators), Row("b", "b.html", 0, "relu", 32, {})]
+    data = table_data(rows, [{"model": "m", "hook": "h", "title": "t"}])
+    paths = [each["path"] for each in data["metrics"]]
+    assert "reconstruction.l0" not in paths and data["rows"]["l0"] == [32.0, None]
+    index = paths.index("reconstruction.normalised_mse")
+    assert data["values"][index] == [0.1834, None] and data["errors"][index] == [0.0021, None]
+    agreement = data["errors"][paths.index("downstream.top1_agreement")][0]
+    assert agreement == 0.0026
+    assert data["headline"][:2] == ["reconstruction.normalised_mse", "downstream.ce_difference"]
+
+
+def test_the_index_holds_its_data_as_json() -> None:
+    row = Row(HOSTILE, "a.html", 0, HOSTILE, 1, {HOSTILE: evaluator(HOSTILE, [metric(HOSTILE, 1.0, description=HOSTILE)])})
+    page = render_index([row], [{"model": HOSTILE, "hook": HOSTILE, "title": HOSTILE, "facts": [(HOSTILE, HOSTILE)]}])
+    assert page.count("<script>") == 1 and "<img" not in page
+    data = json.loads(page.partition("const DATA = ")[2].partition(";\n")[0])
+    assert data["rows"]["name"] == [HOSTILE] and data["metrics"][0]["name"] == HOSTILE
+
+
+def test_drawings_have_a_bar_for_each_bin_and_a_line_through_every_position() -> None:
+    result = sample_result()
+    bars, line = densities([result]), positions([result])
+    assert bars is not None and line is not None
+    drawn = draw(bars)
+    assert drawn.count('class="bar"') == 19 and 'role="img"' in drawn
+    assert (
+        'class="line"' in draw(line)
+        and len(re.findall(r"[\d.]+ [\d.]+", draw(line).partition('class="line" d="M')[2])) == 128  # and the axis
+    )
+    heights = [float(found) for found in re.findall(r'class="bar".*?height="([\d.]+)"', drawn)]
+    counts = bars.traces[0]["y"]
+    assert heights[counts.index(max(counts))] == max(heights)
