@@ -229,6 +229,19 @@ def test_a_key_that_expires_ends_the_run(tmp_path: Path) -> None:
         assert len(server.requests) < 30
 
 
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+    def interrupt(amount: float) -> None:
+        raise KeyboardInterrupt
+
+    with serve(echo) as server:
+        with pytest.raises(KeyboardInterrupt):
+            client(server.url, tmp_path).ask_all([question(n) for n in range(200)], interrupt)
+        asked = len(server.requests) - 1
+        assert 1 <= asked < 100 and not [each for each in threading.enumerate() if each.name.startswith("saebench-llm")]
+        replies = client(server.url, tmp_path).ask_all([question(n) for n in range(200)])
+    assert sum(reply.cached for reply in replies) == asked and len(server.requests) == 1 + 200
+
+
 def test_no_more_at_once_than_allowed_but_as_many(tmp_path: Path) -> None:
     with serve(lambda request: Raw(body=completion("x", request), seconds=0.05)) as server:
         client(server.url, tmp_path).ask_all([question(n) for n in range(24)])
