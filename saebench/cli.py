@@ -203,9 +203,9 @@ app.add_typer(leaderboard.app, name="leaderboard")
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)
+app.command()(explain)
 app.add_typer(tasks, name="tasks")
 app.command()(view)
-app.command()(explain)
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
 
 LONGEST_EXPLANATION = 1000
 """Characters."""
@@ -30,9 +31,19 @@ class Explanation(_Form):
 
 
 class Verdicts(_Form):
-    """One verdict for each text of a question, in order."""
+    """A verdict for each text of a question, by name, so that none can be forgotten or misplaced; see ``verdicts_form``."""
 
-    answers: list[bool]
+    @property
+    def answers(self) -> list[bool]:
+        """The verdicts, in the order of the texts."""
+        return [bool(getattr(self, name)) for name in type(self).model_fields]
+
+
+@cache
+def verdicts_form(texts: int) -> type[Verdicts]:
+    """The form of an answer about so many texts: ``{"text_1": true, "text_2": false, ...}``."""
+    fields: dict[str, Any] = {f"text_{number}": (bool, ...) for number in range(1, texts + 1)}
+    return create_model("Verdicts", __base__=Verdicts, **fields)
 
 
 class Intruder(_Form):

@@ -11,7 +11,7 @@ import torch
 from saebench.evaluators.base import metric
 from saebench.explaining.llm_protocol import definitions_used
 from saebench.explaining.llm_run import UNUSABLE, ExplanationRun, Outcome, spent_record
-from saebench.explaining.llm_statistics import Interval, mean
+from saebench.explaining.llm_statistics import Interval, mean, wilson
 from saebench.explaining.scorers import Score, Test
 from saebench.provenance import environment
 from saebench.results import CorpusRecord, EvaluatorResult, Metric, ModelRecord, Result, SaeRecord
@@ -74,8 +74,12 @@ def _dictionary(run: ExplanationRun) -> dict[str, int]:
 
 
 def _explained(outcomes: Sequence[Outcome]) -> Metric:
-    found = [float(outcome.explanation is not None) for outcome in outcomes]
-    return _mean("explained", found, (0.0, 1.0), "share", "Latents for which the explainer gave a usable explanation.")
+    n, found = len(outcomes), sum(outcome.explanation is not None for outcome in outcomes)
+    share = metric(
+        "explained", found / n, unit="share", direction="higher", n=n, n_unit="latents",
+        description="Latents for which the explainer gave a usable explanation.",
+    )  # fmt: skip
+    return Metric(**(share.model_dump() | {"interval": wilson(found, n)}))
 
 
 def _test_metrics(test: Test, outcomes: Sequence[Outcome]) -> list[Metric]:

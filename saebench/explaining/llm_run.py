@@ -246,7 +246,7 @@ class ExplanationRun:
             self.spent["scorer"].add(prompt, reply)
         for outcome, test, is_control, questions in asked:
             answered = [question for question in questions if replies[question.prompt].answer is not None]
-            answers = [_parsed(replies[question.prompt], test.form) for question in answered]
+            answers = [_parsed(replies[question.prompt], question.prompt.form) for question in answered]
             score = test.judge(answered, answers)
             (outcome.controls if is_control else outcome.scores)[test.name] = score
             outcome.unanswered[test.name] = outcome.unanswered.get(test.name, 0) + len(questions) - len(answered)

@@ -66,7 +66,10 @@ def correlation(
 
 
 def mean(values: Sequence[float], bounds: Interval) -> tuple[Estimate, Interval | None]:
-    """Mean over latents with its standard error, and Student's interval, cut at the bounds of what is possible."""
+    """Mean over latents with its standard error, and Student's interval, cut at the bounds of what is possible.
+
+    No interval where there are fewer than two values, or all are the same.
+    """
     n = len(values)
     if not n:
         return Estimate(None, None), None
@@ -74,6 +77,8 @@ def mean(values: Sequence[float], bounds: Interval) -> tuple[Estimate, Interval 
     if n < 2:
         return Estimate(value, None), None
     error = math.sqrt(sum((each - value) ** 2 for each in values) / (n - 1) / n)
+    if error == 0:  # all alike: their spread says nothing about the next latent's
+        return Estimate(value, error), None
     reach = float(stats.t.ppf(0.975, n - 1)) * error
     return Estimate(value, error), (max(value - reach, bounds[0]), min(value + reach, bounds[1]))
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from saebench.explaining.explainer import Writer
-from saebench.explaining.llm_answers import Intruder, Simulation, Verdicts
+from saebench.explaining.llm_answers import Intruder, Simulation, Verdicts, verdicts_form
 from saebench.explaining.llm_endpoint import Prompt
 from saebench.explaining.llm_protocol import Protocol, TestName, make_prompt
 from saebench.explaining.llm_statistics import Interval, balanced_accuracy, correlation, wilson
@@ -60,14 +60,12 @@ class Test(ABC):
 
     Class attributes:
         name: as in the protocol.
-        form: of its answers.
         bounds: between which scores lie.
         needs_explanation: whether an explanation is what is tested; else the latent itself is.
     """
 
     __test__ = False  # not one of pytest's
     name: ClassVar[TestName]
-    form: ClassVar[type[BaseModel]]
     bounds: ClassVar[Interval] = (0.0, 1.0)
     needs_explanation: ClassVar[bool] = True
     unit: ClassVar[str] = "balanced accuracy"
@@ -103,15 +101,16 @@ class Test(ABC):
 class _Verdicts(Test):
     """Yes or no for each of some texts."""
 
-    form = Verdicts
-
     def _batches(self, items: list[tuple[str, bool]], explanation: str, batch: int) -> list[Question]:
         questions = []
         for first in range(0, len(items), batch):
             texts, truth = zip(*items[first : first + batch], strict=True)
-            example = ", ".join("true" if index % 2 == 0 else "false" for index in range(len(texts)))
+            form = verdicts_form(len(texts))
+            example = ", ".join(
+                f'"{name}": {"false" if index % 2 else "true"}' for index, name in enumerate(form.model_fields)
+            )
             prompt = make_prompt(
-                self.protocol, self.name, Verdicts, explanation=explanation, texts=texts, example=example
+                self.protocol, self.name, form, explanation=explanation, texts=texts, example=example
             )  # fmt: skip
             questions.append(Question(prompt, truth))
         return questions
@@ -172,7 +171,6 @@ class Simulated(Test):
     """Do activations predicted from the explanation go with the true ones, token by token?"""
 
     name = "simulation"
-    form = Simulation
     bounds = (-1.0, 1.0)
     unit = "correlation"
 
@@ -217,7 +215,6 @@ class IntruderTest(Test):
     """Have the latent's windows something in common that a window marked at random has not? Needs no explanation."""
 
     name = "intruder"
-    form = Intruder
     needs_explanation = False
     unit = "accuracy"
 

@@ -1,6 +1,6 @@
 """How good what is trained is: TopK against the peers' TopK on the same activations and tokens, and dead latents.
 
-Activations are those of SmolLM2 after layer 15; every autoencoder is judged by the same code on text that none was trained on.
+Activations are those of SmolLM2 after layer 15; all are judged by the same code on text that none was trained on.
 """
 
 from __future__ import annotations

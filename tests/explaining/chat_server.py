@@ -115,6 +115,10 @@ def texts_of(request: dict[str, Any]) -> list[str]:
     return re.findall(r"^Text \d+: (.*)$", request["messages"][1]["content"], flags=re.MULTILINE)
 
 
+def verdicts(answers: list[bool]) -> str:
+    return json.dumps({f"text_{number}": answer for number, answer in enumerate(answers, 1)})
+
+
 def understands_words(request: dict[str, Any]) -> str:
     """A reader who is always right about latents that are active on exactly one word, of texts like ``w3w17w4``."""
     kind, user = kind_of(request), request["messages"][1]["content"]
@@ -138,18 +142,18 @@ def understands_words(request: dict[str, Any]) -> str:
             {"activations": [{"token": int(number), "activation": 10} for number, text in tokens if text == word]}
         )
     if kind == "detection":
-        return json.dumps({"answers": [word in re.findall(r"w\d+", text) for text in texts_of(request)]})
+        return verdicts([word in re.findall(r"w\d+", text) for text in texts_of(request)])
     marks = [re.findall(r"w\d+", " ".join(re.findall("⟪(.*?)⟫", text))) for text in texts_of(request)]
-    return json.dumps({"answers": [set(words) == {word} for words in marks]})
+    return verdicts([set(words) == {word} for words in marks])
 
 
 def knows_nothing(request: dict[str, Any]) -> str:
     """Answers that are of the right form and say the same whatever is asked."""
-    answers = ["true"] * len(texts_of(request))
+    always = verdicts([True] * len(texts_of(request)))
     return {
         "explanation": '{"explanation": "something"}',
-        "detection": f'{{"answers": [{", ".join(answers)}]}}',
-        "fuzzing": f'{{"answers": [{", ".join(answers)}]}}',
+        "detection": always,
+        "fuzzing": always,
         "simulation": '{"activations": []}',
         "intruder": '{"intruder": 1}',
         "check": '{"intruder": 1}',

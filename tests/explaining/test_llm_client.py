@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from saebench.errors import SaebenchError
-from saebench.explaining.llm_answers import Explanation, Intruder, Simulation, Verdicts, parse, schema
+from saebench.explaining.llm_answers import Explanation, Intruder, Simulation, parse, schema, verdicts_form
 from saebench.explaining.llm_cache import Answer, AnswerCache, Dialect
 from saebench.explaining.llm_client import ChatClient
 from saebench.explaining.llm_endpoint import Endpoint, Prompt, Sampling
@@ -229,6 +229,19 @@ def test_a_key_that_expires_ends_the_run(tmp_path: Path) -> None:
         assert len(server.requests) < 30
 
 
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+    def interrupt(amount: float) -> None:
+        raise KeyboardInterrupt
+
+    with serve(echo) as server:
+        with pytest.raises(KeyboardInterrupt):
+            client(server.url, tmp_path).ask_all([question(n) for n in range(200)], interrupt)
+        asked = len(server.requests) - 1
+        assert 1 <= asked < 100 and not [each for each in threading.enumerate() if each.name.startswith("saebench-llm")]
+        replies = client(server.url, tmp_path).ask_all([question(n) for n in range(200)])
+    assert sum(reply.cached for reply in replies) == asked and len(server.requests) == 1 + 200
+
+
 def test_no_more_at_once_than_allowed_but_as_many(tmp_path: Path) -> None:
     with serve(lambda request: Raw(body=completion("x", request), seconds=0.05)) as server:
         client(server.url, tmp_path).ask_all([question(n) for n in range(24)])
@@ -309,8 +322,10 @@ def test_without_a_key_in_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
      ('<think>2?\nno</think>\n{"intruder": 3}', Intruder, Intruder(intruder=3)), ("The intruder is 3", Intruder, None),
      ('Sure: {"intruder": 3}', Intruder, None),
      ('{"intruder": "3"}', Intruder, None), ('{"intruder": 3, "why": 1}', Intruder, None),
-     ('{"intruder": 3', Intruder, None), ("", Intruder, None), ('{"answers": [true, 0]}', Verdicts, None),
-     ('{"answers": []}', Verdicts, Verdicts(answers=[])), ('{"explanation": "  "}', Explanation, None),
+     ('{"intruder": 3', Intruder, None), ("", Intruder, None), ('{"text_1": true, "text_2": 0}', verdicts_form(2), None),
+     ('{"text_1": true}', verdicts_form(2), None), ('{"text_1": true, "text_2": true}', verdicts_form(1), None),
+     ('{"text_2": true, "text_1": false}', verdicts_form(2), verdicts_form(2)(text_1=False, text_2=True)),
+     ('{"explanation": "  "}', Explanation, None),
      ('{"explanation": " a\\n b"}', Explanation, Explanation(explanation="a b")),
      ('{"explanation": "a\\u001b[31m b\\u0000"}', Explanation, Explanation(explanation="a[31m b")),
      (json.dumps({"explanation": "x" * 1001}), Explanation, None), ("[" * 100_000, Simulation, None)],
@@ -321,7 +336,7 @@ def test_only_answers_of_the_form_are_usable(text: str, form: Any, found: Any) -
 
 def test_schemas_are_plain(tmp_path: Path) -> None:
     """Endpoints with strict schemas want every field required and no other, and refuse keywords of bounds."""
-    for form in (Explanation, Verdicts, Intruder, Simulation):
+    for form in (Explanation, verdicts_form(5), Intruder, Simulation):
         text = json.dumps(schema(form))
         assert '"additionalProperties": false' in text and "description" not in text and "title" not in text
         assert not any(word in text for word in ("minimum", "maximum", "minLength", "maxItems"))

@@ -32,7 +32,7 @@ from saebench.sae import SparseAutoencoder
 
 from ..conftest import FIXTURES
 from .chat_server import Raw, Script, kind_of, knows_nothing, serve, understands_words
-from .planted_examples import DEAD, EVERYWHERE, RARE, WORDS, planted_examples
+from .word_latents import DEAD, EVERYWHERE, RARE, WORDS, planted_examples
 
 Planted = tuple[SparseAutoencoder, Cut, TokenCorpus, ActivatingExamples]
 ALL = range(WORDS)
@@ -107,8 +107,8 @@ def test_a_reader_who_knows_nothing_scores_chance(run_with: Callable[..., Evalua
 def test_a_reader_who_is_always_wrong_scores_nothing(run_with: Callable[..., EvaluatorResult]) -> None:
     def contrary(request: dict[str, Any]) -> str:
         answer = json.loads(understands_words(request))
-        if "answers" in answer:
-            answer["answers"] = [not verdict for verdict in answer["answers"]]
+        if "text_1" in answer:
+            answer = {text: not verdict for text, verdict in answer.items()}
         if "activations" in answer:
             numbers = {each["token"] for each in answer["activations"]}
             count = request["messages"][1]["content"].count("\n") - 2
@@ -122,8 +122,8 @@ def test_a_reader_who_is_always_wrong_scores_nothing(run_with: Callable[..., Eva
 
 def test_unusable_answers_are_counted_and_left_out(run_with: Callable[..., EvaluatorResult]) -> None:
     """Every other answer is unusable in one of many ways; what is left must score as before."""
-    ways = ["I think so", '{"answers": [true]}', '{"activations": [{"token": 99, "activation": 1}]}', '{"intruder": 6}',
-            '{"activations": [{"token": 1, "activation": 11}]}', '{"answers": "true"}',
+    ways = ["I think so", '{"text_1": true}', '{"activations": [{"token": 99, "activation": 1}]}', '{"intruder": 6}',
+            '{"activations": [{"token": 1, "activation": 11}]}', '{"text_1": "true"}',
             '{"activations": [{"token": 1, "activation": 1}, {"token": 1, "activation": 2}]}']  # fmt: skip
     lock, seen = threading.Lock(), [0]
 
@@ -135,7 +135,7 @@ def test_unusable_answers_are_counted_and_left_out(run_with: Callable[..., Evalu
         if kind_of(request) in ("check", "explanation") or number % 2:
             return right
         fitting = json.loads(ways[1 + number % 6])
-        same_form = fitting.keys() == json.loads(right).keys()
+        same_form = fitting.keys() <= json.loads(right).keys()
         return json.dumps(fitting) if same_form else ways[0]
 
     found = run_with(understands_words, unreliable)

@@ -20,8 +20,8 @@ from saebench.progress import Progress
 from saebench.results import EvaluatorResult
 
 from .chat_server import serve
-from .planted_examples import EMBEDDINGS, word_sae
 from .smollm_server import SmolLM
+from .word_latents import EMBEDDINGS, word_sae
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +51,8 @@ def test_the_embedded_model_explains_and_judges(tmp_path: Path) -> None:
         assert len(server.requests) == asked
     one = first.details["latents"]["0"]
     assert first.metrics["unanswered"].value == 0.0 and again.metrics == first.metrics
-    if one["explanation"] is None:
-        assert one["reason"] == "the explainer's answer was unusable" and asked == 1 + 1 + 5
-    else:
-        assert 0 < len(one["explanation"]) <= 1000 and asked == 1 + 1 + 8 + 5
-    for name, score in one["scores"].items():
-        assert (0 <= score <= 1) if score is not None else one["undefined"][name]
-        of_all, in_one = (40, 5) if name == "detection" else (5, 1)
-        assert one["n"][name] + in_one * one["unusable"].get(name, 0) == of_all
+    assert 0 < len(one["explanation"]) <= 1000 and asked == 1 + 1 + 8 + 5
+    assert one["n"]["detection"] == 40 and "detection" not in one["unusable"]  # the server keeps to the form
+    assert 0 <= one["scores"]["detection"] <= 1
+    assert one["n"]["intruder"] + one["unusable"].get("intruder", 0) == 5
     assert first.details["calls"]["explainer"]["prompt_tokens"] > 500

@@ -82,4 +82,5 @@ def test_mean() -> None:
     assert estimate.value == pytest.approx(0.5) and estimate.standard_error == pytest.approx(stats.sem(sample))
     assert interval is not None and interval == pytest.approx((max(expected[0], 0), min(expected[1], 1)))
     assert mean([0.5], (0.0, 1.0)) == ((0.5, None), None)
+    assert mean([0.5, 0.5], (0.0, 1.0)) == ((0.5, 0.0), None)
     assert mean([], (0.0, 1.0)) == ((None, None), None) and not math.isnan(estimate.value or 0)

@@ -16,7 +16,7 @@ from saebench.explaining.llm_windows import Material, Pool, Window, shortfall, s
 from saebench.lm import LanguageModel
 from saebench.progress import Progress
 
-from .planted_examples import DEAD, EVERYWHERE, RARE, WORDS, planted_examples
+from .word_latents import DEAD, EVERYWHERE, RARE, WORDS, planted_examples
 
 Planted = tuple[ActivatingExamples, Pool, TokenCorpus, torch.Tensor]
 
@@ -95,7 +95,7 @@ def test_latents_that_cannot_be_explained_say_why(planted: Planted, protocol: Pr
 
 
 def test_batches_and_repetition_change_nothing(planted: Planted, protocol: Protocol, tiny_model: LanguageModel) -> None:
-    from .planted_examples import EMBEDDINGS, planted_sae
+    from .word_latents import EMBEDDINGS, planted_sae
 
     _, pool, corpus, _ = planted
     other = Pool.draw(corpus, 8192, seed=0)

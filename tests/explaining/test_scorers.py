@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saebench.explaining.explainer import Writer
-from saebench.explaining.llm_answers import Intruder, Simulation, Verdicts
+from saebench.explaining.llm_answers import Intruder, Simulation, Verdicts, verdicts_form
 from saebench.explaining.llm_protocol import load_protocol
 from saebench.explaining.llm_windows import Material, Window
 from saebench.explaining.scorers import Detection, Fuzzing, IntruderTest, Simulated, make_tests
@@ -46,6 +48,12 @@ def writer() -> Writer:
 def asked(question: object) -> list[str]:
     prompt = question.prompt  # type: ignore[attr-defined]
     return texts_of({"messages": [{"content": prompt.system}, {"content": prompt.user}]})
+
+
+def verdicts(answers: Sequence[bool]) -> Verdicts:
+    found: Verdicts = verdicts_form(len(answers)).model_validate({f"text_{n}": each for n, each in enumerate(answers, 1)})
+    assert found.answers == list(answers)
+    return found
 
 
 def number_of(text: str) -> int:
@@ -106,8 +114,8 @@ def test_answers_must_fit_their_question() -> None:
     material = plain(0)
     detection, _, simulated, intruder = make_tests(PROTOCOL, 0)
     question = detection.questions(material, "x", writer())[0]
-    assert detection.fits(question, Verdicts(answers=[True] * 5))
-    assert not detection.fits(question, Verdicts(answers=[True] * 4))
+    assert detection.fits(question, verdicts([True] * 5))
+    assert not detection.fits(question, verdicts([True] * 4))
     trial = intruder.questions(material, "", writer())[0]
     assert [intruder.fits(trial, Intruder(intruder=n)) for n in (0, 1, 5, 6)] == [False, True, True, False]
     text = simulated.questions(material, "x", writer())[0]
@@ -123,8 +131,8 @@ def test_unusable_answers_leave_the_rest_as_it_is() -> None:
     material = plain(0)
     test = Detection(PROTOCOL, 0)
     questions = test.questions(material, "x", writer())
-    right = [Verdicts(answers=list(question.truth)) for question in questions]
-    score = test.judge(questions, [None, Verdicts(answers=[True]), *right[2:]])
+    right = [verdicts(question.truth) for question in questions]
+    score = test.judge(questions, [None, verdicts([True]), *right[2:]])
     assert (score.value, score.n, score.unusable) == (1.0, 30, 2)
     nothing = test.judge(questions, [None] * len(questions))
     assert nothing.value is None and nothing.unusable == 8 and nothing.reason
