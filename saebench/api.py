@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, overload
 
 from saebench import checkpoints
+from saebench.controls import check_controls, run_control
 from saebench.corpus import BosPolicy, TokenCorpus, load_corpus
 from saebench.engine import Clock, Judged, stream
 from saebench.errors import SaebenchError
@@ -19,8 +19,8 @@ from saebench.lm import Cut, LanguageModel
 from saebench.lm_loading import pick_device
 from saebench.preflight import check_against_config, model_name
 from saebench.progress import Progress
-from saebench.provenance import corpus_record, environment, model_record, sae_record
-from saebench.results import EvaluatorResult, Result, check_same_run, check_writable, read_result, write_result
+from saebench.record import Record, in_words
+from saebench.results import check_writable
 from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, wrap
 from saebench.scorecard import Scorecard
 from saebench.text_sources import PYTHON_DOCS, open_text
@@ -49,6 +49,7 @@ class EvaluationSettings:
         bos: ``row``, ``text`` or ``none`` (the checkpoint's, else by the tokenizer).
         exclude: whether special tokens and first positions are left out.
         options: settings of single evaluators, by evaluator.
+        controls: names from ``saebench.controls.CONTROLS``; the same evaluators are run on each, for comparison.
         data_dir: a folder with the files of probing data sets; where it lies does not count as a setting of the result.
     """
 
@@ -67,6 +68,7 @@ class EvaluationSettings:
     bos: BosPolicy | None = None
     exclude: bool = True
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    controls: Sequence[str] = ()
     data_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
@@ -111,6 +113,12 @@ def evaluate(
     run = EvaluationRun(candidates, EvaluationSettings(**settings), targets, resume, Progress(progress))
     cards = run.run()
     return cards if several else cards[0]
+
+
+def open_model(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut]:
+    """As ``prepare``, without a text."""
+    saes, cut = EvaluationRun([sae], EvaluationSettings(evaluators=(), **settings), [None], False, progress).open()
+    return saes[0], cut
 
 
 def prepare(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut, TokenCorpus]:
@@ -173,6 +181,7 @@ class EvaluationRun:
         self.candidates, self.settings, self.targets = candidates, settings, targets
         self.resume, self.progress, self.clock = resume, progress, Clock()
         self.evaluators = find_evaluators(settings.evaluators)
+        check_controls(settings.controls)
         self.infos = [self._describe(candidate) for candidate in candidates]
         self.model_name = model_name(settings.model, self.infos)
         self.hooks = [self._hooks(info) for info in self.infos]
@@ -197,15 +206,23 @@ class EvaluationRun:
             cards |= self._evaluate_hook(indices, [saes[index] for index in indices], cut, corpus)
         return [cards[index] for index in range(len(self.candidates))]
 
-    def prepare(self) -> tuple[list[Autoencoder], Cut, TokenCorpus]:
-        """The candidates, their language model cut at their hooks, and the text; nothing is evaluated."""
+    def open(self) -> tuple[list[Autoencoder], Cut]:
+        """The candidates, and their language model cut at the hook that they share; nothing is evaluated.
+
+        Raises:
+            SaebenchError: their hooks differ.
+        """
         if len(set(self.hooks)) > 1:
             named = ", ".join(sorted({str(reads) for reads, _ in self.hooks}))
             raise SaebenchError(f"The autoencoders are of different hooks ({named}): this needs them on one.")
         loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
-        model = self._load_model()
-        cut = model.cut(*self.hooks[0])
-        return [self._fitted(each, cut) for each in loaded], cut, self._corpus(model)
+        cut = self._load_model().cut(*self.hooks[0])
+        return [self._fitted(each, cut) for each in loaded], cut
+
+    def prepare(self) -> tuple[list[Autoencoder], Cut, TokenCorpus]:
+        """The same, and the text."""
+        saes, cut = self.open()
+        return saes, cut, self._corpus(cut.model)
 
     def _describe(self, candidate: Any) -> CheckpointInfo | None:
         if isinstance(candidate, str | Path):
@@ -264,8 +281,8 @@ class EvaluationRun:
         self, indices: list[int], saes: list[Autoencoder], cut: Cut, corpus: TokenCorpus
     ) -> dict[int, Scorecard]:
         shared = make_shared(corpus, len(cut.model.tokenizer))
-        records = [_Record(self, index, sae, cut, corpus) for index, sae in zip(indices, saes, strict=True)]
-        streaming: list[tuple[_Record, Judged]] = []
+        records = [Record(self, index, sae, cut, corpus) for index, sae in zip(indices, saes, strict=True)]
+        streaming: list[tuple[Record, Judged]] = []
         for record in records:
             setups = {name: self._setup(record.sae, cut, corpus, shared, name) for name in self.evaluators}
             for name, evaluator in self.evaluators.items():
@@ -287,10 +304,12 @@ class EvaluationRun:
                 record.stages |= clock.seconds
                 for name, watcher in one.evaluators.items():
                     record.finish(name, watcher.compute, sum(clock.seconds.values()))
-                record.failures |= {name: _in_words(error) for name, error in one.failures.items()}
+                record.failures |= {name: in_words(error) for name, error in one.failures.items()}
                 record.write()
         for record in records:
             self._run_standalone(record, cut, corpus, shared)
+        for name in self.settings.controls:
+            run_control(name, self, records, cut, corpus)
         return {record.index: Scorecard(record.result()) for record in records}
 
     def _setup(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, shared: Any, name: str) -> Setup:
@@ -298,7 +317,7 @@ class EvaluationRun:
         options = dict(self.settings.options.get(name, {}))
         return Setup(sae, cut, corpus, shared, self.settings.seed, options, folder, self.progress)
 
-    def _run_standalone(self, record: _Record, cut: Cut, corpus: TokenCorpus, shared: Any) -> None:
+    def _run_standalone(self, record: Record, cut: Cut, corpus: TokenCorpus, shared: Any) -> None:
         for name, evaluator in self.evaluators.items():
             if issubclass(evaluator, StreamingEvaluator) or name in record.finished:
                 continue
@@ -307,85 +326,3 @@ class EvaluationRun:
                 record.finish(name, evaluator(self._setup(record.sae, cut, corpus, shared, name)).compute, None)
             record.stages |= timer.seconds
             record.write()
-
-
-class _Record:
-    """One autoencoder's result as it grows."""
-
-    def __init__(self, run: EvaluationRun, index: int, sae: Autoencoder, cut: Cut, corpus: TokenCorpus) -> None:
-        self.run, self.index, self.sae = run, index, sae
-        self.path = run.targets[index]
-        self.finished: dict[str, EvaluatorResult] = {}
-        self.failures: dict[str, str] = {}
-        self.stages = dict(run.clock.seconds)
-        self._fixed: dict[str, Any] = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "sae": sae_record(sae, cut),
-            "model": model_record(cut.model),
-            "corpus": corpus_record(corpus),
-            "seed": run.settings.seed,
-            "settings": {"options": {name: dict(each) for name, each in run.settings.options.items()}},
-            "environment": environment(cut.model.device),
-        }
-        if self.path is not None and run.resume and self.path.exists():
-            self._resume(self.path)
-        elif self.path is not None and not run.resume and self.path.exists() and self.path.stat().st_size:
-            self._keep_unrelated(self.path)
-
-    def _resume(self, path: Path) -> None:
-        earlier = read_result(path)
-        check_same_run(earlier, self.result().identity(), path)
-        self.finished, self.stages = dict(earlier.evaluators), {**earlier.stages, **self.stages}
-        self._fixed["created"] = earlier.created
-        self._fixed["definitions"] = earlier.definitions
-
-    def _keep_unrelated(self, path: Path) -> None:
-        """An existing result is replaced; anything else at that place is somebody's work and is not."""
-        try:
-            read_result(path)
-        except SaebenchError as error:
-            raise SaebenchError(f"{path} exists and is not a result file of this version; name another place.") from error
-
-    def uses(self, definitions: dict[str, str]) -> None:
-        """Note the definition files of an evaluator.
-
-        Raises:
-            SaebenchError: the result that is resumed was made with other versions of them.
-        """
-        before = self._fixed.get("definitions", {})
-        changed = sorted(name for name in before.keys() & definitions.keys() if before[name] != definitions[name])
-        if changed:
-            raise SaebenchError(f"{self.path} was made with another {changed[0]}.toml: write to another file.")
-        self._fixed["definitions"] = before | definitions
-
-    def finish(self, name: str, compute: Callable[[], EvaluatorResult], seconds: float | None) -> None:
-        """Take in an evaluator's result, or its failure."""
-        timer = Clock()
-        try:
-            with timer.stage(name):
-                found = compute()
-        except Exception as error:
-            self.failures[name] = _in_words(error)
-            return
-        took = timer.seconds[name] + (seconds or 0.0)
-        self.finished[name] = found.model_copy(update={"duration_seconds": took})
-        self.failures.pop(name, None)
-
-    def result(self) -> Result:
-        """The result so far."""
-        return Result(
-            complete=all(name in self.finished for name in self.run.evaluators),
-            evaluators=self.finished,
-            failures=self.failures,
-            stages={name: round(seconds, 3) for name, seconds in self.stages.items()},
-            **self._fixed,
-        )
-
-    def write(self) -> None:
-        """Write what is finished, where a file was asked for."""
-        if self.path is not None:
-            write_result(self.result(), self.path)
-
-
-def _in_words(error: Exception) -> str:
-    return str(error) if isinstance(error, SaebenchError) else f"{type(error).__name__}: {error}"

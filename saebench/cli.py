@@ -17,10 +17,12 @@ from saebench.comparison.commands import compare
 from saebench.errors import SaebenchError
 from saebench.evaluators.commands import dictionary
 from saebench.explaining.commands import examples
+from saebench.explaining.llm_commands import explain
 from saebench.leaderboard import commands as leaderboard
 from saebench.studies.commands import meta, scaling, stitch
 from saebench.tasks.commands import tasks
 from saebench.training.commands import sweep, train
+from saebench.viewer.commands import view
 
 app = typer.Typer(
     help="Evaluate sparse autoencoders on language-model activations.",
@@ -66,6 +68,7 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     evaluators: Annotated[str, typer.Option(help="Names, separated by commas; see `saebench evaluators`.")] = "reconstruction,downstream",
     option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,
+    controls: Annotated[str, typer.Option(help="The same evaluators on controls, for comparison: random, pca, reinitialised, or all.")] = "",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
@@ -78,6 +81,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Judge checkpoints: print the scorecard and write a result file."""
     from saebench.api import DEFAULT_TOKENS, evaluate
+    from saebench.controls import CONTROLS
     from saebench.evaluators.options import parse_options
     from saebench.report import render_terminal, write_page
     from saebench.results import check_writable
@@ -105,6 +109,7 @@ def evaluate(
         exclude=exclude,
         options=parse_options([*(option or []), *shortcuts], names),
         data_dir=data_dir,
+        controls=list(CONTROLS) if controls == "all" else [name.strip() for name in controls.split(",") if name.strip()],
         out=out,
         resume=resume,
     )
@@ -199,7 +204,9 @@ app.add_typer(leaderboard.app, name="leaderboard")
 app.command()(train)
 app.command()(sweep)
 app.command()(examples)
+app.command()(explain)
 app.add_typer(tasks, name="tasks")
+app.command()(view)
 app.command()(stitch)
 app.command()(meta)
 app.command()(scaling)

@@ -21,6 +21,7 @@ def test_the_wheel_carries_definitions_templates_and_recipes(tmp_path: Path) -> 
     found = [path for pattern in ("**/*.py", "**/*.toml", "**/*.html") for path in (ROOT / "saebench").glob(pattern)]
     expected = {path.relative_to(ROOT).as_posix() for path in found}
     for kind in ("tasks", "probes", "explain"):
-        expected |= {f"saebench/_definitions/{kind}/{path.name}" for path in (ROOT / kind).glob("*.toml")}
+        carried = [path for pattern in ("*.toml", "prompts/*.jinja") for path in (ROOT / kind).glob(pattern)]
+        expected |= {f"saebench/_definitions/{path.relative_to(ROOT).as_posix()}" for path in carried}
     assert expected <= names
     assert not any(name.startswith("tests/") for name in names)

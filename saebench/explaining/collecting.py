@@ -142,6 +142,7 @@ class ExampleCollector:
         maximum = torch.where(count > 0, self.ranked["top"].values[:, 0].cpu(), torch.nan)
         columns = {"count": count, "density": count.double() / max(tokens, 1), "mean": mean, "maximum": maximum}
         columns |= {kind: (ranked.places >= 0).sum(dim=1).cpu() for kind, ranked in self.ranked.items()}
+        columns["place"] = self.ranked["top"].places[:, 0].cpu()
         return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
 
 

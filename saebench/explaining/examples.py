@@ -126,14 +126,20 @@ class ActivatingExamples:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row for each latent: ``count``, ``density``, ``mean``, ``maximum``, ``top`` and ``random`` (how many)."""
+        """A row for each latent: ``count``, ``density``, ``mean``, ``maximum``, ``top``, ``random``, ``place``.
+
+        ``top`` and ``random`` are numbers of examples; ``place`` is ``row * context + position`` of the strongest
+        activation, -1 where there is none.
+        """
         try:
             table = pd.read_parquet(self.folder / TABLE)
         except Exception as error:  # damaged files raise many kinds
             raise damaged(self.folder, f"{TABLE} cannot be read") from error
-        needed = {"count", "density", "mean", "maximum", "top", "random"}
+        needed = {"count", "density", "mean", "maximum", "top", "random", "place"}
         if len(table) != self.n_latents or not needed <= set(table.columns):
             raise damaged(self.folder, f"{TABLE} does not hold one row a latent")
+        if not table["place"].between(-1, self.tokens.numel() - 1).all():
+            raise damaged(self.folder, f"{TABLE} leads outside the text")
         return table
 
     @cached_property
@@ -175,6 +181,12 @@ class ActivatingExamples:
             random=self._examples(tensors, "random", within),
             histogram=tensors["histogram"][within].long(),
         )
+
+    def snippet(self, place: int, before: int, after: int) -> tuple[list[int], int]:
+        """``(token ids, position)`` of a few tokens around a place, within its row."""
+        row, position = divmod(place, self.context)
+        first = max(position - before, 0)
+        return self.tokens[row, first : position + after + 1].tolist(), position - first
 
     def _examples(self, tensors: dict[str, Tensor], kind: Kind, within: int) -> list[Example]:
         found = []

@@ -75,9 +75,9 @@ def scaling_study(
     """Fit the laws that the points allow.
 
     ``size``: loss against latents at each number of active latents, with and without an irreducible part. ``joint``: loss
-    against both. ``compute``: the losses that no cheaper run reaches, against training compute, at the k with most runs (the largest of
-    several). ``rate``: the best
-    learning rate against latents. Where learning rates were swept, ``size`` and ``joint`` take the best of each.
+    against both. ``compute``: the losses that no cheaper run reaches, against training compute, at the number of active
+    latents with the most runs (the largest of several). ``rate``: the best learning rate against latents. Where learning
+    rates were swept, ``size`` and ``joint`` take the best of each.
 
     Args:
         paths: result files, checkpoints, or folders of them.

@@ -1,0 +1,96 @@
+"""Who is asked, and what: an endpoint, how it draws its answers, and a question."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel
+
+from saebench.errors import SaebenchError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a language model answers.
+
+    Attributes:
+        url: up to and with the version, such as ``http://localhost:8000/v1``.
+        model: as the endpoint calls it.
+        key_variable: environment variable that holds the key, if the endpoint wants one.
+        price_in: money for a million tokens of prompts, None if unknown; ``price_out`` for a million of answers.
+        price_out: see ``price_in``.
+        role: ``explainer`` or ``scorer``, for messages.
+    """
+
+    url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    price_in: float | None = None
+    price_out: float | None = None
+    role: str = "explainer"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):  # a key itself, perhaps: it is not repeated
+            raise SaebenchError(f"--{self.role}-key must be the name of an environment variable that holds the key.")
+        try:
+            parts = urlsplit(self.url)
+            named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            named = False
+        if not named:
+            raise SaebenchError(f"--{self.role}-url must be an address such as http://localhost:8000/v1.")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise SaebenchError(
+                f"--{self.role}-url must be a plain address: a key belongs in the variable {self.key_variable}."
+            )
+        if not self.model.strip():
+            raise SaebenchError(f"--{self.role}-model is empty: name the model as the endpoint calls it.")
+        if any(price is not None and not 0 <= price < float("inf") for price in (self.price_in, self.price_out)):
+            raise SaebenchError(
+                f"--{self.role}-price must be two prices of 0 or more for a million tokens, as in 0.15,0.60."
+            )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this model's answers from another's."""
+        parts = urlsplit(self.url)
+        return {"url": urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "")), "model": self.model}
+
+    def cost(self, prompt_tokens: float, completion_tokens: float) -> float | None:
+        """Money for so many tokens; None where prices are not known."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question.
+
+    Attributes:
+        kind: ``explanation`` or the test that asks.
+        system: instructions; ``user`` is the question.
+        user: see ``system``.
+        form: that the answer must have.
+        prompt_tokens: estimated; ``answer_tokens`` as expected.
+        answer_tokens: see ``prompt_tokens``.
+    """
+
+    kind: str
+    system: str
+    user: str
+    form: type[BaseModel]
+    prompt_tokens: float = 0.0
+    answer_tokens: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an endpoint draws its answers; see ``explain/llm.toml``."""
+
+    temperature: float
+    max_tokens: int
+    seed: int

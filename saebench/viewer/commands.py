@@ -1,0 +1,54 @@
+"""`saebench view`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+console = Console()
+
+
+def view(
+    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
+    examples: Annotated[Path | None, typer.Option(help="Folder that `saebench examples` wrote.")] = None,
+    result: Annotated[Path | None, typer.Option(help="Result file with tries or explanations of latents.")] = None,
+    model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads.")] = None,
+    live: Annotated[bool, typer.Option(help="Load the language model, for text search and the logit lens.")] = True,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    static: Annotated[Path | None, typer.Option(help="Write the pages to this folder instead of serving them.")] = None,
+    host: Annotated[str, typer.Option(help="Address to serve at; only this machine can reach the default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8765,
+) -> None:
+    """Look at latents in the browser."""
+    from saebench.progress import Progress
+    from saebench.viewer.opening import open_viewer
+    from saebench.viewer.server import serve
+    from saebench.viewer.static import check_static_target, write_static
+
+    if static is not None:
+        check_static_target(static)
+    content, loading = open_viewer(
+        checkpoint,
+        examples=examples,
+        result=result,
+        model=model,
+        hook=hook,
+        live=live,
+        device=device,
+        brief=static is not None,
+    )
+    if static is not None:
+        files = write_static(content, loading, static, Progress())
+        console.print(Text(f"{files:,} files; open {static / 'index.html'}"))
+        return
+    with serve(content, loading, host, port) as server:
+        console.print(Text(f"{content.n_latents:,} latents at {server.address} (stop with Ctrl-C)"))
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            console.print(Text("Stopped."))

@@ -1,0 +1,73 @@
+"""From a checkpoint's name to what the viewer shows, cheap checks first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from saebench import checkpoints
+from saebench.api import open_model
+from saebench.errors import SaebenchError
+from saebench.lm import Cut
+from saebench.lm_loading import pick_device
+from saebench.preflight import model_name
+from saebench.progress import Progress
+from saebench.sae import Autoencoder, SparseAutoencoder
+from saebench.viewer.content import Content, Extent
+from saebench.viewer.live import Live
+
+BRIEF = Extent(top=8, groups=4, each=3, before=24, after=10)
+"""What pages written as files show: half the text, since every latent's is written."""
+
+
+def open_viewer(
+    checkpoint: str,
+    *,
+    examples: Path | None = None,
+    result: Path | None = None,
+    model: str | None = None,
+    hook: str | None = None,
+    live: bool = True,
+    device: str | None = None,
+    brief: bool = False,
+) -> tuple[Content, Live]:
+    """The content, and the weights and language model, which go on loading in the background.
+
+    Args:
+        checkpoint: path or hub name.
+        examples: folder of ``saebench examples``.
+        result: file with tries or explanations.
+        model: language model; the checkpoint's by default.
+        hook: where the autoencoder reads; the checkpoint's by default.
+        live: whether to load the language model.
+        device: of both.
+        brief: show less of each latent.
+
+    Raises:
+        SaebenchError: something given is not right.
+    """
+    info = checkpoints.inspect(checkpoint)
+    content = Content.open(info, examples, result, BRIEF if brief else Extent())
+    if live:
+        model_name(model, [info])
+        if not (hook or info.hook_in):
+            raise SaebenchError("The checkpoint does not say where it reads: name the place with --hook, or use --no-live.")
+    bos = content.examples is None or content.examples.manifest["corpus"].get("bos") != "none"
+
+    def load_sae() -> SparseAutoencoder:
+        sae = checkpoints.load(checkpoint, pick_device(device) if live else "cpu")
+        _check_same(content, sae, str(examples))
+        return sae
+
+    def load_cut(sae: SparseAutoencoder) -> tuple[Autoencoder, Cut]:
+        return open_model(sae, Progress(False), model=model, hook=hook, device=device)
+
+    return content, Live(load_sae, load_cut if live else None, bos)
+
+
+def _check_same(content: Content, sae: SparseAutoencoder, folder: str) -> None:
+    """Raise ``SaebenchError`` where the examples were collected with other weights."""
+    if content.examples is None:
+        return
+    theirs, ours = content.examples.manifest["sae"].get("weights_sha256"), sae.info.weights_sha256
+    if theirs and ours and theirs != ours:
+        raise SaebenchError(f"The examples in {folder} were collected with other weights than this checkpoint's.")
