@@ -14,7 +14,7 @@ from rich.console import Console
 from saebench.errors import SaebenchError
 from saebench.report import render_html_table, render_markdown, render_terminal, render_text, write_page
 from saebench.report.content import differences, format_value, plain
-from saebench.report.figures import LONGEST_LABEL, densities, figures, losses, positions
+from saebench.report.figures import LONGEST_LABEL, densities, figures, losses, positions, recovery
 from saebench.report.page import render_page, script_json
 from saebench.results import Metric, Result
 from tests.sample_results import downstream, evaluator, metric, reconstruction, sample_result
@@ -317,3 +317,19 @@ def test_a_metric_without_error_or_unit_is_still_a_row() -> None:
     bare = Metric(name="bare", value=1.0, unit="1", direction="none", n=0)
     text = render_text(sample_result(evaluators={"plugin": evaluator("plugin", [bare])}))
     assert re.search(r"bare\s+│\s+1 │", text)
+
+
+def test_progressive_recovery_is_drawn_over_the_latents_kept() -> None:
+    curve = {"level": [1, 2, 4], "normalised_mse": [0.7, 0.5, None], "l0": [1.0, 2.0, 4.0]}
+    figure = recovery([with_progressive(by_count=curve)])
+    assert figure is not None
+    assert figure.traces[0]["x"] == [1, 2, 4] and figure.traces[0]["y"] == [0.7, 0.5, None]
+    assert figure.rows == [["1", "0.7000"], ["2", "0.5000"], ["4", ""]]
+    assert recovery([with_progressive(by_count={"level": [1], "normalised_mse": []})]) is None
+    assert recovery([sample_result()]) is None
+
+
+def with_progressive(**details: Any) -> Result:
+    result = sample_result()
+    progressive = result.evaluators["reconstruction"].model_copy(update={"name": "progressive", "details": details})
+    return result.model_copy(update={"evaluators": {**result.evaluators, "progressive": progressive}})

@@ -73,9 +73,20 @@ class _Curve(_Data):
         return self
 
 
+class _Levels(_Data):
+    level: list[int]
+    normalised_mse: list[float | None]
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Levels:
+        if not self.level or len(self.level) != len(self.normalised_mse):
+            raise ValueError("a level has one value")
+        return self
+
+
 def figures(results: Sequence[Result]) -> list[Figure]:
     """The figures that the results have data for."""
-    made = (densities(results), positions(results), losses(results))
+    made = (densities(results), positions(results), losses(results), recovery(results))
     return [figure for figure in made if figure is not None]
 
 
@@ -141,6 +152,31 @@ def positions(results: Sequence[Result]) -> Figure | None:
     )  # fmt: skip
 
 
+def recovery(results: Sequence[Result]) -> Figure | None:
+    """Normalised error with only the largest latents of each token kept (Gao et al. 2024, section 5.3)."""
+    found = _read(results, "by_count", _Levels.model_validate, "progressive")
+    if not found:
+        return None
+    traces = [
+        {"type": "scatter", "mode": "lines+markers", "x": data.level, "y": data.normalised_mse, "meta": index,
+         "name": _label(results[index]), "line": {"width": 2, "dash": dash(index)}}
+        for index, data in found.items()
+    ]  # fmt: skip
+    levels = sorted({level for data in found.values() for level in data.level})
+    by_level = {index: dict(zip(data.level, data.normalised_mse, strict=True)) for index, data in found.items()}
+    return Figure(
+        key="recovery",
+        title="Progressive recovery",
+        caption="Normalised mean squared error when only so many of the largest latents of each token are kept.",
+        summary=f"Line chart of normalised mean squared error over {levels[0]} to {levels[-1]} latents kept.",
+        traces=traces,
+        layout={"xaxis": {"title": {"text": "latents kept per token"}, "type": "log"},
+                "yaxis": {"title": {"text": "normalised MSE"}, "rangemode": "tozero"}},
+        header=["Latents kept", *(_name(results[index]) for index in found)],
+        rows=[[str(level), *(_number(by_level[index].get(level)) for index in found)] for level in levels],
+    )  # fmt: skip
+
+
 def losses(results: Sequence[Result]) -> Figure | None:
     """Cross-entropies of the clean, spliced and ablated model, with 95 % intervals."""
     traces: list[dict[str, Any]] = []
@@ -179,11 +215,11 @@ def losses(results: Sequence[Result]) -> Figure | None:
     )  # fmt: skip
 
 
-def _read(results: Sequence[Result], key: str, parse: Callable[[Any], T]) -> dict[int, T]:
-    """What each result has under a key of the reconstruction's details, by the result's number."""
+def _read(results: Sequence[Result], key: str, parse: Callable[[Any], T], name: str = "reconstruction") -> dict[int, T]:
+    """What each result has under a key of an evaluator's details, by the result's number."""
     found: dict[int, T] = {}
     for index, result in enumerate(results):
-        evaluator = result.evaluators.get("reconstruction")
+        evaluator = result.evaluators.get(name)
         if evaluator is None or key not in evaluator.details:
             continue
         try:
