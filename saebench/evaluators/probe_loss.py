@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich.text import Text
+
 from saebench.definitions import definition_hash
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Setup
@@ -84,6 +86,9 @@ class ProbeLoss(Evaluator):
                     advance(1)
         if not found:
             raise SaebenchError(f"No task could be probed: {next(iter(missing.values()))}")
+        if missing and self.setup.progress.shown:
+            named = f"{len(missing)} of {len(self.tasks)} probing tasks are missing: {', '.join(missing)}."
+            self.setup.progress.console.print(Text(f"{named} {next(iter(missing.values()))}"))
         exact = isinstance(self.setup.sae, SparseAutoencoder)
         settings = {
             "protocol": self.protocol.model_dump(mode="json", exclude={"sha256"}),

@@ -30,14 +30,17 @@ def list_tasks(
         return
     from saebench.tasks import availability, find_tasks
 
-    table = Table("Task", "What is told apart", "Sets", "Data here", show_edge=False)
     found = find_tasks(suite)
+    table = Table(show_edge=False)
+    table.add_column("Task", no_wrap=True)
+    table.add_column("What is told apart")
+    table.add_column("Data here", no_wrap=True)
     missing = 0
     for task in found:
         here = [source for source, reason in availability(task, data_dir).items() if not reason]
         missing += not here
         shown = Text(", ".join(here)) if here else Text("missing", style="red")
-        table.add_row(Text(task.name), Text(task.title), Text(", ".join(task.sets)), shown)
+        table.add_row(Text(task.name), Text(task.title), shown)
     console.print(table)
     console.print(Text(f"{len(found)} tasks, {len(found) - missing} with data here, {missing} without."))
 

@@ -120,10 +120,16 @@ def _stream(config: Any, cache: Path | None, progress: Any, mesh: Any) -> Any:
 
 
 def _show(configs: list[Any], folders: list[Path]) -> None:
-    """The resolved configuration; of a sweep, what the members share and where they differ."""
+    """The resolved configuration: what all have in common, and of a sweep where its members differ."""
     records = [config.record() for config in configs]
-    table = Table("Setting", *(folder.name for folder in folders), show_edge=False)
-    for name in records[0]:
-        values = [str(record[name]) for record in records]
-        table.add_row(name, *(values if len(set(values)) > 1 else [values[0], *[""] * (len(values) - 1)]))
-    console.print(table)
+    differing = [name for name in records[0] if len({str(record[name]) for record in records}) > 1]
+    common = Table("Setting", "Value", show_edge=False)
+    for name, value in records[0].items():
+        if name not in differing:
+            common.add_row(name, str(value))
+    console.print(common)
+    if differing:
+        members = Table("Member", *differing, show_edge=False)
+        for folder, record in zip(folders, records, strict=True):
+            members.add_row(folder.name, *(str(record[name]) for name in differing))
+        console.print(members)
