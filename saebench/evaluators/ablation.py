@@ -73,11 +73,13 @@ class Ablation(Evaluator):
         corpus, options = self.setup.corpus, self.options
         tokens = sample_tokens(corpus, options["tokens"], options["tokens_per_row"], options["horizon"], self.setup.seed)
         current, row = -1, None
-        for number, position, generator in token_generators(self.setup.seed, tokens, corpus.context):
-            if number != current or row is None:
-                current, row = number, _Row(self.setup, self.interventions, number, max(tokens[number]))
-            self._token(row, position, generator)
-            self.tokens.append((number, position))
+        with self.setup.progress.task("Ablating", total=sum(map(len, tokens.values())), unit="tokens") as advance:
+            for number, position, generator in token_generators(self.setup.seed, tokens, corpus.context):
+                if number != current or row is None:
+                    current, row = number, _Row(self.setup, self.interventions, number, max(tokens[number]))
+                self._token(row, position, generator)
+                self.tokens.append((number, position))
+                advance(1)
         return self.result(self._metrics(), self._details(), {**options, "key_value_cache": self.interventions.cached})
 
     def _token(self, row: _Row, position: int, generator: torch.Generator) -> None:
