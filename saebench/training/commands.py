@@ -15,10 +15,14 @@ from saebench.errors import SaebenchError
 
 console = Console()
 PAGE = "training.html"
+SWEEP = ("grid", "member")
+"""What makes a recipe a sweep; for one autoencoder its common settings are taken."""
 
 
 def train(
-    recipe: Annotated[str | None, typer.Option(help="A TOML file, or the name of a built-in recipe.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A TOML file, or a built-in recipe's name; of a sweep, what its members share.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = Path("saebench-runs/sae"),
     arch: Annotated[
         str | None, typer.Option(help="topk, multitopk, batchtopk, matryoshka, jumprelu, relu, gated, prolu.")
@@ -45,6 +49,7 @@ def train(
     given = {"arch": arch, "n": n, "k": k, "model": model, "hook": hook, "corpus": corpus, "tokens": tokens, "batch": batch,
              "context": context, "lr": lr, "sparsity": sparsity, "target_l0": target_l0, "seed": seed}  # fmt: skip
     settings = read_recipe(recipe) if recipe else {}
+    settings = {name: value for name, value in settings.items() if name not in SWEEP}
     config = make_config(settings | {name: value for name, value in given.items() if value is not None})
     _run([config], [out], out / PAGE, cache, resume, shards)
 
