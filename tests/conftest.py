@@ -5,8 +5,10 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: tests never wait for a network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: models this small only lose to waiting threads
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from saebench.sae import Activation, CheckpointInfo, SparseAutoencoder, TopK
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared"
 HOOK = "blocks.1.hook_resid_post"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +66,23 @@ def make_sae() -> Callable[..., SparseAutoencoder]:
         return SparseAutoencoder(**(parts | changes))  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright: one for all tests, which skip and say why where there is none."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        pytest.skip("playwright is not installed: run `make browser`")
+    found = os.environ.get("SAEBENCH_CHROMIUM") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("there is no Chromium: run `make browser`, or name one in SAEBENCH_CHROMIUM")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        try:
+            launched = playwright.chromium.launch(executable_path=found, args=arguments)
+        except Error as error:
+            pytest.skip(f"{found} does not start: {error.message.splitlines()[0]}")
+        yield launched
+        launched.close()

@@ -28,6 +28,7 @@ from saebench.training.recipe import (
 from saebench.training.sources import ChunkedSource
 
 HISTORY_POINTS = 400
+CALIBRATION_TOKENS = 4096
 
 
 class Trainer:
@@ -54,6 +55,7 @@ class Trainer:
         self.objective.variance = float((scaled - scaled.mean(dim=0)).square().sum(dim=1).mean())
         if not 0 < self.objective.variance < float("inf"):
             raise SaebenchError("The activations to train on are constant, NaN or infinite: check the model and the hook.")
+        self.objective.calibrate(scaled[:CALIBRATION_TOKENS])
         self.parameters = dict(self.weights.named_parameters()) | dict(self.objective.extra_parameters())
         trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(

@@ -13,14 +13,8 @@ from saebench.progress import Progress
 from saebench.viewer.opening import open_viewer
 from saebench.viewer.static import write_static
 
-from .browser import open_browser, watched_page
+from .browser import watched_page
 from .conftest import DEAD, DENSE, SCRIPT, Files, N, running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,10 @@ class Objective(ABC):
         """Parameters beside the common weights."""
         return {}
 
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Called once, before a new run's first step, with a sample of scaled activations ``[tokens, d]``."""
+
     def after_step(self, outcome: Outcome) -> None:
         """Called after each step: thresholds and penalties adapt here."""
 

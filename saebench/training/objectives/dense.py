@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from saebench.sae.topk import top_k
 from saebench.training.config import TrainingConfig
 from saebench.training.objectives.base import Objective, Outcome, Weights
 from saebench.training.objectives.penalty import Penalty
@@ -45,6 +47,21 @@ class DenseObjective(Objective):
             l0=float(active.sum()) / x.shape[0],
             fired=(z.detach() > 1e-3).any(dim=0),
         )
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Where an L0 is wanted, thresholds start where about so many latents are active, alike for all.
+
+        Otherwise half of all latents would be, and the penalty that brings them down kills most.
+        """
+        if self.penalty.wanted:
+            pre = (x - self.weights.b_dec) @ self.weights.encoder.T
+            values, _ = top_k(pre, min(max(1, round(self.penalty.wanted)), self.weights.n))
+            self.start_at(float(values.min(dim=1).values.mean().clamp_min(1e-3)))
+
+    def start_at(self, threshold: float) -> None:
+        """Let latents begin to be active at a pre-activation of ``threshold``."""
+        self.weights.b_enc.fill_(-threshold)
 
     def after_step(self, outcome: Outcome) -> None:
         """The penalty follows L0."""

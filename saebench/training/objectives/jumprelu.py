@@ -75,6 +75,10 @@ class JumpReLUObjective(DenseObjective):
         """The thresholds' logarithms."""
         return {"log_threshold": self.log_threshold}
 
+    def start_at(self, threshold: float) -> None:
+        """By its own thresholds."""
+        self.log_threshold.fill_(math.log(threshold))
+
     def latents(self, pre: Tensor) -> Tensor:
         """JumpReLU."""
         return jump(pre, self.log_threshold.exp(), self.config.bandwidth)

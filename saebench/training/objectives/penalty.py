@@ -9,17 +9,20 @@ from torch import Tensor
 
 from saebench.training.config import TrainingConfig
 
-SMOOTHING, RATE = 0.95, 0.02
+PROPORTIONAL, INTEGRAL, LARGEST = 2.0, 0.1, 1.0
+LEAST = 0.1
 
 
 class Penalty:
     """The coefficient of a sparsity penalty.
 
-    With a wanted L0 its logarithm moves by ``RATE * log(L0 / wanted)`` a step, of a smoothed L0; without one it stays.
+    With a wanted L0 it is steered by ``e = log(L0 / wanted)``: a step multiplies it by ``exp(P de + I e)``, P and I being
+    ``PROPORTIONAL`` and ``INTEGRAL``, ``de`` the change of ``e`` since the last step, ``e`` at most ``LARGEST``. The first
+    term gives way as soon as L0 falls, so that latents are not driven to death; the second removes what is missed for good.
 
     Attributes:
         coefficient: its present value.
-        l0: smoothed, as seen so far.
+        l0: of the last batch, or 0.
     """
 
     def __init__(self, config: TrainingConfig, default: float) -> None:
@@ -29,10 +32,13 @@ class Penalty:
 
     def follow(self, l0: float) -> None:
         """Take in a batch's L0."""
-        self.l0 = l0 if self.l0 == 0 else SMOOTHING * self.l0 + (1 - SMOOTHING) * l0
+        l0 = max(l0, LEAST)
         if self.wanted:
-            change = RATE * math.log(max(self.l0, 0.1) / self.wanted)
-            self.coefficient = min(max(self.coefficient * math.exp(min(max(change, -0.1), 0.1)), 1e-9), 1e4)
+            error = math.log(l0 / self.wanted)
+            change = PROPORTIONAL * math.log(l0 / self.l0) if self.l0 else 0.0
+            moved = change + INTEGRAL * min(max(error, -LARGEST), LARGEST)
+            self.coefficient = min(max(self.coefficient * math.exp(moved), 1e-9), 1e4)
+        self.l0 = l0
 
     def state(self) -> dict[str, Tensor]:
         """For resuming."""

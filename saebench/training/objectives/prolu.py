@@ -43,6 +43,10 @@ class ProLUObjective(DenseObjective):
         """The thresholding biases."""
         return {"prolu_bias": self.bias}
 
+    def start_at(self, threshold: float) -> None:
+        """By its own bias."""
+        self.bias.fill_(-threshold)
+
     def latents(self, pre: Tensor) -> Tensor:
         """ProLU."""
         out: Tensor = _ProLU.apply(pre, self.bias)  # type: ignore[no-untyped-call]
