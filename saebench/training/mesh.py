@@ -83,14 +83,6 @@ class Mesh:
         """Mean over the parts of the batch, without gradient."""
         return self.total(value, over_shards=False) / self.replicas
 
-    def smallest(self, value: Tensor) -> Tensor:
-        """Minimum over all ranks."""
-        value = value.clone()
-        for size, group in ((self.shards, self.shard_group), (self.replicas, self.replica_group)):
-            if size > 1:
-                dist.all_reduce(value, op=dist.ReduceOp.MIN, group=group)
-        return value
-
     def candidates(self, k: int) -> int:
         """How many of its own largest values per token a shard offers: exact up to four shards, as published beyond.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,13 +14,13 @@ from saebench.training.config import TrainingConfig
 from saebench.training.objectives.base import Objective, Outcome, Weights, fired_latents
 from saebench.training.recipe import normalised_error
 
-THRESHOLD_DECAY = 0.99
+RECENT_TOKENS, RECENT_VALUES = 8192, 2**27
 
 
 class BatchTopK(Objective):
     """Tokens share a budget of active latents; at inference one threshold, learned in training, takes its place.
 
-    The threshold is the mean over batches of the smallest positive value kept, the recent ones counting most.
+    The threshold is made when the autoencoder is: see ``activation``.
     """
 
     name = "batchtopk"
@@ -27,7 +28,8 @@ class BatchTopK(Objective):
 
     def __init__(self, config: TrainingConfig, weights: Weights) -> None:
         super().__init__(config, weights)
-        self._sum, self._weight = torch.zeros(()), torch.zeros(())
+        self._recent = weights.encoder.new_zeros(0, weights.d)
+        self._keep = min(RECENT_TOKENS, max(512, RECENT_VALUES // config.n))
         self._guess = 0.0
 
     def outcome(self, x: Tensor) -> Outcome:
@@ -38,12 +40,7 @@ class BatchTopK(Objective):
         values = self.picked(centred, pre, entries)
         reconstruction, error = self.reconstruct(x, entries, values)
         loss = error + self.auxiliary(centred, pre, x - reconstruction)
-        positive = values.detach()[values.detach() > 0]
-        least = positive.min() if positive.numel() else values.new_tensor(float("inf"))
-        least = self.mesh.smallest(least).cpu()
-        if bool(least.isfinite()):
-            self._sum = THRESHOLD_DECAY * self._sum + (1 - THRESHOLD_DECAY) * least
-            self._weight = THRESHOLD_DECAY * self._weight + (1 - THRESHOLD_DECAY)
+        self._recent = torch.cat([self._recent, x.detach()])[-self._keep :]
         measured = normalised_error(reconstruction.detach(), x, self.variance)
         return Outcome(loss, measured, self.l0(values, x.shape[0]), fired_latents(entries, values, self.weights.n))
 
@@ -70,19 +67,23 @@ class BatchTopK(Objective):
         chosen = candidates[flat[candidates] >= self._guess]
         return Entries(chosen // pre.shape[1], chosen % pre.shape[1], pre.shape[0])
 
-    @property
-    def threshold(self) -> float:
-        """Of inference."""
-        return float(self._sum / self._weight) if float(self._weight) > 0 else 0.0
-
     def activation(self) -> Activation:
-        """One threshold for all latents."""
-        return JumpReLU(torch.full((self.weights.n,), self.threshold), self.name)
+        """One threshold for all latents: that at which ``k`` are active on average over the last tokens trained on.
+
+        It is found for the weights as they now are, trained or averaged. A running mean over batches, as published, lags
+        behind weights that still move.
+        """
+        threshold, mesh = 0.0, replace(self.mesh, replicas=1)  # each part of the batch can answer for itself
+        wanted = self._recent.shape[0] * self.config.k
+        if wanted:
+            pre = self.encoder_product(self._recent - self.weights.b_dec).flatten()
+            threshold = max(mesh.cut_of_batch(pre, min(wanted, self._recent.shape[0] * self.config.n)), 0.0)
+        return JumpReLU(self.weights.encoder.new_full((self.weights.n,), threshold), self.name)
 
     def state(self) -> dict[str, Tensor]:
-        """The running threshold."""
-        return {"threshold_sum": self._sum, "threshold_weight": self._weight}
+        """The last tokens, of which the threshold is made."""
+        return {"recent": self._recent}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """The running threshold."""
-        self._sum, self._weight = state["threshold_sum"], state["threshold_weight"]
+        """The last tokens."""
+        self._recent = state["recent"]
