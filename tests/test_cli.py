@@ -177,7 +177,8 @@ def test_ctrl_c_keeps_what_is_finished(checkpoint: Path, text: Path, tmp_path: P
     """The second evaluator never ends; the first one's result is on disk when the user gives up."""
     out = tmp_path / "result.json"
     code = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background hands down that it is ignored
 import saebench.evaluators.base as base
 from saebench.evaluators.base import Evaluator
 class Endless(Evaluator):
@@ -195,7 +196,10 @@ main()
     while not out.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "--resume" in said
     result = read_result(out)
