@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ from saebench.definitions import KINDS, definition_hash
 from saebench.errors import SaebenchError
 from saebench.leaderboard.files import BENCHMARK, BadFile, Strict, in_words, read_bytes
 from saebench.results import Result, canonical_hash
+
+DEFINITION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 CONTROLS = ("random", "pca", "reinitialised")
 """What scores are to be read against: a random dictionary, a PCA of the same L0, the model with random weights."""
@@ -148,12 +151,12 @@ def definition_problems(benchmark: Benchmark) -> list[str]:
     """Definitions of this checkout that are no longer those that the benchmark was made with."""
     problems = []
     for path, sha256 in benchmark.definitions.items():
-        kind, _, file = path.partition("/")
-        if kind not in KINDS or not file.endswith(".toml"):
-            problems.append(f"it names a definition {path!r}; those are tasks/, probes/ and explain/ with .toml files")
+        kind, _, name = path.partition("/")
+        if kind not in KINDS or not DEFINITION_NAME.fullmatch(name):
+            problems.append(f"it names a definition {path!r}; those are tasks/NAME, probes/NAME and explain/NAME")
             continue
         try:
-            current = definition_hash(kind, file.removesuffix(".toml"))
+            current = definition_hash(kind, name)
         except SaebenchError as error:
             problems.append(str(error).removesuffix("."))
             continue

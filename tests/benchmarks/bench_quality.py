@@ -22,7 +22,7 @@ from saebench.training.sources import ChunkedSource, open_source
 from .table import Row, run_peer
 
 TITLE = "Quality of training (TopK, SmolLM2 layer 15, n = 8,192, k = 32)"
-LATENTS, K, BATCH, TOKENS, LR = 8192, 32, 2048, 300_000, 1e-3
+LATENTS, K, BATCH, TOKENS, LR = 8192, 32, 2048, 150_000, 1e-3
 WARMUP, DECAY_SHARE = 10, 0.3
 TEXT = {"corpus_skip": 16_384, "corpus_tokens": 262_144, "context": 128}
 HELD_OUT_TOKENS = 16_384

@@ -225,7 +225,7 @@ def test_definitions_of_the_checkout_are_those_of_the_benchmark(tmp_path: Path) 
     folder = write_board(tmp_path, [])
     text = (folder / "benchmark.toml").read_text()
     (folder / "benchmark.toml").write_text(
-        text + f'\n[definitions]\n"tasks/none-such.toml" = "{"0" * 64}"\n"../x" = "{"0" * 64}"\n'
+        text + f'\n[definitions]\n"tasks/none-such" = "{"0" * 64}"\n"../x" = "{"0" * 64}"\n'
     )
     first, second = said(tmp_path)
     assert "no definition 'none-such'" in first and "it names a definition '../x'" in second
