@@ -57,11 +57,8 @@ class BatchTopK(Objective):
         tokens = pre.shape[0] * self.mesh.replicas
         wanted = min(tokens * self.config.k, tokens * self.config.n)
         flat = pre.flatten()
-        candidates = (flat > 0.8 * self._guess).nonzero().flatten() if self._guess > 0 else None
-        enough = (
-            candidates is not None and int(self.mesh.total(torch.tensor(candidates.numel(), device=pre.device))) >= wanted
-        )
-        if candidates is None or not enough:
+        candidates = (flat > 0.8 * self._guess).nonzero().flatten()
+        if int(self.mesh.total(torch.tensor(candidates.numel(), device=pre.device))) < wanted:
             candidates = torch.arange(flat.numel(), device=pre.device)
         self._guess = self.mesh.cut_of_batch(flat[candidates], wanted)
         chosen = candidates[flat[candidates] >= self._guess]
