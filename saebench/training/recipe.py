@@ -17,6 +17,8 @@ ALONE = Mesh()
 SHARED = ("b_dec",)
 """Parameters that every shard holds whole."""
 BLOCK, PROBE_SEED = 65_536, 999_983
+ROWS_AT_ONCE = 1024
+"""Rows of a weight matrix that are worked on at once, so that what is in between stays in the processor's cache."""
 
 
 def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:
@@ -79,7 +81,8 @@ def largest(pre: Tensor, k: int, mesh: Mesh = ALONE, among: Tensor | None = None
 
 def project_out_parallel(decoder: Tensor, gradient: Tensor) -> None:
     """Take from ``gradient`` its part along each decoder direction (``[n, d]``, unit norm), in place."""
-    gradient -= torch.linalg.vecdot(gradient, decoder).unsqueeze(1) * decoder
+    for block, directions in zip(gradient.split(ROWS_AT_ONCE), decoder.split(ROWS_AT_ONCE), strict=True):
+        block.addcmul_(torch.linalg.vecdot(block, directions).unsqueeze(1), directions, value=-1)
 
 
 def normalise_decoder(decoder: Tensor) -> None:
@@ -109,10 +112,24 @@ def normalised_error(reconstruction: Tensor, target: Tensor, scale: Tensor | flo
 def clip_gradients(parameters: Mapping[str, Tensor], largest_norm: float, mesh: Mesh = ALONE) -> None:
     """Scale gradients, in place, so that their global norm is at most ``largest_norm``; what shards share counts once."""
     gradients = {name: each.grad for name, each in parameters.items() if each.grad is not None}
-    squares = {name: gradient.square().sum() for name, gradient in gradients.items()}
+    squares = {name: torch.linalg.vector_norm(gradient).square() for name, gradient in gradients.items()}
     own = torch.stack([square for name, square in squares.items() if name not in SHARED]).sum()
     norm = (mesh.total(own, over_replicas=False) + sum(squares[name] for name in SHARED if name in squares)).sqrt()
     torch._foreach_mul_(list(gradients.values()), (largest_norm / (norm + 1e-6)).clamp_max(1.0))
+
+
+class Workspace:
+    """One piece of memory for large tensors that only live for a moment, so that it is asked for once and not each step."""
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def take(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Uninitialised ``shape`` of the device and type of ``like``; the next call may hand out the same memory."""
+        size, kind = math.prod(shape), (like.device, like.dtype)
+        if kind not in self._memory or self._memory[kind].numel() < size:
+            self._memory[kind] = like.new_empty(size)
+        return self._memory[kind][:size].view(shape)
 
 
 class Average:

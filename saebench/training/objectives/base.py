@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from saebench.sae import Activation
 from saebench.sae.sparse_ops import Entries, pick_pre_activations, sparse_decode
 from saebench.training.config import TrainingConfig
-from saebench.training.recipe import ALONE, default_k_aux, largest, normalised_error
+from saebench.training.recipe import ALONE, Workspace, default_k_aux, largest, normalised_error
+
+WORKSPACE = Workspace()
 
 
 @dataclass
@@ -104,12 +106,16 @@ class Objective(ABC):
         """Take ``state`` back."""
 
     def encoder_product(self, centred: Tensor) -> Tensor:
-        """``[tokens, n]`` pre-activations without gradients, in bfloat16 products where the run asks for them."""
+        """``[tokens, n]`` pre-activations without gradients, in bfloat16 products where the run asks for them.
+
+        The next call, of this or another objective, may overwrite them.
+        """
         weights = self.weights
         with torch.no_grad():
             if self.config.bfloat16:
                 return (centred.bfloat16() @ weights.encoder.bfloat16().T).float() + weights.b_enc
-            return torch.addmm(weights.b_enc, centred, weights.encoder.T)
+            pre = WORKSPACE.take(centred, (centred.shape[0], weights.n))
+            return torch.addmm(weights.b_enc, centred, weights.encoder.T, out=pre)
 
     def picked(self, centred: Tensor, pre: Tensor, entries: Entries) -> Tensor:
         """Values of picked latents after ReLU, ``[entries]``, with gradients."""
