@@ -93,11 +93,12 @@ class Comparison:
         return str(self.frame().assign(different_benchmarks="; ".join(self.differences)).to_csv(index=False))
 
     def page(self, path: str | Path) -> None:
-        """Write a page for the browser: the frontiers, then everything side by side."""
+        """Write a page for the browser: the tables with their verdicts, the frontiers, then everything side by side."""
         from saebench.comparison.figures import frontier_figures
+        from saebench.comparison.render import page_tables, table_key
         from saebench.report.page import write_page
 
-        write_page(self.results, path, figures=frontier_figures(self), differences=self.differences)
+        write_page(self.results, path, frontier_figures(self), self.differences, page_tables(self), table_key(self))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from saebench.comparison.render import render_terminal

@@ -15,6 +15,7 @@ from saebench.comparison.headline import L0, find_metric
 from saebench.comparison.samples import Sample
 from saebench.comparison.verdicts import Verdict
 from saebench.report.content import ARROWS, format_value, plain
+from saebench.report.page import PageTable
 from saebench.report.tables import markdown_cell
 from saebench.results import Metric
 
@@ -62,7 +63,7 @@ def render_terminal(comparison: Comparison, width: int) -> Iterator[RenderableTy
         for index, columns in enumerate(_fitting(table, width)):
             yield Text()
             yield _rich(table, columns, "" if index else table.title)
-    yield Text(_key(comparison), style="dim")
+    yield Text(table_key(comparison), style="dim")
 
 
 def _rich(table: _Table, columns: Sequence[int], title: str) -> Table:
@@ -104,7 +105,20 @@ def render_markdown(comparison: Comparison) -> str:
         lines.append("|" + "---|" * table.left + "--:|" * (len(table.header) - table.left))
         lines += ["| " + " | ".join(markdown_cell(cell.marked) for cell in row) + " |" for row in table.rows]
         parts.append("\n".join(lines) + "\n")
-    return "\n".join([*parts, f"{_key(comparison)}\n"])
+    return "\n".join([*parts, f"{table_key(comparison)}\n"])
+
+
+def page_tables(comparison: Comparison) -> list[PageTable]:
+    """The tables for a page."""
+    return [
+        PageTable(
+            plain(table.title),
+            [plain(name) for name in table.header],
+            [[(plain(cell.marked), cell.verdict.outcome if cell.verdict else "") for cell in row] for row in table.rows],
+            table.left,
+        )
+        for table in _tables(comparison)
+    ]
 
 
 def _tables(comparison: Comparison) -> Iterator[_Table]:
@@ -192,7 +206,8 @@ def _warning(comparison: Comparison) -> str:
     return f"Different benchmarks, not to be compared as equals: {'; '.join(comparison.differences)}."
 
 
-def _key(comparison: Comparison) -> str:
+def table_key(comparison: Comparison) -> str:
+    """What the marks of the tables mean, and how differences were paired."""
     if comparison.differences:
         return "value ± standard error; nothing is judged across benchmarks"
     return f"{KEY}; {_pairing(comparison)}"

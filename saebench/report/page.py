@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -20,11 +21,26 @@ from saebench.report.figures import figures as figures_of
 from saebench.results import Result, write_text
 
 
+@dataclass(frozen=True)
+class PageTable:
+    """A table of a page: ``rows`` of ``(text, outcome)``, of which the first ``left`` columns hold words.
+
+    An outcome is that of a verdict (``better``, ``worse``, ...) and colours the cell; it is empty where none was given.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[tuple[str, str]]]
+    left: int
+
+
 def write_page(
     results: Sequence[Result],
     path: str | Path,
     figures: Sequence[Figure] = (),
     differences: Sequence[str] | None = None,
+    tables: Sequence[PageTable] = (),
+    key: str = "",
 ) -> None:
     """Write the page of one or several results.
 
@@ -33,22 +49,31 @@ def write_page(
         path: where.
         figures: further figures, shown before those of the results themselves.
         differences: the conditions in which the results differ, where they are known better than this module knows them.
+        tables: shown first; ``key``: what their marks mean.
 
     Raises:
         SaebenchError: there is no result, or the place cannot be written.
     """
     if not results:
         raise SaebenchError("There is no result to write a page of: name at least one result file.")
-    write_text(Path(path), render_page(results, figures, differences))
+    write_text(Path(path), render_page(results, figures, differences, tables, key))
 
 
-def render_page(results: Sequence[Result], figures: Sequence[Figure] = (), differences: Sequence[str] | None = None) -> str:
+def render_page(
+    results: Sequence[Result],
+    figures: Sequence[Figure] = (),
+    differences: Sequence[str] | None = None,
+    tables: Sequence[PageTable] = (),
+    key: str = "",
+) -> str:
     """The page of one or several results, whole; see ``write_page``."""
     return templates().get_template("page.html").render(
         title=plain(results[0].sae.origin) if len(results) == 1 else f"{len(results)} sparse autoencoders",
         cards=[_card(result) for result in results],
         side_by_side=_side_by_side(results) if len(results) > 1 else None,
         differences=conditions_that_differ(results) if differences is None else differences,
+        tables=tables,
+        key=key,
         **drawn_figures([*figures, *figures_of(results)]),
     )  # fmt: skip
 

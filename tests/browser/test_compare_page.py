@@ -1,4 +1,4 @@
-"""The page of a comparison in a browser: its frontiers are drawn, with their error bars."""
+"""The page of a comparison in a browser: its tables with their verdicts, and its frontiers with their error bars."""
 
 from __future__ import annotations
 
@@ -22,5 +22,10 @@ def test_the_frontiers_are_drawn(tmp_path: Path, open_page: Any) -> None:
     assert page.locator("#plot-frontier-0 .errorbar").count() == 5
     assert page.locator("#plot-frontier-0 .legendtext").nth(1).text_content().startswith("<img src=x")
     assert page.locator("img[src=x]").count() == 0
+    overview, matched = page.locator("table.compared").first, page.locator("table.compared").last
+    assert overview.locator("tbody tr").count() == 5
+    assert "✓" in overview.locator("td.better").first.text_content()
+    assert page.get_by_role("heading", name="At matched L0").count() == 1
+    assert "<img src=x" in matched.locator("thead").text_content()
     numbers = page.locator("figure", has=page.locator("#plot-frontier-0")).locator("tbody tr")
     assert numbers.count() == 5
