@@ -28,7 +28,7 @@ from saebench.lm import Cut
 from saebench.progress import Progress
 from saebench.sae import Autoencoder
 
-LATENTS_TOGETHER = 64
+LATENTS_TOGETHER = 128
 """Latents whose texts go through the model together: enough to fill batches, and a step of the progress bar."""
 
 
@@ -135,13 +135,7 @@ def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: 
     protocol, corpus = ground.protocol, ground.corpus
     examples, held_out = divide(ground, sample, chosen.latents)
     reader = LatentReader(ground.cut, sae, ground.bos)
-    tries: dict[int, Trie] = {}
-    with ground.progress.task("Building tries", len(chosen.latents), "latents") as advance:
-        for start in range(0, len(chosen.latents), LATENTS_TOGETHER):
-            some = torch.tensor(chosen.latents[start : start + LATENTS_TOGETHER])
-            part = Examples(*(each[torch.isin(examples.latents, some)] for each in examples))
-            tries |= build_tries(reader, part, ground.padding, protocol, ground.substitutes)
-            advance(some.numel())
+    tries = tries_of(ground, reader, examples, chosen.latents)
     levels = {latent: protocol.firing * float(sample.largest[latent]) for latent in chosen.latents}
     unseen = UnseenText(ground.cut, sae, corpus, ground.unseen, chosen.latents)
     scores = score_tries(tries, unseen, held_out, corpus.tokens, ground.first, levels)
@@ -159,6 +153,18 @@ def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: 
         reader.texts,
         reader.tokens,
     )
+
+
+def tries_of(ground: Ground, reader: LatentReader, examples: Examples, latents: Sequence[int]) -> dict[int, Trie]:
+    """The tries of ``latents``, from their ``examples``."""
+    tries: dict[int, Trie] = {}
+    with ground.progress.task("Building tries", len(latents), "latents") as advance:
+        for start in range(0, len(latents), LATENTS_TOGETHER):
+            some = torch.tensor(latents[start : start + LATENTS_TOGETHER])
+            part = Examples(*(each[torch.isin(examples.latents, some)] for each in examples))
+            tries |= build_tries(reader, part, ground.padding, ground.protocol, ground.substitutes)
+            advance(some.numel())
+    return tries
 
 
 def divide(
