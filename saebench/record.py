@@ -45,7 +45,9 @@ class Record:
 
     def _resume(self, path: Path) -> None:
         earlier = read_result(path)
-        check_same_run(earlier, self.result().identity(), path)
+        check_same_run(earlier, self.result().identity(), self.run.evaluators, path)
+        before = earlier.settings.get("options", {})
+        self._fixed["settings"]["options"] |= {name: before[name] for name in before if name in earlier.evaluators}
         self.finished, self.stages = dict(earlier.evaluators), {**earlier.stages, **self.stages}
         self.controls = dict(earlier.controls)
         self._fixed["created"] = earlier.created

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from saebench.errors import SaebenchError
 
 SCHEMA_VERSION = 1
+OPTIONS_OF = "options of "
 LARGEST_FILE = 50 * 2**20
 
 
@@ -169,7 +171,8 @@ class Result(_Strict):
         return self.evaluators[evaluator].metrics[name]
 
     def identity(self) -> dict[str, Any]:
-        """What must agree for two runs to be parts of one: autoencoder, model, text, seed and settings."""
+        """What must agree for two runs to be parts of one: autoencoder, model, text, seed, and evaluators' options."""
+        options = self.settings.get("options", {})
         return {
             "sae.weights_sha256": self.sae.weights_sha256,
             "sae.hook_in": self.sae.hook_in,
@@ -177,7 +180,8 @@ class Result(_Strict):
             "model": self.model.model_dump(),
             "corpus.sha256": self.corpus.sha256,
             "seed": self.seed,
-            **{f"settings.{key}": value for key, value in self.settings.items()},
+            **{f"settings.{key}": value for key, value in self.settings.items() if key != "options"},
+            **{f"{OPTIONS_OF}{name}": options.get(name, {}) for name in {*options, *self.evaluators}},
         }
 
 
@@ -272,10 +276,22 @@ def canonical_hash(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def check_same_run(earlier: Result, now: dict[str, Any], path: str | Path) -> None:
-    """Raise ``SaebenchError`` where an earlier result was made with other settings than ``now``, naming them."""
-    before = json.loads(json.dumps(earlier.identity()))
-    current = json.loads(json.dumps(now))
+def check_same_run(earlier: Result, now: dict[str, Any], evaluators: Collection[str], path: str | Path) -> None:
+    """Raise ``SaebenchError`` where an earlier result was made with other settings than ``now``, naming them.
+
+    Args:
+        earlier: the result; ``path``: where it was read.
+        now: the ``identity`` of the run that would go on from it.
+        evaluators: of that run. Options count for those alone that both have.
+    """
+    before, current = (
+        {key: value for key, value in json.loads(json.dumps(identity)).items() if not key.startswith(OPTIONS_OF)}
+        | {
+            f"{OPTIONS_OF}{name}": identity.get(f"{OPTIONS_OF}{name}", {})
+            for name in earlier.evaluators.keys() & set(evaluators)
+        }
+        for identity in (earlier.identity(), now)
+    )
     different = sorted(key for key in before.keys() | current.keys() if before.get(key) != current.get(key))
     if different:
         raise SaebenchError(

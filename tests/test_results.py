@@ -146,12 +146,18 @@ def test_settings_hash_the_same_in_any_order_and_never_with_nan() -> None:
 
 def test_resuming_needs_the_same_settings_and_names_those_that_differ() -> None:
     earlier = sample_result()
-    check_same_run(earlier, sample_result(stages={}, created="2026-12-01T00:00:00+00:00").identity(), "r.json")
+    again = sample_result(stages={}, created="2026-12-01T00:00:00+00:00")
+    check_same_run(earlier, again.identity(), ["downstream"], "r.json")
     other = sample_result(seed=1, settings={"options": {"downstream": {"scaling_law": "mine.toml"}}, "extra": True})
     with pytest.raises(
-        SaebenchError, match=r"r\.json was made with other settings \(seed, settings\.extra, settings\.options\)"
+        SaebenchError, match=r"r\.json was made with other settings \(options of downstream, seed, settings\.extra\)"
     ):
-        check_same_run(earlier, other.identity(), "r.json")
+        check_same_run(earlier, other.identity(), ["downstream"], "r.json")
+
+
+def test_resuming_may_add_evaluators_with_options_of_their_own() -> None:
+    earlier, more = sample_result(), sample_result(settings={"options": {"ablation": {"tokens": 8}}})
+    check_same_run(earlier, more.identity(), ["downstream", "ablation"], "r.json")
 
 
 def test_a_metric_is_found_by_its_path_or_the_ones_there_are_named() -> None:

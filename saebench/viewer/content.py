@@ -16,6 +16,7 @@ from saebench.errors import SaebenchError
 from saebench.explaining.examples import ActivatingExamples, Example
 from saebench.provenance import portable_name
 from saebench.sae import CheckpointInfo
+from saebench.viewer.decomposed import Decomposition
 from saebench.viewer.explained import explained_latents
 
 Show = Literal["all", "active", "dense", "dead", "explained"]
@@ -46,16 +47,24 @@ class Content:
         examples: from ``saebench examples``, or None.
         explained: per latent and evaluator, what a result file says.
         extent: how much is shown of each latent.
+        decomposition: from ``saebench meta``, or None.
     """
 
     info: CheckpointInfo
     examples: ActivatingExamples | None = None
     explained: dict[int, dict[str, Any]] = field(default_factory=dict)
     extent: Extent = field(default_factory=Extent)
+    decomposition: Decomposition | None = None
 
     @staticmethod
-    def open(info: CheckpointInfo, examples: str | Path | None, result: str | Path | None, extent: Extent) -> Content:
-        """Open the folder of examples and the result file, where given.
+    def open(
+        info: CheckpointInfo,
+        examples: str | Path | None,
+        result: str | Path | None,
+        extent: Extent,
+        meta: str | Path | None = None,
+    ) -> Content:
+        """Open the folder of examples, the result file and the folder of a meta-autoencoder, where given.
 
         Raises:
             SaebenchError: one cannot be used, or the examples are of another dictionary.
@@ -66,7 +75,8 @@ class Content:
                 f"{examples} holds examples of {found.n_latents:,} latents, but the checkpoint has {info.n_latents:,}: "
                 "name the folder that was made with it."
             )
-        content = Content(info, found, explained_latents(result, info.n_latents) if result is not None else {}, extent)
+        explained = {} if result is None else explained_latents(result, info.n_latents)
+        content = Content(info, found, explained, extent, None if meta is None else Decomposition.open(meta, info))
         if found is not None:
             _ = content._columns, found.vocabulary  # read now: damage is found before a page is asked for
         return content
@@ -157,6 +167,8 @@ class Content:
         if not 0 <= number < self.n_latents:
             raise SaebenchError(f"There is no latent {number}: they are numbered 0 to {self.n_latents - 1:,}.")
         page: dict[str, Any] = {"latent": number, "explained": self.explained.get(number, {})}
+        if self.decomposition is not None:
+            page["meta_latents"] = self.decomposition.of(number)
         if self.examples is None:
             return page
         of, extent = self.examples.latent(number), self.extent

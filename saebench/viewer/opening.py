@@ -24,6 +24,7 @@ def open_viewer(
     *,
     examples: Path | None = None,
     result: Path | None = None,
+    meta: Path | None = None,
     model: str | None = None,
     hook: str | None = None,
     live: bool = True,
@@ -36,6 +37,7 @@ def open_viewer(
         checkpoint: path or hub name.
         examples: folder of ``saebench examples``.
         result: file with tries or explanations.
+        meta: folder of ``saebench meta``.
         model: language model; the checkpoint's by default.
         hook: where the autoencoder reads; the checkpoint's by default.
         live: whether to load the language model.
@@ -46,7 +48,7 @@ def open_viewer(
         SaebenchError: something given is not right.
     """
     info = checkpoints.inspect(checkpoint)
-    content = Content.open(info, examples, result, BRIEF if brief else Extent())
+    content = Content.open(info, examples, result, BRIEF if brief else Extent(), meta)
     if live:
         model_name(model, [info])
         if not (hook or info.hook_in):
@@ -55,7 +57,7 @@ def open_viewer(
 
     def load_sae() -> SparseAutoencoder:
         sae = checkpoints.load(checkpoint, pick_device(device) if live else "cpu")
-        _check_same(content, sae, str(examples))
+        _check_same(content, sae)
         return sae
 
     def load_cut(sae: SparseAutoencoder) -> tuple[Autoencoder, Cut]:
@@ -64,10 +66,13 @@ def open_viewer(
     return content, Live(load_sae, load_cut if live else None, bos)
 
 
-def _check_same(content: Content, sae: SparseAutoencoder, folder: str) -> None:
-    """Raise ``SaebenchError`` where the examples were collected with other weights."""
-    if content.examples is None:
-        return
-    theirs, ours = content.examples.manifest["sae"].get("weights_sha256"), sae.info.weights_sha256
-    if theirs and ours and theirs != ours:
-        raise SaebenchError(f"The examples in {folder} were collected with other weights than this checkpoint's.")
+def _check_same(content: Content, sae: SparseAutoencoder) -> None:
+    """Raise ``SaebenchError`` where examples or meta-latents were made of other weights."""
+    ours, theirs = sae.info.weights_sha256, {}
+    if content.examples is not None:
+        theirs["examples"] = content.examples.manifest["sae"].get("weights_sha256")
+    if content.decomposition is not None:
+        theirs["meta-latents"] = content.decomposition.weights_sha256
+    for name, weights in theirs.items():
+        if weights and ours and weights != ours:
+            raise SaebenchError(f"The {name} were collected with other weights than this checkpoint's.")

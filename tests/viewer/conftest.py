@@ -16,6 +16,9 @@ from saebench.lm import LanguageModel
 from saebench.progress import Progress
 from saebench.results import write_result
 from saebench.sae import CheckpointInfo, SparseAutoencoder, TopK
+from saebench.studies.meta import MetaSettings, MetaStudy, meta_study
+from saebench.studies.meta_report import meta_result
+from saebench.studies.study import write_parquet, write_study
 from saebench.viewer.opening import open_viewer
 from saebench.viewer.server import serve
 
@@ -34,6 +37,7 @@ class Files:
     sae: Path
     examples: Path
     result: Path
+    meta: Path
     model: str
 
 
@@ -72,14 +76,29 @@ def files(
         "llm": evaluator("llm", [], {"latents": named}),
     }
     write_result(sample_result(evaluators=parts), folder / "result.json")
-    return Files(folder / "sae <b>", folder / "examples", folder / "result.json", tiny_model.name)
+    write_meta(sae, folder / "meta")
+    return Files(folder / "sae <b>", folder / "examples", folder / "result.json", folder / "meta", tiny_model.name)
+
+
+def write_meta(sae: SparseAutoencoder, folder: Path) -> MetaStudy:
+    """A meta-autoencoder of six meta-latents, as ``saebench meta`` writes it."""
+    study = meta_study(sae, MetaSettings(n=6, active=2, steps=20))
+    write_study(meta_result(study), [], folder)
+    write_parquet(study.decomposition(), folder / "decomposition.parquet")
+    return study
 
 
 @contextmanager
 def running(files: Files, live: bool = True) -> Iterator[str]:
     """The address of a server that runs meanwhile."""
     content, loading = open_viewer(
-        str(files.sae), examples=files.examples, result=files.result, model=files.model, live=live, device="cpu"
+        str(files.sae),
+        examples=files.examples,
+        result=files.result,
+        meta=files.meta,
+        model=files.model,
+        live=live,
+        device="cpu",
     )
     with serve(content, loading) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -27,7 +27,13 @@ def served(files: Files) -> Iterator[str]:
 def written(files: Files, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("static") / "pages"
     content, live = open_viewer(
-        str(files.sae), examples=files.examples, result=files.result, model=files.model, device="cpu", brief=True
+        str(files.sae),
+        examples=files.examples,
+        result=files.result,
+        meta=files.meta,
+        model=files.model,
+        device="cpu",
+        brief=True,
     )
     write_static(content, live, folder, Progress(False))
     return f"{(folder / 'index.html').as_uri()}"
@@ -60,6 +66,18 @@ def test_list_and_latent(browser: Any, start: str) -> None:
         page.reload()  # the address alone brings the page back
         page.wait_for_selector(".example")
         assert text(page, "h1") == f"Latent {DENSE}"
+
+
+def test_meta_latents_lead_to_those_that_share_them(browser: Any, start: str) -> None:
+    with watched_page(browser) as page:
+        page.goto(f"{start}#/latent/3")
+        section = page.locator("section[data-meta]")
+        section.locator("tbody tr").first.wait_for()
+        other = section.locator("tbody tr").first.locator("a").first
+        number = other.inner_text()
+        other.click()
+        page.get_by_role("heading", name=f"Latent {number}", exact=True).wait_for()
+        assert "3" in page.locator("section[data-meta] a").all_inner_texts()
 
 
 def test_jumps_and_keys(browser: Any, start: str) -> None:

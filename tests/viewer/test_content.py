@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,16 @@ from saebench.explaining.examples import ActivatingExamples
 from saebench.sae import CheckpointInfo
 from saebench.viewer.content import Content, Extent
 from saebench.viewer.explained import explained_latents
+from saebench.viewer.opening import open_viewer
 
-from .conftest import DEAD, DENSE, SCRIPT, Files, N
+from .conftest import DEAD, DENSE, SCRIPT, Files, N, write_meta
 
 
 @pytest.fixture(scope="module")
 def content(files: Files) -> Content:
-    return Content.open(checkpoints.inspect(files.sae), files.examples, files.result, Extent(top=3, groups=2, each=2))
+    return Content.open(
+        checkpoints.inspect(files.sae), files.examples, files.result, Extent(top=3, groups=2, each=2), files.meta
+    )
 
 
 def test_listing(content: Content) -> None:
@@ -110,13 +114,37 @@ def test_examples_of_another_dictionary(files: Files) -> None:
 
 
 def test_examples_of_other_weights(files: Files, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from saebench.checkpoints import load, save_native
-    from saebench.viewer.opening import open_viewer
 
     sae = load(files.sae)
     save_native(replace(sae, b_enc=sae.b_enc + 1), tmp_path / "other")
     _, live = open_viewer(str(tmp_path / "other"), examples=files.examples, model=files.model, live=False)
     with pytest.raises(SaebenchError, match="collected with other weights"):
+        live.neighbours(0, patience=60)
+
+
+def test_meta_latents(content: Content, files: Files, tmp_path: Path) -> None:
+    sae = checkpoints.load(files.sae)
+    table = write_meta(sae, tmp_path).decomposition()
+    for latent in range(N):
+        mine = table[table.latent == latent].sort_values("value", ascending=False)
+        parts = content.latent(latent)["meta_latents"]
+        assert [part["meta_latent"] for part in parts] == mine.meta_latent.tolist()
+        assert [part["value"] for part in parts] == pytest.approx(mine.value.tolist(), abs=1e-4)
+        for part in parts:
+            sharing = table[table.meta_latent == part["meta_latent"]].sort_values("value", ascending=False).latent
+            assert part["latents"] == len(sharing)
+            assert part["others"] == [other for other in sharing if other != latent][:8]
+
+
+def test_meta_latents_that_do_not_fit(files: Files, tmp_path: Path) -> None:
+    info = checkpoints.inspect(files.sae)
+    with pytest.raises(SaebenchError, match="does not hold what `saebench meta` writes"):
+        Content.open(info, None, None, Extent(), tmp_path)
+    with pytest.raises(SaebenchError, match="of another autoencoder, or damaged"):
+        Content.open(CheckpointInfo("other", "saebench", "topk", 32, 32, 64, {}), None, None, Extent(), files.meta)
+    sae = checkpoints.load(files.sae)
+    write_meta(replace(sae, W_dec=sae.W_dec.flip(0), info=replace(sae.info, weights_sha256="0" * 64)), tmp_path / "meta")
+    _, live = open_viewer(str(files.sae), meta=tmp_path / "meta", model=files.model, live=False)
+    with pytest.raises(SaebenchError, match="The meta-latents were collected with other weights"):
         live.neighbours(0, patience=60)

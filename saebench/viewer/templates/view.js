@@ -211,6 +211,16 @@ function neighbourTable(rows) {
       el("td", {class: "number"}, row.cosine.toFixed(3)), el("td", {class: "number"}, share(row.density))))));
 }
 
+function metaTable(parts) {
+  if (!parts.length) return el("p", {class: "soft"}, "No meta-latent is active on this direction.");
+  return el("table", {}, el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "Meta-latent"),
+    el("th", {scope: "col", class: "number"}, "Value"), el("th", {scope: "col"}, "Shared with"))),
+    el("tbody", {}, parts.map((part) => el("tr", {}, el("th", {scope: "row"}, plain(part.meta_latent)),
+      el("td", {class: "number"}, part.value.toFixed(3)),
+      el("td", {}, part.others.map((other) => [link(other), " "]),
+        part.latents - 1 > part.others.length ? el("span", {class: "soft"}, `and ${plain(part.latents - 1 - part.others.length)} more`) : null)))));
+}
+
 const isPath = (value) => value && typeof value === "object" && Array.isArray(value.text);
 
 // Any JSON value; lists of n-grams and nested children get a form of their own.
@@ -276,6 +286,7 @@ async function showLatent(number) {
   const side = el("aside", {}, one.histogram ? el("section", {}, el("h2", {}, "Activations"),
     bars(one.histogram, `Histogram of the ${plain(one.count)} activations`, plain)) : null,
     explainedSections(one.explained || {}, explanation),
+    one.meta_latents ? el("section", {"data-meta": ""}, el("h2", {}, "Meta-latents"), metaTable(one.meta_latents)) : null,
     about.live || typeof STATIC !== "undefined" ? later("Logit lens", source.lens(number), lensLists) : null,
     about.weights ? later("Nearest decoder directions", source.neighbours(number), neighbourTable) : null);
   const missing = !about.has_examples ? el("p", {class: "soft"}, "There are no examples: write them with `saebench examples` and name them with --examples.")
