@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: models this sm
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,9 @@ def make_sae() -> Callable[..., SparseAutoencoder]:
     return make
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, driven by Playwright: one for all tests, which skip and say why where there is none."""
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright; tests skip and say why where there is none."""
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
@@ -86,3 +87,10 @@ def browser() -> Iterator[Any]:
             pytest.skip(f"{found} does not start: {error.message.splitlines()[0]}")
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One browser for all tests."""
+    with open_browser() as launched:
+        yield launched

@@ -10,8 +10,6 @@ Not done here: penalties, more than one value a probe, weights of examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +25,8 @@ DOUBLE_TOLERANCE = 1e-10
 
 MOST_STEPS = 60
 
-BLOCK_ELEMENTS = 96 * 1024
-"""Values worked on together: few enough that all intermediate results stay in the processor's cache."""
+BLOCK_ELEMENTS = 1024 * 1024
+"""Values worked on together: enough that starting operations costs little, few enough to stay near the processor."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +80,10 @@ def fit_probes(values: Tensor, labels: Tensor) -> Probes:
     order = labels.argsort(stable=True)  # zeros before ones: each class is then a slice, not a gathered copy
     zeros = int((labels == 0).sum())
     blocks = values.split(max(1, BLOCK_ELEMENTS // examples))
-    fitted = _on_all_cores(lambda block: _fit_block(block.index_select(1, order), zeros), blocks, values.device)
-    found = Probes.cat(fitted)
+    found = Probes.cat([_fit_block(block.index_select(1, order), zeros) for block in blocks])
     if not bool(torch.isfinite(found.loss).all()):
         raise ValueError("a value to fit a probe to is not finite")
     return found
-
-
-def _on_all_cores(fit: Callable[[Tensor], Probes], blocks: Sequence[Tensor], device: torch.device) -> list[Probes]:
-    """Fit each block on a core of its own: operations this small lose more by being shared out than they gain."""
-    cores = torch.get_num_threads()
-    if device.type != "cpu" or len(blocks) == 1 or cores == 1:
-        return [fit(block) for block in blocks]
-    try:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(fit, blocks))
-    finally:
-        torch.set_num_threads(cores)
 
 
 def _fit_block(x: Tensor, zeros: int) -> Probes:

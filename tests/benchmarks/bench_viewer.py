@@ -73,7 +73,7 @@ def measure(folder: Path) -> list[dict[str, str]]:
     from saebench.viewer.opening import open_viewer
     from saebench.viewer.server import serve
 
-    from ..viewer.browser import open_browser
+    from ..conftest import open_browser
 
     start = time.perf_counter()
     content, live = open_viewer(str(folder / "sae"), examples=folder / "examples", live=False)
