@@ -65,11 +65,14 @@ class LatentReader:
                 yield self.cut.prefix(some).inputs[:, -1].float()
             return
         packs = pack(texts)
-        together = max(1, TOKENS_PER_BATCH // max(each.tokens.numel() for each in packs))
-        for first in range(0, len(packs), together):
-            group = packs[first : first + together]
-            self.tokens += sum(each.tokens.numel() for each in group)
-            yield run_packed(self.cut, group).float()
+        sizes = torch.tensor([each.tokens.numel() for each in packs])
+        numbers = torch.arange(texts.shape[0]).split([each.ends.numel() for each in packs])
+        found = torch.empty(texts.shape[0], self.sae.d_in)
+        for some in sizes.argsort(stable=True).split(max(1, TOKENS_PER_BATCH // int(sizes.max()))):  # alike: little padding
+            group = [packs[each] for each in some.tolist()]
+            found[torch.cat([numbers[each] for each in some.tolist()])] = run_packed(self.cut, group).float().cpu()
+        self.tokens += int(sizes.sum())
+        yield from found.to(self.cut.model.device).split(TOKENS_PER_BATCH)
 
     def _values(self, x: Tensor, places: Tensor, latents: Tensor) -> Tensor:
         """``[readings]``: of activations ``x`` (``[texts, d]``), latent ``latents[i]`` at text ``places[i]``."""

@@ -1,8 +1,8 @@
 """Neuron2Graph: 256 latents of a trained 8,192-latent autoencoder, and the ratio to one latent and one variant at a time.
 
 Wall time is extrapolated from fewer latents (``SAEBENCH_N2G_LATENTS``, 32 by default; 256 measures all). The plain version
-runs on some of the latents alone, and what it takes is set against the batched version's time for the same latents, and
-against a latent's share of the time of all of them together, which is how it is used.
+runs on some of the latents alone. What it takes is set against the batched version's time for the same latents; and, for as
+many forward passes as all latents would need, against its time for all of them together, which is how it is used.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ SLOW_LATENTS = int(os.environ.get("SAEBENCH_N2G_SLOW_LATENTS", "4"))
 class Timed(NamedTuple):
     tries: dict[int, Trie]
     seconds: float
+    readings: int
     cost: str
 
 
@@ -76,7 +77,7 @@ def timed(ground: Ground, sae: SparseAutoencoder, examples: Examples, latents: l
     start = time.perf_counter()
     tries = tries_of(ground, reader, examples, latents)
     seconds = time.perf_counter() - start
-    return Timed(tries, seconds, f"{reader.asked} readings, {reader.texts} texts, {reader.tokens} tokens")
+    return Timed(tries, seconds, reader.asked, f"{reader.asked} readings, {reader.texts} texts, {reader.tokens} tokens")
 
 
 def against_slow(
@@ -95,10 +96,10 @@ def against_slow(
         paths = slow_trie(slow, latent, texts, ground.padding, {})
         same += paths.keys() == as_plain(fast.tries[latent]).keys()
     seconds = time.perf_counter() - start
-    each = seconds / len(few)
-    note = f"{each:.1f} s a latent ({len(few)} latents, {slow.calls} forward passes); {same} of {len(few)} tries the same"
+    each = seconds / slow.calls
+    note = f"{slow.calls} forward passes of {each:.3f} s, extrapolated; {same} of {len(few)} tries the same"
     return [
-        Row("against one variant at a time", f"{each / (fast.seconds / len(latents)):.1f}x", "30x", note),
+        Row("against one variant at a time", f"{each * fast.readings / fast.seconds:.1f}x", "30x", note),
         Row(
             "on those latents alone",
             f"{seconds / alone.seconds:.1f}x",
