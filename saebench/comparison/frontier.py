@@ -153,7 +153,8 @@ def places(groups: Sequence[Sequence[Point]], wanted: Sequence[float]) -> list[f
 def matched(found: Sequence[Curve], path: str, by: By, wanted: Sequence[float], one_benchmark: bool) -> list[Matched]:
     """A metric of all curves at matched places; within each stratum against its first curve."""
     rows: list[Matched] = []
-    for stratum in dict.fromkeys(curve.stratum for curve in found):
+    ordered = sorted(found, key=lambda curve: curve.results[0].sae.n_latents) if by == "arch" else found
+    for stratum in dict.fromkeys(curve.stratum for curve in ordered):
         members = [(curve, points(curve, path, by)) for curve in found if curve.stratum == stratum]
         members = [(curve, measured) for curve, measured in members if measured]
         for place in places([measured for _, measured in members], wanted):

@@ -157,6 +157,17 @@ def test_curves_by_k_run_over_the_number_of_latents() -> None:
     assert set(frame["verdict"].dropna()) == {"within its interval"} and set(frame["at"]) == {8.0, 12.0}
 
 
+def test_widths_come_in_order_whatever_the_order_of_the_results() -> None:
+    results = []
+    for n in (1536, 768):
+        for kind in ("topk", "jumprelu"):
+            made = entry_result(n + len(kind), 8, kind)
+            results.append(made.model_copy(update={"sae": made.sae.model_copy(update={"n_latents": n})}))
+    frame = saebench.compare(results, metrics=[MSE], at=[8.0]).matched_frame()
+    assert frame["stratum"].tolist() == ["n = 768"] * 2 + ["n = 1,536"] * 2
+    assert frame["group"].tolist() == ["topk", "jumprelu"] * 2
+
+
 def test_real_results_are_paired_by_rows_and_more_latents_are_better(tiny_results: dict[int, Result]) -> None:
     found = saebench.compare(tiny_results[2], tiny_results[16])
     verdicts = found.verdicts(1)
