@@ -204,6 +204,51 @@ class Cut:
         wanted = [self.hook_in.name, self.hook_out.name]
         if not self._outputs_are_residual:
             wanted.insert(0, f"blocks.{self._start}.hook_in")
+        seen = self._seen(tokens, wanted, [], visible, positions)
+        outputs = seen[self.hook_out.name]
+        self._out_shape = outputs.shape[2:]
+        flat = outputs.flatten(2)
+        residual = flat if self._outputs_are_residual else seen[wanted[0]]
+        return Prefix(tokens, seen[self.hook_in.name].flatten(2), flat, residual)
+
+    @torch.no_grad()
+    def inputs_at(
+        self, tokens: Tensor, rows: Tensor, places: Tensor, visible: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Activations ``[wanted, d_in]`` at ``hook_in`` at some places alone: the last MLP below the cut runs there alone.
+
+        Args:
+            tokens, visible, positions: as for ``prefix``.
+            rows, places: ``[wanted]`` each, no place twice.
+        """
+        tokens, rows, places = (each.to(self.model.device) for each in (tokens, rows, places))
+        wanted = self.hook_in.name
+        return self._seen(tokens, [wanted], self._last_mlp_at(rows, places), visible, positions)[wanted][
+            rows, places
+        ].flatten(1)
+
+    def _last_mlp_at(self, rows: Tensor, places: Tensor) -> HookFunctions:
+        """Hooks that give the MLP of the cut's block those places only, and put zeros at the others behind it."""
+        mlp = f"blocks.{self.hook_in.layer}.mlp"
+        if self.hook_in.point not in ("hook_resid_post", "hook_out") or f"{mlp}.hook_in" not in self.model.bridge.hook_dict:
+            return []
+        shape: list[torch.Size] = []
+
+        def narrow(activation: Tensor, hook: Any) -> Tensor:
+            shape.append(activation.shape)
+            return activation[rows, places].unsqueeze(0)
+
+        def widen(activation: Tensor, hook: Any) -> Tensor:
+            wide = activation.new_zeros(shape[-1])
+            wide[rows, places] = activation[0]
+            return wide
+
+        return [(f"{mlp}.hook_in", narrow), (f"{mlp}.hook_out", widen)]
+
+    def _seen(
+        self, tokens: Tensor, wanted: list[str], hooks: HookFunctions, visible: Tensor | None, positions: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The activations at the ``wanted`` hooks; the pass ends once all were seen."""
         seen: dict[str, Tensor] = {}
 
         def keep(name: str) -> Callable[..., Tensor | None]:
@@ -215,12 +260,8 @@ class Cut:
             return hook_function
 
         attention = {} if visible is None else self._attention(visible, positions)
-        self.model.run(tokens, [(name, keep(name)) for name in dict.fromkeys(wanted)], **attention)
-        outputs = seen[self.hook_out.name]
-        self._out_shape = outputs.shape[2:]
-        flat = outputs.flatten(2)
-        residual = flat if self._outputs_are_residual else seen[wanted[0]]
-        return Prefix(tokens, seen[self.hook_in.name].flatten(2), flat, residual)
+        self.model.run(tokens, [*hooks, *((name, keep(name)) for name in dict.fromkeys(wanted))], **attention)
+        return seen
 
     def _attention(self, visible: Tensor, positions: Tensor | None) -> dict[str, Tensor]:
         model = self.model

@@ -1,7 +1,7 @@
 """Neuron2Graph: what makes a latent fire, as a trie built from a few of its activations.
 
 Source: Foote et al. 2023; the rules are those of the code released with Gao et al. 2024 (section 4.3). The steps are taken
-for all examples of many latents at once: texts of one length go through the model together.
+for all examples of many latents at once, and what their texts have in common goes through the model once.
 
 1. The shortest suffix of an example that, alone, keeps half of the activation.
 2. Whether it still does with one padding token in front; if not, the path carries the mark of the text's start.
@@ -11,15 +11,14 @@ for all examples of many latents at once: texts of one length go through the mod
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saebench.explaining.packing import END
 from saebench.explaining.protocol import Protocol
 from saebench.explaining.reader import LatentReader
 from saebench.explaining.trie import ANY, Path, Trie
@@ -36,12 +35,14 @@ class Examples(NamedTuple):
         tokens: ``[examples, window]``, each text up to the activation's own token, at the right.
         lengths: ``[examples]``, how many of them there are.
         values: ``[examples]`` float64, the activations.
+        positions: ``[examples]``, where in its row of the corpus each text ends.
     """
 
     latents: Tensor
     tokens: Tensor
     lengths: Tensor
     values: Tensor
+    positions: Tensor
 
 
 def cut_examples(
@@ -57,24 +58,30 @@ def cut_examples(
     """
     places = positions.unsqueeze(1) - torch.arange(window - 1, -1, -1)
     tokens = corpus_tokens[rows.unsqueeze(1), places.clamp_min(0)]
-    return Examples(latents, tokens, (positions - first + 1).clamp_max(window), values.double())
+    return Examples(latents, tokens, (positions - first + 1).clamp_max(window), values.double(), positions)
 
 
-@dataclass
-class _Subsequences:
-    """Suffixes of one length: ``[n, length]`` tokens, and per suffix its example, activation and findings."""
+class _Suffixes(NamedTuple):
+    """The shortest suffix of each example that keeps enough of the activation.
 
-    examples: Tensor
-    latents: Tensor
+    Attributes:
+        tokens: ``[examples, width]``, each followed by ``END``; ``sizes``: ``[examples]``.
+        latents: ``[examples]``; ``values``: ``[examples]`` float64, the suffix's own activation.
+    """
+
     tokens: Tensor
+    sizes: Tensor
+    latents: Tensor
     values: Tensor
-    originals: Tensor
-    at_start: Tensor
-    matters: Tensor
 
 
 def build_tries(
-    reader: LatentReader, examples: Examples, padding: int, protocol: Protocol, substitutes: Substitutes | None = None
+    reader: LatentReader,
+    examples: Examples,
+    padding: int,
+    protocol: Protocol,
+    substitutes: Substitutes | None = None,
+    done: Callable[[float], object] = lambda examples: None,
 ) -> dict[int, Trie]:
     """A trie for each latent that has examples.
 
@@ -84,78 +91,87 @@ def build_tries(
         padding: the token that stands for "nothing".
         protocol: thresholds.
         substitutes: similar tokens, for augmentation.
+        done: called with examples done; half of one where its suffix is found.
     """
-    sizes, values = _shortest_suffixes(reader, examples, protocol.activation_kept)
-    paths: dict[int, tuple[int, Path]] = {}
-    added: dict[int, list[Path]] = defaultdict(list)
-    for length in sizes.unique().tolist():
-        which = (sizes == length).nonzero().squeeze(1)
-        tokens, latents = examples.tokens[which, -length:], examples.latents[which]
-        originals, own = examples.values[which], values[which]
-        padded = reader.read(F.pad(tokens, (1, 0), value=padding), latents)
-        at_start = padded < protocol.activation_kept * originals
-        matters = _important(reader, tokens, latents, own, padding, protocol.saliency)
-        group = _Subsequences(which, latents, tokens, own, originals, at_start, matters)
-        patterns = torch.where(matters, tokens, ANY).tolist()
-        for number, pattern in enumerate(patterns):
-            path = Path(tuple(pattern), bool(at_start[number]), float(own[number]))
-            paths[int(which[number])] = (int(latents[number]), path)
-        if substitutes is not None and protocol.candidates:
-            for latent, path in _augmented(reader, group, substitutes, protocol.candidate_kept):
-                added[latent].append(path)
     tries = {latent: Trie() for latent in dict.fromkeys(examples.latents.tolist())}
-    for _, (latent, path) in sorted(paths.items()):
-        tries[latent].insert(path)
-    for latent, extra in added.items():
-        for path in extra:
+    suffixes = _shortest_suffixes(reader, examples, protocol.activation_kept, done)
+    padded, replaced = _with_padding(reader, suffixes, padding, done)
+    at_start = padded < protocol.activation_kept * examples.values
+    matters = (suffixes.tokens != END) & (1 - replaced / suffixes.values.unsqueeze(1) >= protocol.saliency)
+    patterns = torch.where(matters, suffixes.tokens, ANY)
+    for number, latent in enumerate(suffixes.latents.tolist()):
+        pattern = patterns[number, : int(suffixes.sizes[number])].tolist()
+        tries[latent].insert(Path(tuple(pattern), bool(at_start[number]), float(suffixes.values[number])))
+    if substitutes is not None and protocol.candidates:
+        for latent, path in _augmented(reader, suffixes, at_start, matters, substitutes, protocol.candidate_kept):
             tries[latent].insert(path, replace=False)
     return tries
 
 
-def _shortest_suffixes(reader: LatentReader, examples: Examples, kept: float) -> tuple[Tensor, Tensor]:
-    """``(lengths, activations)``, ``[examples]`` each. Where no suffix keeps enough: all of the text, and its activation."""
+def _suffixes(tokens: Tensor, sizes: Tensor) -> Tensor:
+    """The last ``sizes[i]`` of ``tokens`` (``[n, window]``), at the left and followed by ``END``: ``[n, max(sizes)]``."""
+    places = torch.arange(int(sizes.max()) if sizes.numel() else 0)
+    found = tokens.gather(1, (tokens.shape[1] - sizes.unsqueeze(1) + places).clamp_max(tokens.shape[1] - 1))
+    return found.masked_fill(places >= sizes.unsqueeze(1), END)
+
+
+def _shortest_suffixes(reader: LatentReader, examples: Examples, kept: float, done: Callable[[float], object]) -> _Suffixes:
+    """Where no suffix keeps enough: all of the text, and its activation.
+
+    Suffixes are tried from the shortest; those of different examples that start at the same token of a row are tried at
+    the same time, as they are beginnings of each other.
+    """
     sizes, values = examples.lengths.clone(), examples.values.clone()
     searching = torch.ones_like(sizes, dtype=torch.bool)
-    for length in range(1, int(sizes.max()) + 1 if sizes.numel() else 0):
-        which = (searching & (examples.lengths >= length)).nonzero().squeeze(1)
+    window = examples.tokens.shape[1]
+    wait = window - 1 - examples.positions % window
+    for step in range(2 * window):
+        lengths = step + 1 - wait
+        which = (searching & (lengths >= 1)).nonzero().squeeze(1)
         if not which.numel():
-            break
-        found = reader.read(examples.tokens[which, -length:], examples.latents[which])
+            continue
+        found = reader.read(_suffixes(examples.tokens[which], lengths[which]), examples.latents[which])
         enough = found >= kept * examples.values[which]
-        sizes[which[enough]], values[which[enough]] = length, found[enough]
-        searching[which[enough]] = False
-    return sizes, values
+        sizes[which[enough]], values[which[enough]] = lengths[which[enough]], found[enough]
+        ended = which[enough | (lengths[which] == examples.lengths[which])]
+        searching[ended] = False
+        done(ended.numel() / 2)
+    return _Suffixes(_suffixes(examples.tokens, sizes), sizes, examples.latents, values)
 
 
-def _important(
-    reader: LatentReader, tokens: Tensor, latents: Tensor, values: Tensor, padding: int, saliency: float
-) -> Tensor:
-    """``[n, length]`` bool: the tokens whose replacement by padding costs at least ``saliency`` of the activation."""
-    n, length = tokens.shape
-    variants = tokens.unsqueeze(1).repeat(1, length, 1)
-    every = torch.arange(length)
-    variants[:, every, every] = padding
-    found = reader.read(variants.flatten(0, 1), latents.repeat_interleave(length)).view(n, length)
-    return 1 - found / values.unsqueeze(1) >= saliency
+def _with_padding(
+    reader: LatentReader, suffixes: _Suffixes, padding: int, done: Callable[[float], object]
+) -> tuple[Tensor, Tensor]:
+    """Activations with padding in front, ``[examples]``, and in place of each token, ``[examples, width]`` (else 0)."""
+    n, width = suffixes.tokens.shape
+    which, places = (suffixes.tokens != END).nonzero(as_tuple=True)
+    variants = suffixes.tokens[which]
+    variants[torch.arange(which.numel()), places] = padding
+    table = torch.cat([F.pad(suffixes.tokens, (1, 0), value=padding), F.pad(variants, (0, 1), value=END)])
+    latents = torch.cat([suffixes.latents, suffixes.latents[which]])
+    found = reader.read(table, latents, lambda readings: done(n / 2 * readings / table.shape[0]))
+    replaced = torch.zeros(n, width, dtype=torch.float64)
+    replaced[which, places] = found[n:]
+    return found[:n], replaced
 
 
-def _augmented(reader: LatentReader, group: _Subsequences, substitutes: Substitutes, kept: float) -> list[tuple[int, Path]]:
+def _augmented(
+    reader: LatentReader, suffixes: _Suffixes, at_start: Tensor, matters: Tensor, substitutes: Substitutes, kept: float
+) -> list[tuple[int, Path]]:
     """``(latent, path)`` for each single substitution after which the latent still fires."""
-    which, places = group.matters.nonzero(as_tuple=True)
+    which, places = matters.nonzero(as_tuple=True)
     if not which.numel():
         return []
-    candidates = substitutes(group.tokens[which, places])
+    candidates = substitutes(suffixes.tokens[which, places])
     n_candidates = candidates.shape[1]
     which, places = which.repeat_interleave(n_candidates), places.repeat_interleave(n_candidates)
-    every = torch.arange(which.numel())
-    variants = group.tokens[which]
-    variants[every, places] = candidates.flatten()
-    found = reader.read(variants, group.latents[which])
-    patterns = torch.where(group.matters[which], variants, ANY)
-    return [
-        (
-            int(group.latents[which[each]]),
-            Path(tuple(patterns[each].tolist()), bool(group.at_start[which[each]]), float(found[each])),
-        )
-        for each in (found >= kept * group.values[which]).nonzero().squeeze(1).tolist()
-    ]
+    variants = suffixes.tokens[which]
+    variants[torch.arange(which.numel()), places] = candidates.flatten()
+    found = reader.read(variants, suffixes.latents[which])
+    still = found >= kept * suffixes.values[which]
+    patterns = torch.where(matters[which], variants, ANY)[still]
+    paths = []
+    for number, pattern, value in zip(which[still].tolist(), patterns.tolist(), found[still].tolist(), strict=True):
+        path = Path(tuple(pattern[: int(suffixes.sizes[number])]), bool(at_start[number]), value)
+        paths.append((int(suffixes.latents[number]), path))
+    return paths

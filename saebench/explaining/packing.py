@@ -1,11 +1,13 @@
-"""Texts with common beginnings, run as trees: what they share goes through the model once.
+"""Texts with common beginnings: what they share goes through the model once.
 
-Replacing the tokens of a text one at a time gives texts that share their beginnings. Their tree of prefixes has about half
-as many nodes as the texts have tokens; it is laid out as one sequence in which each token attends to its ancestors.
+A text that another begins with needs no pass of its own: a causal model's activations at its end are in the other's. Texts
+that part from each other, as those do in which one token at a time is replaced, form a tree of prefixes; it is laid out as
+one sequence in which each token attends to its ancestors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +16,14 @@ from torch import Tensor
 
 from saebench.lm import Cut
 
-SMALLEST_PACK = 64
-"""Tokens laid out together; three times the length of a text where that is more. Attention grows with the square."""
+END = -1
+"""Behind a text, up to the width of the table that it stands in. Less than any token: a beginning sorts before the whole."""
 
-WORTHWHILE = 0.85
-"""Packing costs wider attention: it is done where the nodes are fewer than this share of the tokens."""
+SMALLEST_PACK = 64
+"""Tokens of a tree; three times the length of its texts where that is more. Attention grows with the square."""
+
+WASTE = 128
+"""Tokens of filling that a batch may have: about what a batch of its own would cost."""
 
 
 @dataclass(frozen=True)
@@ -26,90 +31,125 @@ class Pack:
     """Some texts as one sequence.
 
     Attributes:
-        tokens, positions: ``[nodes]``; ``visible``: ``[nodes, nodes]`` bool, each node's ancestors and itself.
+        tokens: ``[nodes]``.
         ends: ``[texts]``, where each text's last token lies.
+        positions: ``[nodes]``, and ``visible``: ``[nodes, nodes]`` bool, each node's ancestors and itself; None where the
+            sequence is a text as any other.
     """
 
     tokens: Tensor
-    positions: Tensor
-    visible: Tensor
     ends: Tensor
+    positions: Tensor | None = None
+    visible: Tensor | None = None
 
 
-def shared_beginnings(texts: Tensor) -> Tensor:
-    """``[texts]``: tokens that each of the sorted, different ``texts`` (``[texts, length]``) shares with the one before."""
-    same = (texts[1:] == texts[:-1]).long().cumprod(dim=1).sum(dim=1)
-    return torch.cat([same.new_zeros(min(1, texts.shape[0])), same])
+class Texts:
+    """Different texts in order, each behind those that it begins with.
+
+    Attributes:
+        table: ``[texts, width]``, each followed by ``END``; ``lengths``: ``[texts]``.
+        shared: ``[texts]``, how many tokens each has in common with the one before.
+        whole: ``[texts]`` bool, whether no other text goes on from it.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+        self.lengths = (table != END).sum(dim=1)
+        common = ((table[1:] == table[:-1]) & (table[1:] != END)).long().cumprod(dim=1).sum(dim=1)
+        self.shared = torch.cat([common.new_zeros(min(1, table.shape[0])), common])
+        self.whole = torch.ones_like(self.lengths, dtype=torch.bool)
+        self.whole[:-1] = self.shared[1:] < self.lengths[:-1]
+
+    def chains(self) -> list[Pack]:
+        """One sequence for each text that no other goes on from; those that it begins with end inside it."""
+        last = self.whole.nonzero().squeeze(1)
+        first = torch.cat([last.new_zeros(1), last + 1]).tolist()
+        lengths = self.lengths.tolist()
+        return [
+            Pack(self.table[number, : lengths[number]], self.lengths[start : number + 1] - 1)
+            for start, number in zip(first, last.tolist(), strict=False)
+        ]
+
+    def trees(self) -> list[Pack]:
+        """All texts, in order, as trees of bounded size."""
+        packs: list[Pack] = []
+        start, size, longest = 0, 0, 0
+        lengths, shared = self.lengths.tolist(), self.shared.tolist()
+        for number, length in enumerate(lengths):
+            longest = max(longest, length)
+            if size and size + length - shared[number] > max(SMALLEST_PACK, 3 * longest):
+                packs.append(self._tree(start, number))
+                start, size, longest = number, 0, length
+            size += length - shared[number] if size else length
+        if lengths:
+            packs.append(self._tree(start, len(lengths)))
+        return packs
+
+    def _tree(self, start: int, stop: int) -> Pack:
+        lengths = self.lengths[start:stop]
+        shared = self.shared[start:stop].clone()
+        shared[0] = 0
+        size = int((lengths - shared).sum())
+        visible = np.zeros((size, size), dtype=bool)
+        below = np.tril(np.ones((self.table.shape[1], self.table.shape[1]), dtype=bool))
+        path = np.zeros(self.table.shape[1], dtype=np.int64)  # the nodes of the current text
+        ends, used = [], 0
+        for length, common in zip(lengths.tolist(), shared.tolist(), strict=True):
+            new = np.arange(used, used + length - common)
+            path[common:length] = new
+            visible[np.ix_(new, path[:common])] = True
+            visible[used : used + new.size, used : used + new.size] = below[: new.size, : new.size]
+            used += new.size
+            ends.append(path[length - 1])
+        places = torch.arange(self.table.shape[1]).expand(stop - start, -1)
+        fresh = (places >= shared.unsqueeze(1)) & (places < lengths.unsqueeze(1))
+        return Pack(self.table[start:stop][fresh], torch.tensor(ends), places[fresh], torch.from_numpy(visible))
 
 
-def worth_packing(texts: Tensor) -> bool:
-    """Whether the tree of sorted, different ``texts`` (``[texts, length]``) is enough smaller than they are."""
-    return texts.numel() - int(shared_beginnings(texts).sum()) < WORTHWHILE * texts.numel()
-
-
-def pack(texts: Tensor) -> list[Pack]:
-    """Lay sorted, different ``texts`` (``[texts, length]``) out as trees, in order, in packs of bounded size."""
-    n_texts, length = texts.shape
-    most = max(SMALLEST_PACK, 3 * length)
-    packs: list[Pack] = []
-    start, size = 0, 0
-    shared = shared_beginnings(texts).tolist()
-    for number in range(n_texts):
-        new = length - shared[number]
-        if size and size + new > most:
-            packs.append(_tree(texts[start:number], shared[start:number]))
-            start, size = number, 0
-        size += new if size else length
-    if n_texts:
-        packs.append(_tree(texts[start:], shared[start:]))
-    return packs
-
-
-def _tree(texts: Tensor, shared: list[int]) -> Pack:
-    length = texts.shape[1]
-    shared = [0, *shared[1:]]
-    size = len(shared) * length - sum(shared)
-    visible = np.zeros((size, size), dtype=bool)
-    below = np.tril(np.ones((length, length), dtype=bool))
-    path = np.zeros(length, dtype=np.int64)  # the nodes of the current text
-    ends, used = [], 0
-    for common in shared:
-        new = np.arange(used, used + length - common)
-        path[common:] = new
-        visible[np.ix_(new, path[:common])] = True
-        visible[used : used + new.size, used : used + new.size] = below[: new.size, : new.size]
-        used += new.size
-        ends.append(used - 1)
-    fresh = torch.arange(length) >= torch.tensor(shared).unsqueeze(1)
-    positions = torch.arange(length).expand(len(shared), length)[fresh]
-    return Pack(texts[fresh], positions, torch.from_numpy(visible), torch.tensor(ends))
+def together(packs: list[Pack], most: int) -> Iterator[list[int]]:
+    """Numbers of packs of like size that go through the model together, ``most`` tokens or one pack at most."""
+    sizes = [each.tokens.numel() for each in packs]
+    some: list[int] = []
+    used = 0
+    for number in sorted(range(len(packs)), key=sizes.__getitem__):
+        if some and ((len(some) + 1) * sizes[number] > most or len(some) * sizes[number] - used > WASTE):
+            yield some
+            some, used = [], 0
+        some.append(number)
+        used += sizes[number]
+    if some:
+        yield some
 
 
 def run_packed(cut: Cut, packs: list[Pack]) -> Tensor:
     """Activations ``[texts, d_in]`` at the last token of each text of ``packs``, which go through the model together."""
     size = max(each.tokens.numel() for each in packs)
+    rows = torch.arange(len(packs)).repeat_interleave(torch.tensor([each.ends.numel() for each in packs]))
+    ends = torch.cat([each.ends for each in packs])
     tokens = torch.zeros(len(packs), size, dtype=torch.int64)
+    for row, each in enumerate(packs):
+        tokens[row, : each.tokens.numel()] = each.tokens
+    if packs[0].visible is None:  # what stands behind a text has no effect on it
+        return cut.inputs_at(tokens, rows, ends)
     positions = torch.zeros_like(tokens)
     visible = torch.eye(size, dtype=torch.bool).repeat(len(packs), 1, 1)  # what pads a pack sees itself alone
     for row, each in enumerate(packs):
         nodes = each.tokens.numel()
-        tokens[row, :nodes], positions[row, :nodes] = each.tokens, each.positions
-        visible[row, :nodes, :nodes] = each.visible
-    inputs = cut.prefix(tokens, visible, positions).inputs
-    rows = torch.arange(len(packs)).repeat_interleave(torch.tensor([each.ends.numel() for each in packs]))
-    return inputs[rows, torch.cat([each.ends for each in packs])]
+        assert each.positions is not None and each.visible is not None
+        positions[row, :nodes], visible[row, :nodes, :nodes] = each.positions, each.visible
+    return cut.inputs_at(tokens, rows, ends, visible, positions)
 
 
 @torch.no_grad()
 def heeds_trees(cut: Cut, tokens: Tensor) -> bool:
     """Whether the model computes trees as it computes their texts, tried on a text (``[length]``) and two variants of it."""
-    texts = tokens.repeat(3, 1)
-    texts[1, tokens.numel() // 2] = tokens[0]
-    texts[2, -1] = tokens[0]
-    texts = torch.unique(texts, dim=0)
-    plain = cut.prefix(texts).inputs[:, -1].float()
+    table = tokens.repeat(3, 1)
+    table[1, tokens.numel() // 2] = tokens[0]
+    table[2, -1] = tokens[0]
+    texts = Texts(torch.unique(table, dim=0))
+    plain = cut.prefix(texts.table).inputs[:, -1].float()
     try:
-        tree = run_packed(cut, pack(texts)).float()
+        tree = run_packed(cut, texts.trees()).float()
     except Exception:  # whatever an architecture makes of a mask that it does not know, its texts can be run one by one
         return False
     return bool((tree - plain).norm() <= 1e-3 * plain.norm())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saebench.explaining.packing import heeds_trees, pack, run_packed, worth_packing
+from saebench.explaining.packing import Texts, heeds_trees, run_packed, together
 from saebench.lm import Cut
 from saebench.sae import Autoencoder, SparseAutoencoder
 from saebench.sae.activations import Elementwise
@@ -19,60 +19,52 @@ TOKENS_PER_BATCH = 2048
 
 
 class LatentReader:
-    """Runs the layers below the hook on batches of equally long texts and encodes their last positions.
+    """Runs the layers below the hook on batches of texts and encodes their last positions.
 
     The code is that of the whole dictionary where latents compete, so that a latent outside the top k counts as 0; where
     each decides alone, only the latents asked for are encoded. Texts that several latents ask for are run once, and so are
-    beginnings that texts share, where the model can do it.
+    beginnings that texts share: where they part again, only if the model can do it.
 
     Attributes:
-        packs: whether beginnings are shared; found out by a trial.
+        trees: whether texts that part from each other are run as trees; found out by a trial.
         asked: readings so far; ``texts`` and ``tokens``: what was run for them.
     """
 
     def __init__(self, cut: Cut, sae: Autoencoder, bos: int | None) -> None:
         self.cut, self.sae, self.bos = cut, sae, bos
-        self.packs = heeds_trees(cut, torch.arange(3, 11))
+        self.trees = heeds_trees(cut, torch.arange(3, 11))
         self.asked = self.texts = self.tokens = 0
 
     @torch.no_grad()
-    def read(self, texts: Tensor, latents: Tensor) -> Tensor:
+    def read(self, table: Tensor, latents: Tensor, done: Callable[[int], object] = lambda readings: None) -> Tensor:
         """Activations ``[readings]`` float64, at the last token of each text.
 
         Args:
-            texts: ``[readings, length]``, without the BOS that is put in front of each.
+            table: ``[readings, width]``, texts without the BOS that is put in front of each, followed by ``END``.
             latents: ``[readings]``, the latent asked for.
+            done: called with the number of readings of each batch.
         """
-        unique, inverse = torch.unique(texts, dim=0, return_inverse=True)
-        if self.bos is not None:
-            unique = F.pad(unique, (1, 0), value=self.bos)
-        found = torch.zeros(texts.shape[0], dtype=torch.float64)
-        start = 0
-        for x in self._activations(unique):
-            stop = start + x.shape[0]
-            readings = ((inverse >= start) & (inverse < stop)).nonzero().squeeze(1)
-            found[readings] = self._values(x, inverse[readings] - start, latents[readings])
-            start = stop
-        self.asked += texts.shape[0]
+        unique, inverse = torch.unique(table, dim=0, return_inverse=True)
+        texts = Texts(unique if self.bos is None else F.pad(unique, (1, 0), value=self.bos))
+        found = torch.zeros(table.shape[0], dtype=torch.float64)
+        for numbers, x in self._activations(texts):
+            places = torch.full((unique.shape[0],), -1)
+            places[numbers] = torch.arange(numbers.numel())
+            readings = (places[inverse] >= 0).nonzero().squeeze(1)
+            found[readings] = self._values(x, places[inverse[readings]], latents[readings])
+            done(readings.numel())
+        self.asked += table.shape[0]
         self.texts += unique.shape[0]
         return found
 
-    def _activations(self, texts: Tensor) -> Iterator[Tensor]:
-        """``[some texts, d_in]`` float32 at the last tokens of sorted, different ``texts``, in their order."""
-        if not (self.packs and worth_packing(texts)):
-            for some in texts.split(max(1, TOKENS_PER_BATCH // texts.shape[1])):
-                self.tokens += some.numel()
-                yield self.cut.prefix(some).inputs[:, -1].float()
-            return
-        packs = pack(texts)
-        sizes = torch.tensor([each.tokens.numel() for each in packs])
-        numbers = torch.arange(texts.shape[0]).split([each.ends.numel() for each in packs])
-        found = torch.empty(texts.shape[0], self.sae.d_in)
-        for some in sizes.argsort(stable=True).split(max(1, TOKENS_PER_BATCH // int(sizes.max()))):  # alike: little padding
-            group = [packs[each] for each in some.tolist()]
-            found[torch.cat([numbers[each] for each in some.tolist()])] = run_packed(self.cut, group).float().cpu()
-        self.tokens += int(sizes.sum())
-        yield from found.to(self.cut.model.device).split(TOKENS_PER_BATCH)
+    def _activations(self, texts: Texts) -> Iterator[tuple[Tensor, Tensor]]:
+        """Numbers of some texts and activations (``[some, d_in]`` float32) at their last tokens, until all were there."""
+        packs = texts.trees() if self.trees else texts.chains()
+        numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
+        for some in together(packs, TOKENS_PER_BATCH):
+            group = [packs[each] for each in some]
+            self.tokens += sum(each.tokens.numel() for each in group)
+            yield torch.cat([numbers[each] for each in some]), run_packed(self.cut, group).float()
 
     def _values(self, x: Tensor, places: Tensor, latents: Tensor) -> Tensor:
         """``[readings]``: of activations ``x`` (``[texts, d]``), latent ``latents[i]`` at text ``places[i]``."""

@@ -28,8 +28,8 @@ from saebench.lm import Cut
 from saebench.progress import Progress
 from saebench.sae import Autoencoder
 
-LATENTS_TOGETHER = 128
-"""Latents whose texts go through the model together: enough to fill batches, and a step of the progress bar."""
+LATENTS_TOGETHER = 256
+"""Latents whose texts go through the model together: the more, the more beginnings they share; each costs about 1 MiB."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,11 @@ def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: 
 def tries_of(ground: Ground, reader: LatentReader, examples: Examples, latents: Sequence[int]) -> dict[int, Trie]:
     """The tries of ``latents``, from their ``examples``."""
     tries: dict[int, Trie] = {}
-    with ground.progress.task("Building tries", len(latents), "latents") as advance:
+    with ground.progress.task("Building tries", examples.latents.numel(), "examples") as advance:
         for start in range(0, len(latents), LATENTS_TOGETHER):
             some = torch.tensor(latents[start : start + LATENTS_TOGETHER])
             part = Examples(*(each[torch.isin(examples.latents, some)] for each in examples))
-            tries |= build_tries(reader, part, ground.padding, ground.protocol, ground.substitutes)
-            advance(some.numel())
+            tries |= build_tries(reader, part, ground.padding, ground.protocol, ground.substitutes, advance)
     return tries
 
 

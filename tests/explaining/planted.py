@@ -25,6 +25,11 @@ class TokensAsActivations:
         activations = torch.cat([own, before], dim=-1).float()
         return Prefix(tokens, activations, activations, activations)
 
+    def inputs_at(
+        self, tokens: Tensor, rows: Tensor, places: Tensor, visible: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        return self.prefix(tokens).inputs[rows, places]
+
 
 def planted_sae() -> SparseAutoencoder:
     """Latent 0 fires on token 10, latent 1 on the bigram 20 21, latent 2 never, latent 3 on token 30 or 31."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from saebench.corpus import TokenCorpus, load_corpus, make_corpus
-from saebench.explaining.packing import heeds_trees, pack, run_packed
+from saebench.explaining.packing import END, Pack, Texts, heeds_trees, run_packed, together
 from saebench.explaining.protocol import Protocol, read_protocol
 from saebench.explaining.reader import LatentReader, narrowed
 from saebench.explaining.study import Ground, choose, study, survey
@@ -92,15 +92,33 @@ def test_the_same_tries_as_one_at_a_time_on_a_real_model(make_sae: Callable[...,
     assert compare(model, "blocks.15.hook_resid_post", 15, sae, corpus, protocol, {}) > 8
 
 
-def test_trees_give_what_texts_give(tiny_model: LanguageModel) -> None:
+def some_texts(n: int, longest: int) -> torch.Tensor:
+    """Random texts of few tokens, of all lengths, so that many share beginnings and some are beginnings of others."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randint(3, 6, (n, longest), generator=generator)
+    lengths = torch.randint(1, longest + 1, (n, 1), generator=generator)
+    return table.masked_fill(torch.arange(longest) >= lengths, END)
+
+
+@pytest.mark.parametrize("way", ["trees", "chains"])
+def test_packs_give_what_texts_give(tiny_model: LanguageModel, way: str) -> None:
     cut = tiny_model.cut(HOOK)
     assert heeds_trees(cut, torch.arange(3, 11))
-    texts = torch.randint(3, 6, (300, 7), generator=torch.Generator().manual_seed(0))
-    texts = torch.unique(texts, dim=0)
-    packs = pack(texts)
+    texts = Texts(torch.unique(some_texts(300, 7), dim=0))
+    packs: list[Pack] = getattr(texts, way)()
     nodes = sum(each.tokens.numel() for each in packs)
-    assert len(packs) > 3 and nodes < 0.6 * texts.numel()
-    assert torch.allclose(run_packed(cut, packs), cut.prefix(texts).inputs[:, -1], atol=1e-3)  # of norms near 50
+    if way == "trees":
+        assert len(packs) > 3 and nodes < 0.6 * int(texts.lengths.sum())
+    else:
+        assert len(packs) == int(texts.whole.sum()) < texts.lengths.numel() and nodes < 0.9 * int(texts.lengths.sum())
+    groups = list(together(packs, 100))
+    assert len(groups) > 3 and sorted(number for each in groups for number in each) == list(range(len(packs)))
+    numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
+    for group in groups:
+        found = run_packed(cut, [packs[each] for each in group])
+        for row, number in zip(found, torch.cat([numbers[each] for each in group]).tolist(), strict=True):
+            alone = cut.prefix(texts.table[number : number + 1, : int(texts.lengths[number])]).inputs[0, -1]
+            assert torch.allclose(row, alone, atol=1e-3)  # of norms near 50
 
 
 def test_a_model_that_does_not_heed_trees_is_given_texts(tiny_model: LanguageModel) -> None:
@@ -111,17 +129,19 @@ def test_a_model_that_does_not_heed_trees_is_given_texts(tiny_model: LanguageMod
 def test_readings_do_not_depend_on_how_texts_are_run(
     make_sae: Callable[..., SparseAutoencoder], tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = torch.randint(3, 7, (200, 5), generator=torch.Generator().manual_seed(0))
+    table = some_texts(200, 6)
     latents = torch.randint(0, 64, (200,), generator=torch.Generator().manual_seed(1))
     reader = LatentReader(tiny_model.cut(HOOK), make_sae(activation=TopK(24)), bos=1)
-    packed = reader.read(texts, latents)
-    assert reader.asked == 200 and reader.texts < 200 and reader.tokens < 200 * 4
-    reader.packs = False
+    batches: list[int] = []
+    packed = reader.read(table, latents, batches.append)
+    assert reader.asked == sum(batches) == 200 and reader.texts < 200 and reader.tokens < 200 * 4
+    reader.trees = False
     monkeypatch.setattr("saebench.explaining.reader.TOKENS_PER_BATCH", 20)
-    assert torch.allclose(reader.read(texts, latents), packed, atol=1e-5)
-    x = tiny_model.cut(HOOK).prefix(F.pad(texts, (1, 0), value=1)).inputs[:, -1]
-    dense = make_sae(activation=TopK(24)).encode(x).to_dense()
-    assert torch.allclose(packed, dense[torch.arange(200), latents].double(), atol=1e-5)
+    assert torch.allclose(reader.read(table, latents), packed, atol=1e-5)
+    for row, latent, value in zip(table, latents.tolist(), packed.tolist(), strict=True):
+        text = F.pad(row[row != END], (1, 0), value=1)
+        code = make_sae(activation=TopK(24)).encode(tiny_model.cut(HOOK).prefix(text.unsqueeze(0)).inputs[0, -1:])
+        assert value == pytest.approx(float(code.to_dense()[0, latent]), rel=1e-5, abs=1e-5)
     assert (packed > 0).any() and (packed == 0).any()
 
 
