@@ -72,6 +72,20 @@ def test_suffix_of_prefix_is_the_plain_model_at_every_hook(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_activations_at_some_places_are_those_of_the_whole_text(name: str) -> None:
+    _, lm = random_model(name)
+    tokens = torch.randint(0, 200, (3, 20), generator=torch.Generator().manual_seed(0))
+    rows, places = torch.tensor([2, 0, 0]), torch.tensor([4, 19, 7])
+    for point in POINTS:
+        if name == "neox" and point == "hook_resid_mid":
+            continue
+        cut = lm.cut(f"blocks.1.{point}")
+        torch.testing.assert_close(
+            cut.inputs_at(tokens, rows, places), cut.prefix(tokens).inputs[rows, places], atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_a_splice_equals_a_plain_hook_on_the_block(name: str, layer: int) -> None:
     """Independent reference: a PyTorch hook on the plain model's own block replaces its output."""
@@ -123,6 +137,21 @@ def test_layers_below_the_cut_do_not_run_in_the_suffix() -> None:
     assert set(ran) <= {0, 1}
     for handle in handles:
         handle.remove()
+
+
+def test_the_last_mlp_runs_where_activations_are_asked_for() -> None:
+    _, lm = random_model("llama")
+    cut = lm.cut("blocks.1.hook_resid_post")
+    tokens = torch.randint(0, 200, (3, 20), generator=torch.Generator().manual_seed(0))
+    seen: list[int] = []
+    for layer in range(3):
+        lm.bridge.blocks[layer].mlp.gate.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].shape[:-1].numel())
+        )
+    cut.prefix(tokens)
+    assert seen == [60, 60]
+    cut.inputs_at(tokens, torch.tensor([2, 0]), torch.tensor([4, 19]))
+    assert seen[2:] == [60, 2]
 
 
 def test_a_transcoder_reads_one_hook_and_writes_another() -> None:
