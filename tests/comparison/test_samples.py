@@ -19,9 +19,14 @@ from tests.sample_results import evaluator, metric, sample_result
 MSE = "reconstruction.normalised_mse"
 
 
+def exact(values: list[float]) -> torch.Tensor:
+    """As float64 from the start: ``torch.tensor`` alone rounds to float32."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def result_of_rows(errors: list[float], variances: list[float], corpus: str = "b7" * 32, **details: Any) -> Result:
     """A result whose normalised MSE rests on these sums by row."""
-    estimate = ratio_estimate(torch.tensor(errors).double(), torch.tensor(variances).double())
+    estimate = ratio_estimate(exact(errors), exact(variances))
     found = evaluator(
         "reconstruction",
         [metric("normalised_mse", estimate.value, estimate.standard_error, direction="lower")],
@@ -42,8 +47,8 @@ def test_a_paired_difference_is_the_ratio_estimate_of_the_differences(rows: list
     one, other, variance = (list(column) for column in zip(*rows, strict=True))
     verdict = judge(result_of_rows(one, variance), result_of_rows(other, variance), MSE)
     assert verdict is not None and verdict.paired == "rows of text"
-    difference = torch.tensor(other).double() - torch.tensor(one).double()
-    expected = ratio_estimate(difference, torch.tensor(variance).double())
+    difference = exact(other) - exact(one)
+    expected = ratio_estimate(difference, exact(variance))
     assert verdict.difference == pytest.approx(expected.value, abs=1e-9)
     assert verdict.error == pytest.approx(expected.standard_error, rel=1e-6, abs=1e-12)
 
@@ -111,7 +116,7 @@ def test_metrics_over_tasks_are_paired_by_task() -> None:
     other = with_units([0.2, 0.61, 0.99], ["a", "b", "c"])
     verdict = judge(one, other, "probe.loss")
     assert verdict is not None and verdict.paired == "tasks" and verdict.outcome == "worse"
-    assert verdict.error == pytest.approx(torch.tensor([0.1, 0.11, 0.09]).double().std().item() / math.sqrt(3), rel=1e-6)
+    assert verdict.error == pytest.approx(exact([0.1, 0.11, 0.09]).std().item() / math.sqrt(3), rel=1e-6)
     renamed = judge(one, with_units([0.2, 0.61, 0.99], ["a", "b", "d"]), "probe.loss")
     assert renamed is not None and renamed.paired == "" and renamed.outcome == "within"
 
