@@ -41,7 +41,7 @@ def result_of_rows(errors: list[float], variances: list[float], corpus: str = "b
 positive = st.floats(0.1, 10)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(positive, positive, positive), min_size=3, max_size=30))
 def test_a_paired_difference_is_the_ratio_estimate_of_the_differences(rows: list[tuple[float, float, float]]) -> None:
     one, other, variance = (list(column) for column in zip(*rows, strict=True))
