@@ -59,6 +59,11 @@ class Hook:
         """Whether the whole residual stream passes here, between two blocks."""
         return self.point in ("hook_resid_pre", "hook_resid_post", "hook_in", "hook_out")
 
+    @property
+    def is_block_output(self) -> bool:
+        """Whether it is the residual stream behind its block."""
+        return self.point in ("hook_resid_post", "hook_out")
+
     def __str__(self) -> str:
         return self.name
 

@@ -184,8 +184,7 @@ class Cut:
     def __init__(self, model: LanguageModel, hook_in: Hook, hook_out: Hook) -> None:
         self.model, self.hook_in, self.hook_out = model, hook_in, hook_out
         self._outputs_are_residual = hook_out.is_residual
-        after = hook_out.point in ("hook_resid_post", "hook_out")
-        self._start = hook_out.layer + 1 if after else hook_out.layer
+        self._start = hook_out.layer + 1 if hook_out.is_block_output else hook_out.layer
         self._out_shape: torch.Size | None = None
         trial = self.prefix(torch.zeros(1, 2, dtype=torch.long))
         self.d_in, self.d_out = trial.inputs.shape[-1], trial.outputs.shape[-1]
@@ -222,24 +221,20 @@ class Cut:
             rows, places: ``[wanted]`` each, no place twice.
         """
         tokens, rows, places = (each.to(self.model.device) for each in (tokens, rows, places))
-        wanted = self.hook_in.name
-        return self._seen(tokens, [wanted], self._last_mlp_at(rows, places), visible, positions)[wanted][
-            rows, places
-        ].flatten(1)
+        name, hooks = self.hook_in.name, self._last_mlp_at(tokens.shape, rows, places)
+        return self._seen(tokens, [name], hooks, visible, positions)[name][rows, places].flatten(1)
 
-    def _last_mlp_at(self, rows: Tensor, places: Tensor) -> HookFunctions:
-        """Hooks that give the MLP of the cut's block those places only, and put zeros at the others behind it."""
+    def _last_mlp_at(self, shape: torch.Size, rows: Tensor, places: Tensor) -> HookFunctions:
+        """Hooks that give the MLP of the cut's block those places of ``shape`` alone, with zeros elsewhere."""
         mlp = f"blocks.{self.hook_in.layer}.mlp"
-        if self.hook_in.point not in ("hook_resid_post", "hook_out") or f"{mlp}.hook_in" not in self.model.bridge.hook_dict:
+        if not self.hook_in.is_block_output or f"{mlp}.hook_in" not in self.model.bridge.hook_dict:
             return []
-        shape: list[torch.Size] = []
 
         def narrow(activation: Tensor, hook: Any) -> Tensor:
-            shape.append(activation.shape)
             return activation[rows, places].unsqueeze(0)
 
         def widen(activation: Tensor, hook: Any) -> Tensor:
-            wide = activation.new_zeros(shape[-1])
+            wide = activation.new_zeros(*shape, activation.shape[-1])
             wide[rows, places] = activation[0]
             return wide
 

@@ -49,7 +49,6 @@ class Texts:
     Attributes:
         table: ``[texts, width]``, each followed by ``END``; ``lengths``: ``[texts]``.
         shared: ``[texts]``, how many tokens each has in common with the one before.
-        whole: ``[texts]`` bool, whether no other text goes on from it.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -57,8 +56,13 @@ class Texts:
         self.lengths = (table != END).sum(dim=1)
         common = ((table[1:] == table[:-1]) & (table[1:] != END)).long().cumprod(dim=1).sum(dim=1)
         self.shared = torch.cat([common.new_zeros(min(1, table.shape[0])), common])
-        self.whole = torch.ones_like(self.lengths, dtype=torch.bool)
-        self.whole[:-1] = self.shared[1:] < self.lengths[:-1]
+
+    @property
+    def whole(self) -> Tensor:
+        """``[texts]`` bool: whether no other text goes on from it."""
+        whole = torch.ones_like(self.lengths, dtype=torch.bool)
+        whole[:-1] = self.shared[1:] < self.lengths[:-1]
+        return whole
 
     def chains(self) -> list[Pack]:
         """One sequence for each text that no other goes on from; those that it begins with end inside it."""
@@ -91,14 +95,13 @@ class Texts:
         shared[0] = 0
         size = int((lengths - shared).sum())
         visible = np.zeros((size, size), dtype=bool)
-        below = np.tril(np.ones((self.table.shape[1], self.table.shape[1]), dtype=bool))
         path = np.zeros(self.table.shape[1], dtype=np.int64)  # the nodes of the current text
         ends, used = [], 0
         for length, common in zip(lengths.tolist(), shared.tolist(), strict=True):
             new = np.arange(used, used + length - common)
             path[common:length] = new
             visible[np.ix_(new, path[:common])] = True
-            visible[used : used + new.size, used : used + new.size] = below[: new.size, : new.size]
+            visible[used : used + new.size, used : used + new.size] = np.tri(new.size, dtype=bool)
             used += new.size
             ends.append(path[length - 1])
         places = torch.arange(self.table.shape[1]).expand(stop - start, -1)

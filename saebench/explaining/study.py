@@ -29,7 +29,7 @@ from saebench.progress import Progress
 from saebench.sae import Autoencoder
 
 LATENTS_TOGETHER = 256
-"""Latents whose texts go through the model together: the more, the more beginnings they share; each costs about 1 MiB."""
+"""Latents whose texts go through the model together: the more, the more beginnings they share; a bound on memory."""
 
 
 @dataclass(frozen=True)
