@@ -7,13 +7,13 @@ one sequence in which each token attends to its ancestors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saebench.batching import batches_by_length
 from saebench.lm import Cut
 
 END = -1
@@ -109,19 +109,9 @@ class Texts:
         return Pack(self.table[start:stop][fresh], torch.tensor(ends), places[fresh], torch.from_numpy(visible))
 
 
-def together(packs: list[Pack], most: int) -> Iterator[list[int]]:
+def together(packs: list[Pack], most: int) -> list[list[int]]:
     """Numbers of packs of like size that go through the model together, ``most`` tokens or one pack at most."""
-    sizes = [each.tokens.numel() for each in packs]
-    some: list[int] = []
-    used = 0
-    for number in sorted(range(len(packs)), key=sizes.__getitem__):
-        if some and ((len(some) + 1) * sizes[number] > most or len(some) * sizes[number] - used > WASTE):
-            yield some
-            some, used = [], 0
-        some.append(number)
-        used += sizes[number]
-    if some:
-        yield some
+    return batches_by_length([each.tokens.numel() for each in packs], most, WASTE)
 
 
 def run_packed(cut: Cut, packs: list[Pack]) -> Tensor:

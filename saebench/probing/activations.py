@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from saebench.batching import batches_by_length
 from saebench.checkpoints.base import write_safetensors
 from saebench.lm import Cut
 from saebench.paths import cache_folder
@@ -121,7 +122,7 @@ def run_texts(
         own = own[-limits.most_tokens :] if limits.drop == "start" else own[: limits.most_tokens]
         ids.append(front + (own or [_any_token(tokenizer)]))
     kept: dict[int, Tensor] = {}
-    for batch in _batches(ids):
+    for batch in batches_by_length([len(each) for each in ids], TOKENS_PER_BATCH):
         width = max(len(ids[index]) for index in batch)
         tokens = torch.tensor([ids[index] + [0] * (width - len(ids[index])) for index in batch])
         inputs = cut.prefix(tokens).inputs
@@ -135,18 +136,6 @@ def run_texts(
         "owner": torch.arange(len(ids)).repeat_interleave(lengths),
         "truncated": torch.tensor(truncated),
     }
-
-
-def _batches(ids: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Numbers of texts by falling length, cut so that no batch has many more than ``TOKENS_PER_BATCH`` tokens."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(ids)), key=lambda each: (-len(ids[each]), each)):
-        longest = len(ids[batches[-1][0]]) if batches else 0
-        if batches and longest * (len(batches[-1]) + 1) <= TOKENS_PER_BATCH:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def _any_token(tokenizer: object) -> int:

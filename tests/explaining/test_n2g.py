@@ -111,7 +111,7 @@ def test_packs_give_what_texts_give(tiny_model: LanguageModel, way: str) -> None
         assert len(packs) > 3 and nodes < 0.6 * int(texts.lengths.sum())
     else:
         assert len(packs) == int(texts.whole.sum()) < texts.lengths.numel() and nodes < 0.9 * int(texts.lengths.sum())
-    groups = list(together(packs, 100))
+    groups = together(packs, 100)
     assert len(groups) > 3 and sorted(number for each in groups for number in each) == list(range(len(packs)))
     numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
     for group in groups:
