@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from saebench.version import __version__
 
 if TYPE_CHECKING:
     from saebench.api import evaluate, load
     from saebench.comparison.compare import Comparison, compare
     from saebench.errors import SaebenchError
+    from saebench.report.scorecard import Scorecard
     from saebench.results import Result, read_result
     from saebench.sae import SparseAutoencoder
-    from saebench.scorecard import Scorecard
 
 _LAZY = {
     "Comparison": "saebench.comparison.compare",
@@ -22,7 +22,7 @@ _LAZY = {
     "SaebenchError": "saebench.errors",
     "Result": "saebench.results",
     "read_result": "saebench.results",
-    "Scorecard": "saebench.scorecard",
+    "Scorecard": "saebench.report.scorecard",
     "SparseAutoencoder": "saebench.sae",
 }
 
@@ -32,6 +32,7 @@ __all__ = [
     "SaebenchError",
     "Scorecard",
     "SparseAutoencoder",
+    "__version__",
     "compare",
     "evaluate",
     "load",

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saebench.comparison.commands import compare
+from saebench.commands import leaderboard
+from saebench.commands.compare import compare
+from saebench.commands.dictionary import dictionary
+from saebench.commands.examples import examples
+from saebench.commands.explain import explain
+from saebench.commands.studies import meta, scaling, stitch
+from saebench.commands.tasks import tasks
+from saebench.commands.training import sweep, train
+from saebench.commands.view import view
 from saebench.errors import SaebenchError
-from saebench.evaluators.commands import dictionary
-from saebench.explaining.commands import examples
-from saebench.explaining.llm_commands import explain
-from saebench.leaderboard import commands as leaderboard
-from saebench.studies.commands import meta, scaling, stitch
-from saebench.tasks.commands import tasks
-from saebench.training.commands import sweep, train
-from saebench.viewer.commands import view
 
 app = typer.Typer(
     help="Evaluate sparse autoencoders on language-model activations.",
@@ -80,11 +80,12 @@ def evaluate(
     resume: Annotated[bool, typer.Option(help="Go on from an earlier result made with the same settings.")] = False,
 ) -> None:  # fmt: skip
     """Judge checkpoints: print the scorecard and write a result file."""
-    from saebench.api import DEFAULT_TOKENS, evaluate
-    from saebench.controls import CONTROLS
+    from saebench.api import evaluate
+    from saebench.evaluation.controls import CONTROLS
+    from saebench.evaluation.settings import DEFAULT_TOKENS
     from saebench.evaluators.options import parse_options
+    from saebench.files import check_writable
     from saebench.report import render_terminal, write_page
-    from saebench.results import check_writable
 
     if report is not None:
         check_writable(report)

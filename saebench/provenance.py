@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import saebench
-from saebench.corpus import TokenCorpus
 from saebench.lm import Cut, LanguageModel
 from saebench.results import CorpusRecord, Environment, ModelRecord, SaeRecord
 from saebench.sae import Autoencoder, ForeignAutoencoder, SparseAutoencoder
+from saebench.text.corpus import TokenCorpus
+from saebench.version import __version__
 
 LIBRARIES = ("torch", "transformers", "transformer-lens", "numpy", "safetensors", "scikit-learn", "datasets")
 
@@ -82,7 +82,7 @@ def corpus_record(corpus: TokenCorpus) -> CorpusRecord:
 def environment(device: torch.device) -> Environment:
     """What this process computes with."""
     return Environment(
-        saebench=saebench.__version__,
+        saebench=__version__,
         commit=_own_commit(),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
@@ -101,7 +101,7 @@ def _version(package: str) -> str | None:
 
 def _own_commit() -> str | None:
     """The commit of the checkout that saebench itself runs from; never that of the working directory."""
-    root = Path(saebench.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
         return None
     command = ["git", "-C", str(root), "rev-parse", "HEAD"]

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from saebench.corpus import TokenCorpus, make_corpus
 from saebench.lm import LanguageModel
 from saebench.sae import Activation, CheckpointInfo, SparseAutoencoder, TopK
+from saebench.text.corpus import TokenCorpus, make_corpus
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared"

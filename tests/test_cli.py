@@ -16,12 +16,11 @@ import torch
 
 import saebench
 from saebench.checkpoints import save_native
-from saebench.corpus import load_corpus
 from saebench.lm import LanguageModel
 from saebench.results import read_result, validate
 from saebench.sae import JumpReLU, SparseAutoencoder
-
-from .conftest import FIXTURES
+from saebench.text.corpus import load_corpus
+from tests.conftest import FIXTURES
 
 MODEL = FIXTURES / "saelens_evals" / "model"
 

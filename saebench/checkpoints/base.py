@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.hub import require_hub
+from saebench.files import require_hub
 from saebench.sae import CheckpointInfo, SparseAutoencoder
 
 LARGEST_JSON = 20 * 2**20
@@ -224,35 +223,6 @@ def safetensors_header(location: Location, name: str) -> dict[str, tuple[tuple[i
             return {key: (tuple(part.get_shape()), str(part.get_dtype())) for key, part in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise SaebenchError(f"{name} of {location.origin} cannot be read: {_first_line(error)}") from error
-
-
-def write_safetensors(tensors: dict[str, Tensor], folder: Path, name: str) -> None:
-    """Write tensors atomically as ``folder/name``; tensors that share memory are stored apart.
-
-    Raises:
-        SaebenchError: the folder cannot be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    stored: dict[str, Tensor] = {}
-    places: set[int] = set()
-    for key, tensor in tensors.items():
-        stored[key] = tensor.detach().cpu().contiguous()
-        if stored[key].untyped_storage().data_ptr() in places:
-            stored[key] = stored[key].clone()  # the format has no place for tensors that share memory
-        places.add(stored[key].untyped_storage().data_ptr())
-    temporary = folder / f".{name}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, folder / name)
-    except (OSError, SafetensorError) as error:  # a full disk is one or the other
-        raise SaebenchError(f"Cannot write the checkpoint {folder}: {_first_line(error)}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def take(tensors: dict[str, Tensor], name: str, location: Location) -> Tensor:

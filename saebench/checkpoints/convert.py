@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from saebench.checkpoints.base import write_safetensors
 from saebench.checkpoints.native import save_native
 from saebench.checkpoints.saelens import CONFIG, WEIGHTS
 from saebench.errors import SaebenchError
-from saebench.hooks import parse_hook
-from saebench.results import write_text
+from saebench.files import write_safetensors, write_text
+from saebench.lm.hooks import parse_hook
 from saebench.sae import Gated, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
 
 FORMATS = ("saebench", "saelens")

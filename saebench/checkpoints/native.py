@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, read_safetensors, take, write_safetensors
+from saebench.checkpoints.base import Adapter, Location, read_safetensors, take
 from saebench.errors import SaebenchError
-from saebench.results import write_text
+from saebench.files import write_safetensors, write_text
 from saebench.sae import (
     Activation,
     CheckpointInfo,

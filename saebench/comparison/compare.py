@@ -3,89 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from saebench.comparison.benchmark import require_one_benchmark
-from saebench.comparison.frontier import By, Curve, Matched, curves, matched
-from saebench.comparison.headline import choose, find_metric, metric_paths
-from saebench.comparison.samples import Z95, stated_error
-from saebench.comparison.verdicts import Verdict, judge
+from saebench.comparison.compared import ComparedResults
+from saebench.comparison.figures import frontier_figures
+from saebench.comparison.frontier import By
+from saebench.comparison.headline import choose
+from saebench.comparison.render import page_tables, render_markdown, render_terminal, table_key
 from saebench.errors import SaebenchError
+from saebench.report.page import write_page
+from saebench.report.scorecard import Scorecard
 from saebench.results import Result, read_result
-from saebench.scorecard import Scorecard
-
-if TYPE_CHECKING:
-    import pandas
 
 Comparable = str | Path | Result | Scorecard
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Several results side by side. It prints itself in a terminal and in a notebook.
-
-    Attributes:
-        results: the first is the reference that verdicts are against.
-        names: of the results, each different.
-        metrics: those that tables of many autoencoders show, by ``evaluator.name``.
-        by: what frontiers are compared by.
-        at: where (in L0; in latents when compared by ``k``); empty where the results decide.
-        differences: the conditions in which the results differ, in words; empty for results of one benchmark.
-    """
-
-    results: tuple[Result, ...]
-    names: tuple[str, ...]
-    metrics: tuple[str, ...]
-    by: By
-    at: tuple[float, ...]
-    differences: tuple[str, ...]
-
-    def verdicts(self, index: int, paths: Sequence[str] | None = None) -> dict[str, Verdict]:
-        """What can be said of result ``index`` against the first, by metric; of all metrics by default."""
-        chosen = metric_paths(self.results) if paths is None else paths
-        found = {path: judge(self.results[0], self.results[index], path, not self.differences) for path in chosen}
-        return {path: verdict for path, verdict in found.items() if verdict is not None}
-
-    def curves(self) -> list[Curve]:
-        """The results as curves over L0 (over the number of latents when compared by ``k``)."""
-        return curves(self.results, self.by)
-
-    def matched(self) -> list[Matched]:
-        """The metrics of the curves at matched L0."""
-        found = self.curves()
-        return [row for path in self.metrics for row in matched(found, path, self.by, self.at, not self.differences)]
-
-    def frame(self) -> pandas.DataFrame:
-        """One row for each metric of each autoencoder, with its difference from the reference and the verdict on it."""
-        import pandas
-
-        rows = []
-        for index, (name, result) in enumerate(zip(self.names, self.results, strict=True)):
-            verdicts = self.verdicts(index) if index else {}
-            for path in metric_paths([result]):
-                rows.append(_row(name, result, path, verdicts.get(path)))
-        return pandas.DataFrame(rows)
-
-    def matched_frame(self) -> pandas.DataFrame:
-        """One row for each metric of each curve at each matched place, judged against the first curve of its stratum."""
-        import pandas
-
-        columns = ["metric", "group", "stratum", "at", "value", "standard_error", "interpolated", *_VERDICT_COLUMNS]
-        rows = [
-            [row.metric, row.curve.group, row.curve.stratum, row.at, row.value.value, row.value.error, row.interpolated,
-             *_verdict_cells(row.verdict)]
-            for row in self.matched()
-        ]  # fmt: skip
-        return pandas.DataFrame(rows, columns=columns)
+class Comparison(ComparedResults):
+    """Several results side by side. It prints itself in a terminal and in a notebook; see ``ComparedResults``."""
 
     def markdown(self) -> str:
         """The tables as Markdown."""
-        from saebench.comparison.render import render_markdown
-
         return render_markdown(self)
 
     def csv(self) -> str:
@@ -94,14 +35,9 @@ class Comparison:
 
     def page(self, path: str | Path) -> None:
         """Write a page for the browser: the tables with their verdicts, the frontiers, then everything side by side."""
-        from saebench.comparison.figures import frontier_figures
-        from saebench.comparison.render import page_tables, table_key
-        from saebench.report.page import write_page
-
         write_page(self.results, path, frontier_figures(self), self.differences, page_tables(self), table_key(self))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from saebench.comparison.render import render_terminal
 
         yield from render_terminal(self, options.max_width)
 
@@ -158,40 +94,3 @@ def _names(results: Sequence[Result]) -> tuple[str, ...]:
         seen[origin] = seen.get(origin, 0) + 1
         names.append(f"{origin} ({seen[origin]})" if origins.count(origin) > 1 else origin)
     return tuple(names)
-
-
-_VERDICT_COLUMNS = ("difference", "difference_error", "difference_low", "difference_high", "paired_by", "verdict")
-
-
-def _verdict_cells(verdict: Verdict | None) -> list[object]:
-    if verdict is None:
-        return [None] * len(_VERDICT_COLUMNS)
-    low, high = verdict.interval or (None, None)
-    return [verdict.difference, verdict.error, low, high, verdict.paired, verdict.words]
-
-
-def _row(name: str, result: Result, path: str, verdict: Verdict | None) -> dict[str, object]:
-    metric = find_metric(result, path)
-    assert metric is not None
-    error = stated_error(metric)
-    interval = metric.interval
-    if interval is None and metric.value is not None and error is not None:
-        interval = (metric.value - Z95 * error, metric.value + Z95 * error)
-    evaluator, _, short = path.partition(".")
-    low, high = interval or (None, None)
-    return {
-        "sae": name,
-        "architecture": result.sae.architecture,
-        "n_latents": result.sae.n_latents,
-        "evaluator": evaluator,
-        "metric": short,
-        "value": metric.value,
-        "standard_error": error,
-        "low": low,
-        "high": high,
-        "unit": metric.unit,
-        "direction": metric.direction,
-        "n": metric.n,
-        "n_unit": metric.n_unit,
-        **dict(zip(_VERDICT_COLUMNS, _verdict_cells(verdict), strict=True)),
-    }

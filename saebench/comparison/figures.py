@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from saebench.comparison.compared import ComparedResults
 from saebench.comparison.frontier import Curve, Point, points, x_name
 from saebench.comparison.headline import L0, find_metric
 from saebench.comparison.samples import Z95
@@ -11,17 +12,14 @@ from saebench.report.content import plain
 from saebench.report.figures import Figure, dash, label_text
 from saebench.results import Metric
 
-if TYPE_CHECKING:
-    from saebench.comparison.compare import Comparison
 
-
-def frontier_figures(comparison: Comparison) -> list[Figure]:
+def frontier_figures(comparison: ComparedResults) -> list[Figure]:
     """A figure for each chosen metric of which at least two points can be drawn."""
     made = (_frontier(comparison, path) for path in comparison.metrics)
     return [figure for figure in made if figure is not None]
 
 
-def _frontier(comparison: Comparison, path: str) -> Figure | None:
+def _frontier(comparison: ComparedResults, path: str) -> Figure | None:
     drawn = [(curve, points(curve, path, comparison.by)) for curve in comparison.curves()]
     drawn = [(curve, measured) for curve, measured in drawn if measured]
     if sum(len(measured) for _, measured in drawn) < 2:

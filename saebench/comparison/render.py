@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from saebench.comparison.compared import ComparedResults
 from saebench.comparison.frontier import Matched, x_name
 from saebench.comparison.headline import L0, find_metric
 from saebench.comparison.samples import Sample
@@ -18,9 +18,6 @@ from saebench.report.content import ARROWS, format_value, plain
 from saebench.report.page import PageTable
 from saebench.report.tables import markdown_cell
 from saebench.results import Metric
-
-if TYPE_CHECKING:
-    from saebench.comparison.compare import Comparison
 
 MOST_SIDE_BY_SIDE = 4
 """Results that are compared metric by metric; more are compared by the chosen metrics alone."""
@@ -55,7 +52,7 @@ class _Table:
     left: int  # columns that hold words
 
 
-def render_terminal(comparison: Comparison, width: int) -> Iterator[RenderableType]:
+def render_terminal(comparison: ComparedResults, width: int) -> Iterator[RenderableType]:
     """The tables for a terminal of ``width`` columns. Numbers are never cut: what is too wide becomes several tables."""
     if comparison.differences:
         yield Text(_warning(comparison), style="bold red")
@@ -96,7 +93,7 @@ def _fitting(table: _Table, width: int) -> Iterator[list[int]]:
     yield part
 
 
-def render_markdown(comparison: Comparison) -> str:
+def render_markdown(comparison: ComparedResults) -> str:
     """The tables as Markdown."""
     parts = [f"**{markdown_cell(_warning(comparison))}**\n"] if comparison.differences else []
     for table in _tables(comparison):
@@ -108,7 +105,7 @@ def render_markdown(comparison: Comparison) -> str:
     return "\n".join([*parts, f"{table_key(comparison)}\n"])
 
 
-def page_tables(comparison: Comparison) -> list[PageTable]:
+def page_tables(comparison: ComparedResults) -> list[PageTable]:
     """The tables for a page."""
     return [
         PageTable(
@@ -121,7 +118,7 @@ def page_tables(comparison: Comparison) -> list[PageTable]:
     ]
 
 
-def _tables(comparison: Comparison) -> Iterator[_Table]:
+def _tables(comparison: ComparedResults) -> Iterator[_Table]:
     yield _overview(comparison)
     if len(comparison.results) <= MOST_SIDE_BY_SIDE:
         yield _by_metric(comparison)
@@ -130,7 +127,7 @@ def _tables(comparison: Comparison) -> Iterator[_Table]:
         yield _matched(comparison, found)
 
 
-def _overview(comparison: Comparison) -> _Table:
+def _overview(comparison: ComparedResults) -> _Table:
     """An autoencoder a row, its chosen metrics as columns."""
     paths = [path for path in (L0, *comparison.metrics) if any(find_metric(each, path) for each in comparison.results)]
     paths = list(dict.fromkeys(paths))
@@ -142,7 +139,7 @@ def _overview(comparison: Comparison) -> _Table:
     return _Table("", ["Autoencoder", "Architecture", "Latents", *(_heading(comparison, path) for path in paths)], rows, 2)
 
 
-def _by_metric(comparison: Comparison) -> _Table:
+def _by_metric(comparison: ComparedResults) -> _Table:
     """Every metric that has a better way, with the verdict on each result against the first."""
     header = ["Metric", comparison.names[0]]
     for name in comparison.names[1:]:
@@ -158,7 +155,7 @@ def _by_metric(comparison: Comparison) -> _Table:
     return _Table("Metric by metric", header, rows, 1)
 
 
-def _matched(comparison: Comparison, found: Sequence[Matched]) -> _Table:
+def _matched(comparison: ComparedResults, found: Sequence[Matched]) -> _Table:
     """Curves at matched places: a row for each metric, stratum and place, a column for each group."""
     groups = list(dict.fromkeys(row.curve.group for row in found))
     cells: dict[tuple[str, str, float], dict[str, _Cell]] = {}
@@ -175,7 +172,7 @@ def _matched(comparison: Comparison, found: Sequence[Matched]) -> _Table:
     return _Table(title, ["Metric", "", place, *groups], rows, 2)
 
 
-def _heading(comparison: Comparison, path: str) -> str:
+def _heading(comparison: ComparedResults, path: str) -> str:
     """A metric's name without its evaluator where no other evaluator has it, and which way is better."""
     metric = next(found for result in comparison.results if (found := find_metric(result, path)) is not None)
     evaluators = {
@@ -202,18 +199,18 @@ def _as_metric(value: float, error: float | None, interval: tuple[float, float] 
     return Metric(name="value", value=value, unit="1", direction="none", n=0, standard_error=error, interval=interval)
 
 
-def _warning(comparison: Comparison) -> str:
+def _warning(comparison: ComparedResults) -> str:
     return f"Different benchmarks, not to be compared as equals: {'; '.join(comparison.differences)}."
 
 
-def table_key(comparison: Comparison) -> str:
+def table_key(comparison: ComparedResults) -> str:
     """What the marks of the tables mean, and how differences were paired."""
     if comparison.differences:
         return "value ± standard error; nothing is judged across benchmarks"
     return f"{KEY}; {_pairing(comparison)}"
 
 
-def _pairing(comparison: Comparison) -> str:
+def _pairing(comparison: ComparedResults) -> str:
     """By what the differences are paired, and which are not."""
     judged = [
         verdict

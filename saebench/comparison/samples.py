@@ -1,9 +1,9 @@
 """A metric as an estimate over groups of the data, so that arithmetic on metrics keeps what is shared between them.
 
-Two autoencoders that were judged on the same rows of text are wrong about the same hard rows. Each estimate therefore
-carries its influence: what every row adds to its error (``saebench.statistics.ratio_influence``). Influences add up like
-the estimates do, so the error of any smooth function of metrics follows by the delta method (van der Vaart, Asymptotic
-Statistics, chapter 3), paired wherever the groups agree.
+Two autoencoders evaluated on the same rows of text are wrong about the same hard rows. Each estimate therefore
+carries its influence: what every row adds to its error (``saebench.results.statistics.ratio_influence``). Influences add
+up like the estimates do, so the error of any smooth function of metrics follows by the delta method (van der Vaart,
+Asymptotic Statistics, chapter 3), paired wherever the groups agree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from saebench.results import EvaluatorResult, Metric, Result
-from saebench.statistics import influence_error, ratio_influence
+from saebench.results.statistics import influence_error, ratio_influence
 
 Z95 = 1.959964
 

@@ -1,8 +1,8 @@
 """How sparse the effects of single latents on the model's output are.
 
 Source: Gao et al. 2024, section 4.5. At sampled tokens each active latent is left out alone while everything else stays
-spliced; ``saebench.evaluators.effects`` has the measure. Two baselines stand beside it: zeroing single channels of the
-clean activations, and taking away random directions as long as the latents' contributions.
+spliced; ``saebench.evaluators.splicing.effects`` has the measure. Two baselines stand beside it: zeroing single channels
+of the clean activations, and taking away random directions as long as the latents' contributions.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import Evaluator, Setup, metric
-from saebench.evaluators.effects import Effect
-from saebench.evaluators.geometry import mean_estimate
-from saebench.evaluators.interventions import (
+from saebench.evaluators.base import Evaluator, Setup
+from saebench.evaluators.options import read_options
+from saebench.evaluators.splicing.effects import Effect
+from saebench.evaluators.splicing.interventions import (
     Interventions,
     SplicedRow,
     random_removals,
@@ -25,9 +25,9 @@ from saebench.evaluators.interventions import (
     token_generators,
     zeroed_channels,
 )
-from saebench.evaluators.options import read_options
 from saebench.results import EvaluatorResult, Metric
-from saebench.statistics import Estimate, RowSums
+from saebench.results.metrics import metric
+from saebench.results.statistics import Estimate, RowSums, mean_estimate
 
 DEFAULTS = {"tokens": 32, "tokens_per_row": 2, "horizon": 16, "latents_per_token": 64, "baselines_per_token": 8, "batch": 48}
 """Sampled tokens and how many share a row; positions looked at (T); the most latents ablated at a token; channels and

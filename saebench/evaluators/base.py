@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
@@ -21,11 +20,10 @@ from saebench.lm import Cut, Prefix
 from saebench.progress import Progress
 from saebench.results import EvaluatorResult, Metric
 from saebench.sae import Autoencoder, SparseLatents
-from saebench.statistics import Estimate
 
 if TYPE_CHECKING:
-    from saebench.corpus import TokenCorpus
     from saebench.evaluators.shared import Shared
+    from saebench.text.corpus import TokenCorpus
 
 GROUP = "saebench.evaluators"
 DEFAULT_EVALUATORS = ("reconstruction", "downstream")
@@ -171,38 +169,6 @@ class StreamingEvaluator(Evaluator):
     @abstractmethod
     def merge(self, other: StreamingEvaluator) -> None:
         """Take in what another instance saw of later rows, as if this one had seen it."""
-
-
-def metric(
-    name: str,
-    estimate: Estimate | float | None,
-    *,
-    unit: str,
-    direction: Literal["lower", "higher", "none"],
-    n: int,
-    n_unit: str = "tokens",
-    version: int = 1,
-    description: str = "",
-    reason: str | None = None,
-) -> Metric:
-    """Make a metric of an estimate. A value that is None, NaN or infinite becomes null and needs its ``reason``."""
-    value, error = estimate if isinstance(estimate, Estimate) else (estimate, None)
-    if value is not None and not torch.isfinite(torch.tensor(float(value))):
-        value, error, reason = None, None, reason or "not a finite number"
-    if value is None:
-        error, reason = None, reason or "undefined: nothing was counted"
-    return Metric(
-        name=name,
-        version=version,
-        value=value,
-        unit=unit,
-        direction=direction,
-        n=n,
-        n_unit=n_unit,
-        standard_error=error,
-        reason=reason if value is None else None,
-        description=description,
-    )
 
 
 def installed_evaluators() -> dict[str, type[Evaluator]]:

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import Evaluator, Setup, metric
+from saebench.evaluators.base import Evaluator, Setup
 from saebench.evaluators.geometry import (
     alignment,
     direction_chunks,
     effective_rank,
     lookalike_chunks,
-    mean_estimate,
     nearest,
     sampled_latents,
 )
 from saebench.evaluators.options import read_options
 from saebench.results import EvaluatorResult, Metric
+from saebench.results.metrics import metric
+from saebench.results.statistics import mean_estimate
 from saebench.sae import SparseAutoencoder
 
 SIMILAR = 0.7

@@ -16,7 +16,7 @@ from torch import Tensor
 from saebench.errors import SaebenchError
 from saebench.evaluators.dictionary import SIMILAR, latent_metric
 from saebench.evaluators.geometry import direction_chunks, lookalike_chunks, nearest
-from saebench.hooks import parse_hook
+from saebench.lm.hooks import parse_hook
 from saebench.results import Metric
 from saebench.sae import CheckpointInfo, SparseAutoencoder
 

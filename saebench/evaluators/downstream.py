@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, metric
+from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator
 from saebench.evaluators.compute_law import ComputeLaw, find_law
 from saebench.evaluators.shared import LOGIT_CHUNK
 from saebench.results import EvaluatorResult, Metric
+from saebench.results.metrics import metric
+from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae.topk import top_k
-from saebench.statistics import Estimate, RowSums, ratio_estimate
 
 _SUMS = ("predictions", "ce_clean", "ce_spliced", "positions", "kl_divergence", "top1_agreement")
 

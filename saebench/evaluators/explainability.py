@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import Evaluator, Setup, metric
-from saebench.evaluators.explained_loss import explained_losses, loss_metrics
-from saebench.explaining.baselines import BASELINES, InputMoments, channels, random_directions, unigram_tries
+from saebench.evaluators.base import Evaluator, Setup
+from saebench.evaluators.splicing.explained_loss import explained_losses, loss_metrics
+from saebench.explaining.examples.sampling import ChosenLatents
+from saebench.explaining.n2g.baselines import BASELINES, InputMoments, channels, random_directions, unigram_tries
+from saebench.explaining.n2g.scoring import LatentScore, score_tries
+from saebench.explaining.n2g.shown import latent_records
+from saebench.explaining.n2g.study import Ground, Study, choose, keeps_bos, study, survey
+from saebench.explaining.n2g.summary import summarise
+from saebench.explaining.n2g.tokens import find_padding
 from saebench.explaining.protocol import Protocol, read_protocol
-from saebench.explaining.sampling import ChosenLatents
-from saebench.explaining.scoring import LatentScore, score_tries
-from saebench.explaining.shown import latent_records
-from saebench.explaining.study import Ground, Study, choose, keeps_bos, study, survey
-from saebench.explaining.summary import summarise
-from saebench.explaining.tokens import find_padding
 from saebench.results import EvaluatorResult, Metric
-from saebench.statistics import Estimate
+from saebench.results.metrics import metric
+from saebench.results.statistics import Estimate
 
 _QUANTITIES = {
     "precision": "Share of positions predicted positive at which the latent fires, on unseen text",

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saebench.results.statistics import Estimate, mean_estimate
 from saebench.sae import SparseAutoencoder
-from saebench.statistics import Estimate
 
 EXACT_UP_TO = 32_768
 """Larger dictionaries are judged on a seeded sample of this many latents over 4, each against all others."""
@@ -131,14 +131,3 @@ def nearest(queries: Tensor, chunks: Iterable[Tensor], own: Tensor | None = None
             largest[part] = torch.maximum(largest[part], best)
         start += columns.shape[0]
     return largest, number
-
-
-def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:
-    """Mean of ``values`` with its standard error, 0 where they are the whole ``population``."""
-    count = values.numel()
-    if count == 0:
-        return Estimate(None, None)
-    if population is not None and population == count:
-        return Estimate(float(values.double().mean()), 0.0)
-    error = float(values.double().std()) / count**0.5 if count > 1 else None
-    return Estimate(float(values.double().mean()), error)

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock, metric
+from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
+from saebench.evaluators.codes.recovery import Levels, by_count, by_threshold, find_levels, prefix_sizes
 from saebench.evaluators.options import read_options
-from saebench.evaluators.recovery import Levels, by_count, by_threshold, find_levels, prefix_sizes
-from saebench.evaluators.spliced_rows import SplicedRows
+from saebench.evaluators.splicing.rows import SplicedRows
 from saebench.results import EvaluatorResult, Metric
+from saebench.results.metrics import metric
+from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae import SparseAutoencoder, SparseLatents
-from saebench.statistics import Estimate, RowSums, ratio_estimate
 
 DEFAULTS = {"downstream_rows": 8, "calibration_rows": 8}
 """Rows of text on which losses are measured, and on which levels and thresholds are chosen before the pass."""

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock, metric
+from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
 from saebench.evaluators.geometry import decoder_similarity, encoder_decoder_cosine
 from saebench.results import EvaluatorResult, Metric
+from saebench.results.metrics import metric
+from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae import SparseAutoencoder
-from saebench.statistics import Estimate, RowSums, ratio_estimate
 
 _SUMS = (
     "tokens",

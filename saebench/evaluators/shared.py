@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saebench.lm import Cut
-from saebench.statistics import RowSums
+from saebench.results.statistics import RowSums
 
 if TYPE_CHECKING:
-    from saebench.corpus import TokenCorpus
+    from saebench.text.corpus import TokenCorpus
 
 LOGIT_CHUNK = 32
 """Rows of logits worked on at once: 6 MiB at a vocabulary of 49,152, so that passes over them stay in the cache."""

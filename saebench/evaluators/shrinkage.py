@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock, metric
+from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
+from saebench.evaluators.codes.refinement import refine
 from saebench.evaluators.options import read_options
-from saebench.evaluators.refinement import refine
-from saebench.evaluators.spliced_rows import SplicedRows
+from saebench.evaluators.splicing.rows import SplicedRows
 from saebench.results import EvaluatorResult, Metric
+from saebench.results.metrics import metric
+from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae import SparseAutoencoder
-from saebench.statistics import Estimate, RowSums, ratio_estimate
 
 DEFAULTS = {"downstream_rows": 16}
 """Rows of text on which the losses before and after are measured."""

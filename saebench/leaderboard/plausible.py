@@ -6,7 +6,7 @@ import math
 
 from saebench.comparison.samples import RATIOS, row_ratio, stated_error
 from saebench.results import EvaluatorResult, Metric, Result
-from saebench.statistics import ratio_estimate
+from saebench.results.statistics import ratio_estimate
 
 SHARES = ("top1_agreement", "f1", "precision", "recall", "accuracy", "auc", "sparsity")
 AT_MOST_ONE = ("explained_variance",)

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 from saebench.comparison.samples import stated_error
 from saebench.errors import SaebenchError
+from saebench.evaluation.run import EvaluationRun
+from saebench.evaluation.settings import EvaluationSettings
 from saebench.leaderboard.benchmark import Benchmark
 from saebench.leaderboard.submission import Submission
+from saebench.progress import Progress
 from saebench.results import Metric, Result
 from saebench.sae import SparseAutoencoder
 
@@ -24,15 +27,12 @@ def recompute(submission: Submission, benchmark: Benchmark, sae: SparseAutoencod
     Raises:
         SaebenchError: the model or the text cannot be had.
     """
-    from saebench.api import evaluate
-
     claimed = submission.result
     found = sae.info.weights_sha256
     if found != claimed.sae.weights_sha256:
         return [f"the checkpoint's weights have the hash {found}, the submission's {claimed.sae.weights_sha256}"]
     corpus = benchmark.corpus
-    (card,) = evaluate(
-        [sae],
+    settings = EvaluationSettings(
         model=benchmark.model.name,
         hook=benchmark.hook_in,
         hook_out=benchmark.hook_out,
@@ -47,7 +47,8 @@ def recompute(submission: Submission, benchmark: Benchmark, sae: SparseAutoencod
         evaluators=[name for name in CHEAP if name in claimed.evaluators],
         options={name: given for name, given in claimed.settings.get("options", {}).items() if name in CHEAP},
     )
-    return list(_differences(claimed, card.result))
+    (result,) = EvaluationRun([sae], settings, [None], False, Progress()).run()
+    return list(_differences(claimed, result))
 
 
 def matching(submissions: list[Submission], sae: SparseAutoencoder) -> Submission:

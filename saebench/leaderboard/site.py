@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import SaebenchError
+from saebench.files import check_writable, write_text
 from saebench.leaderboard.checks import Board, load_boards
 from saebench.leaderboard.entry_page import render_entry
 from saebench.leaderboard.rows import Row, entry_rows, table_data
 from saebench.report.content import plain
 from saebench.report.page import script_json, templates
-from saebench.results import check_writable, write_text
 
 MARKER = "made-by-saebench"
 """A file in the site's folder by which a later build knows that it may replace what is there."""

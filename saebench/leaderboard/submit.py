@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saebench.errors import SaebenchError
+from saebench.files import write_text
 from saebench.leaderboard.benchmark import benchmark_of, mismatches, read_benchmark, to_toml
 from saebench.leaderboard.checks import Board, check_submission
 from saebench.leaderboard.files import BENCHMARK, IMPORTED, LARGEST_SUBMISSION, BadFile, board_folders, folder_name
 from saebench.leaderboard.imported import import_saebench
 from saebench.leaderboard.submission import Submission, make_submission, proposed_name, read_submission, to_json
-from saebench.results import Result, write_text
+from saebench.results import Result
 
 
 def start(result: Result, title: str, controls: Sequence[str], root: Path) -> Path:

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saebench.batching import batches_by_length
-from saebench.checkpoints.base import write_safetensors
+from saebench.files import cache_folder, write_safetensors
 from saebench.lm import Cut
-from saebench.paths import cache_folder
+from saebench.lm.batching import batches_by_length
 from saebench.probing.protocol import Pooling, TextLimits
 from saebench.results import canonical_hash
 from saebench.tasks import TaskData

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saebench.paths import cache_folder
-from saebench.results import canonical_hash, write_text
+from saebench.files import cache_folder, write_text
+from saebench.results import canonical_hash
 from saebench.sae import Autoencoder, ForeignAutoencoder, SparseAutoencoder
 
 VERSION = 1

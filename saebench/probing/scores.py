@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.statistics import ratio_estimate
+from saebench.results.statistics import ratio_estimate
 
 
 def held_out(logits: Tensor, labels: Tensor, groups: Tensor, trained_on: int, draws: int, seed: int) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from saebench.evaluators.base import metric
 from saebench.probing.protocol import Protocol
 from saebench.results import Metric
-from saebench.statistics import Estimate
+from saebench.results.metrics import metric
+from saebench.results.statistics import Estimate
 
 Found = dict[str, Any]
 

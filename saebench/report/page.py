@@ -14,11 +14,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from saebench.errors import SaebenchError
+from saebench.files import write_text
 from saebench.report.content import Line, facts, lines, plain, provenance
 from saebench.report.content import differences as conditions_that_differ
 from saebench.report.figures import Figure
 from saebench.report.figures import figures as figures_of
-from saebench.results import Result, write_text
+from saebench.results import Result
 
 
 @dataclass(frozen=True)

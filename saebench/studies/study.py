@@ -19,20 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.files import check_writable, write_text
 from saebench.provenance import environment
 from saebench.report.content import ARROWS, format_value, plain
 from saebench.report.figures import Figure
 from saebench.report.page import drawn_figures, templates
-from saebench.results import (
-    CorpusRecord,
-    Environment,
-    JsonObject,
-    Metric,
-    ModelRecord,
-    SaeRecord,
-    check_writable,
-    write_text,
-)
+from saebench.results import CorpusRecord, Environment, JsonObject, Metric, ModelRecord, SaeRecord
 
 
 class StudyResult(BaseModel):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import SaebenchError
-from saebench.hub import TIMEOUT_SECONDS, hub_reachable
+from saebench.files import TIMEOUT_SECONDS, hub_reachable
 from saebench.tasks.definition import SOURCES, HubPart, PackagePart, Task
 
 Row = dict[str, Any]

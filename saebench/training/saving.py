@@ -15,7 +15,7 @@ from torch import Tensor
 from saebench.checkpoints import save_native
 from saebench.checkpoints.native import CONFIG, WEIGHTS, native_config, native_tensors
 from saebench.errors import SaebenchError
-from saebench.results import write_text
+from saebench.files import write_text
 from saebench.sae import SparseAutoencoder
 from saebench.training.mesh import Mesh
 from saebench.training.trainer import Trainer

@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saebench.corpus import TokenCorpus, load_corpus
 from saebench.errors import SaebenchError
+from saebench.files import write_text
 from saebench.lm import Cut, LanguageModel
 from saebench.progress import Progress
-from saebench.results import write_text
+from saebench.text.corpus import TokenCorpus, load_corpus
 from saebench.training.config import TrainingConfig
 
 ROWS_PER_FORWARD = 8

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import saebench
 from saebench.errors import SaebenchError
-from saebench.lm_loading import pick_device
+from saebench.lm.loading import pick_device
 from saebench.sae import CheckpointInfo, InputScaling, SparseAutoencoder
 from saebench.training.config import TrainingConfig
 from saebench.training.mesh import Mesh
@@ -26,6 +25,7 @@ from saebench.training.recipe import (
     project_out_parallel,
 )
 from saebench.training.sources import ChunkedSource
+from saebench.version import __version__
 
 HISTORY_POINTS = 400
 CALIBRATION_TOKENS = 4096
@@ -202,7 +202,7 @@ class Trainer:
         recent = self.history[-max(1, len(self.history) // 20) :]
         names = ("step", "normalised_mse", "l0", "dead_share")
         record: dict[str, Any] = {
-            "saebench": saebench.__version__,
+            "saebench": __version__,
             "torch": torch.__version__,
             "config": self.config.record(),
             "steps": self.step,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saebench.errors import SaebenchError
-from saebench.explaining.examples import ActivatingExamples, Example
+from saebench.explaining.examples.folder import ActivatingExamples, Example
 from saebench.provenance import portable_name
 from saebench.sae import CheckpointInfo
 from saebench.viewer.decomposed import Decomposition

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from saebench import checkpoints
-from saebench.api import open_model
 from saebench.errors import SaebenchError
+from saebench.evaluation.preflight import model_name
+from saebench.evaluation.run import open_model
 from saebench.lm import Cut
-from saebench.lm_loading import pick_device
-from saebench.preflight import model_name
+from saebench.lm.loading import pick_device
 from saebench.progress import Progress
 from saebench.sae import Autoencoder, SparseAutoencoder
 from saebench.viewer.content import Content, Extent

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import SaebenchError
+from saebench.files import write_text
 from saebench.progress import Progress
-from saebench.results import write_text
 from saebench.viewer.content import Content
 from saebench.viewer.live import Live
 from saebench.viewer.page import render_page

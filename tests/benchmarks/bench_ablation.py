@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saebench.corpus import TokenCorpus, load_corpus
-from saebench.evaluators.interventions import Interventions, SplicedRow, sample_tokens
+from saebench.evaluators.splicing.interventions import Interventions, SplicedRow, sample_tokens
 from saebench.lm import LanguageModel
-from saebench.lm_loading import load_pretrained
-
-from ..evaluators.slow_ablation import measure, run_with_residual
-from .bench_evaluate import HOOK, random_sae
-from .table import Row
+from saebench.lm.loading import load_pretrained
+from saebench.text.corpus import TokenCorpus, load_corpus
+from tests.benchmarks.bench_evaluate import HOOK, random_sae
+from tests.benchmarks.table import Row
+from tests.evaluators.slow_ablation import measure, run_with_residual
 
 TITLE = "Ablation (SmolLM2-135M, layer 15, context 64, T = 16)"
 CONTEXT, HORIZON, TOKENS, LATENTS, LAYER = 64, 16, 40, 25, 15

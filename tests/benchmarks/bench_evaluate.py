@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 import saebench
-from saebench.corpus import TokenCorpus, load_corpus
-from saebench.embedded import embedded_model_folder
 from saebench.lm import LanguageModel
+from saebench.lm.embedded import embedded_model_folder
 from saebench.sae import CheckpointInfo, SparseAutoencoder, TopK
-
-from .table import Row, run_peer
+from saebench.text.corpus import TokenCorpus, load_corpus
+from tests.benchmarks.table import Row, run_peer
 
 TITLE = "Evaluation (SmolLM2-135M, core and downstream)"
 WIDTH, LATENTS, K, CONTEXT, TOKENS = 576, 8192, 32, 128, 4096

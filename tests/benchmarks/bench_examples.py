@@ -9,15 +9,14 @@ from pathlib import Path
 
 import torch
 
-from saebench.corpus import TokenCorpus, load_corpus
-from saebench.explaining.collecting import ExampleCollector, ExampleSettings, collect, write_examples
-from saebench.explaining.ranked import Activations
+from saebench.explaining.examples.collecting import ExampleCollector, ExampleSettings, collect, write_examples
+from saebench.explaining.examples.ranked import Activations
 from saebench.lm import Cut, LanguageModel
 from saebench.progress import Progress
 from saebench.sae import SparseAutoencoder
-
-from .bench_evaluate import CONTEXT, HOOK, random_sae
-from .table import Row
+from saebench.text.corpus import TokenCorpus, load_corpus
+from tests.benchmarks.bench_evaluate import CONTEXT, HOOK, random_sae
+from tests.benchmarks.table import Row
 
 TITLE = "Activating examples (SmolLM2-135M, layer 15)"
 TOKENS, ROWS, REPEATS = 4096, 8, 3

@@ -15,23 +15,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from saebench import checkpoints
-from saebench.corpus import load_corpus
-from saebench.explaining.n2g import Examples
+from saebench.explaining.n2g.graphs import Examples
+from saebench.explaining.n2g.reader import TOKENS_PER_BATCH, LatentReader
+from saebench.explaining.n2g.study import Ground, choose, divide, survey, tries_of
+from saebench.explaining.n2g.trie import Trie
 from saebench.explaining.protocol import read_protocol
-from saebench.explaining.reader import TOKENS_PER_BATCH, LatentReader
-from saebench.explaining.study import Ground, choose, divide, survey, tries_of
-from saebench.explaining.trie import Trie
 from saebench.lm import LanguageModel
 from saebench.progress import Progress
 from saebench.sae import SparseAutoencoder
+from saebench.text.corpus import load_corpus
 from saebench.training.run import train
 from saebench.training.sources import open_source
-
-from ..explaining.slow_n2g import SlowModel, slow_trie
-from ..explaining.test_n2g import as_plain
-from .bench_evaluate import HOOK
-from .bench_quality import CACHE, LONG_TOKENS, our_config
-from .table import Row
+from tests.benchmarks.bench_evaluate import HOOK
+from tests.benchmarks.bench_quality import CACHE, LONG_TOKENS, our_config
+from tests.benchmarks.table import Row
+from tests.explaining.n2g.slow_n2g import SlowModel, slow_trie
+from tests.explaining.n2g.test_n2g import as_plain
 
 TITLE = "Neuron2Graph (SmolLM2-135M, layer 15, TopK of 8,192 latents; 32 contexts of 64 tokens, half of them for the trie)"
 TRAINED = Path("runs") / "topk-8192"

@@ -14,8 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from saebench.probing.newton import fit_probes
-
-from .table import Row
+from tests.benchmarks.table import Row
 
 TITLE = "Probes (one weight and one bias each, 1,000 examples)"
 LATENTS, EXAMPLES, LOOPED, REPEATS = 32_768, 1000, 200, 3

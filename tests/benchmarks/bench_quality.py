@@ -18,8 +18,7 @@ from saebench.progress import Progress
 from saebench.training.config import TrainingConfig
 from saebench.training.run import train
 from saebench.training.sources import ChunkedSource, open_source
-
-from .table import Row, run_peer
+from tests.benchmarks.table import Row, run_peer
 
 TITLE = "Quality of training (TopK, SmolLM2 layer 15, n = 8,192, k = 32)"
 LATENTS, K, BATCH, TOKENS, LR = 8192, 32, 2048, 150_000, 1e-3

@@ -6,10 +6,9 @@ import time
 
 import torch
 
-from saebench.evaluators.refinement import refine
-
-from .bench_evaluate import LATENTS, WIDTH, K, random_sae
-from .table import Row
+from saebench.evaluators.codes.refinement import refine
+from tests.benchmarks.bench_evaluate import LATENTS, WIDTH, K, random_sae
+from tests.benchmarks.table import Row
 
 TITLE = "Shrinkage (n = 8,192, d = 576, k = 32)"
 TOKENS, BLOCK = 100_000, 1024

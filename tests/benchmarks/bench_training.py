@@ -14,8 +14,7 @@ from torch import Tensor
 
 from saebench.training.config import TrainingConfig
 from saebench.training.trainer import Trainer
-
-from .table import Row, run_peer
+from tests.benchmarks.table import Row, run_peer
 
 TITLE = "Training (TopK, n = 16,384, d = 768, k = 32, 4,096 tokens a step, float32)"
 LATENTS, WIDTH, K, BATCH = 16_384, 768, 32, 4096

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-from saebench.corpus import make_corpus
-from saebench.explaining.collecting import Collected, ExampleCollector, ExampleSettings, write_examples
-from saebench.explaining.ranked import Activations
+from saebench.explaining.examples.collecting import Collected, ExampleCollector, ExampleSettings, write_examples
+from saebench.explaining.examples.ranked import Activations
 from saebench.lm import LanguageModel
 from saebench.sae import CheckpointInfo, SparseAutoencoder, TopK
-
-from .memory import FIXTURES, _write_random
-from .table import Row
+from saebench.text.corpus import make_corpus
+from tests.benchmarks.memory import FIXTURES, _write_random
+from tests.benchmarks.table import Row
 
 TITLE = "Viewer (131,072 latents, d = 768)"
 LATENTS, WIDTH, CONTEXT, ROWS = 131_072, 768, 128, 512
@@ -72,8 +71,7 @@ def make(folder: Path) -> None:
 def measure(folder: Path) -> list[dict[str, str]]:
     from saebench.viewer.opening import open_viewer
     from saebench.viewer.server import serve
-
-    from ..conftest import open_browser
+    from tests.conftest import open_browser
 
     start = time.perf_counter()
     content, live = open_viewer(str(folder / "sae"), examples=folder / "examples", live=False)

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 import saebench
 from saebench import checkpoints
-from saebench.corpus import make_corpus
 from saebench.lm import LanguageModel
 from saebench.sae import CheckpointInfo, SparseAutoencoder, TopK
+from saebench.text.corpus import make_corpus
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 GIB = 2**30
@@ -89,10 +89,9 @@ def million() -> list[dict[str, str]]:
 
 def ablation() -> list[dict[str, str]]:
     """Ablations of one token's latents at a time, from the embedded model on."""
-    from saebench.evaluators.interventions import Interventions, SplicedRow, sample_tokens
-
-    from .bench_ablation import CONTEXT, HORIZON, LATENTS, small_corpus
-    from .bench_evaluate import HOOK, random_sae
+    from saebench.evaluators.splicing.interventions import Interventions, SplicedRow, sample_tokens
+    from tests.benchmarks.bench_ablation import CONTEXT, HORIZON, LATENTS, small_corpus
+    from tests.benchmarks.bench_evaluate import HOOK, random_sae
 
     sae, model = random_sae(), LanguageModel.load("smollm2", "float32")
     corpus, cut = small_corpus(model), model.cut(HOOK)

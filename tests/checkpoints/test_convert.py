@@ -11,10 +11,9 @@ import torch
 from saebench import checkpoints
 from saebench.checkpoints.convert import convert
 from saebench.errors import SaebenchError
-from saebench.hooks import parse_hook
+from saebench.lm.hooks import parse_hook
 from saebench.sae import GroupMax, InputScaling, ProLU, SparseAutoencoder, TopK
-
-from ..conftest import FIXTURES
+from tests.conftest import FIXTURES
 
 HELD = [
     "saelens/standard", "saelens/standard_constant_norm", "saelens/gated", "saelens/topk_rescaled", "saelens/abstopk",

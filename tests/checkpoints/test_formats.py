@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from saebench import checkpoints
 from saebench.errors import SaebenchError
-from saebench.hooks import parse_hook
-
-from ..conftest import FIXTURES
+from saebench.lm.hooks import parse_hook
+from tests.conftest import FIXTURES
 
 #: folder, format, architecture, what is activated, hooks in and out
 CASES: list[tuple[str, str, str, dict[str, Any], str | None, str | None]] = [

@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from saebench import checkpoints
 from saebench.errors import SaebenchError
 from saebench.sae import InputScaling
-
-from ..conftest import FIXTURES
+from tests.conftest import FIXTURES
 
 GEMMA = FIXTURES / "gemma_scope/gemma-scope-2b-pt-res/layer_12/width_16k"
 

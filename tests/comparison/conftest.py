@@ -5,12 +5,11 @@ from collections.abc import Callable
 import pytest
 
 import saebench
-from saebench.corpus import TokenCorpus
 from saebench.lm import LanguageModel
 from saebench.results import Result
 from saebench.sae import SparseAutoencoder, TopK
-
-from ..conftest import HOOK
+from saebench.text.corpus import TokenCorpus
+from tests.conftest import HOOK
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from saebench.comparison.benchmark import benchmark_identity, differing_fields
 from saebench.comparison.frontier import Point, curves, interpolate, points
 from saebench.comparison.samples import Sample
 from saebench.errors import SaebenchError
+from saebench.report.scorecard import Scorecard
 from saebench.results import Result, write_result
-from saebench.scorecard import Scorecard
 from tests.leaderboard.samples import entry_result
 from tests.sample_results import evaluator, metric, sample_result
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from saebench.comparison.samples import RATIOS, Sample, combine, sample
 from saebench.comparison.verdicts import judge
 from saebench.results import EvaluatorResult, Result
-from saebench.statistics import influence_error, ratio_estimate, ratio_influence
+from saebench.results.statistics import influence_error, ratio_estimate, ratio_influence
 from tests.sample_results import evaluator, metric, sample_result
 
 MSE = "reconstruction.normalised_mse"

@@ -11,19 +11,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import saebench
-from saebench.corpus import TokenCorpus, make_corpus
 from saebench.errors import SaebenchError
 from saebench.evaluators.ablation import Ablation
 from saebench.evaluators.base import Setup
-from saebench.evaluators.interventions import Interventions, SplicedRow, sample_tokens, zeroed_channels
 from saebench.evaluators.shared import make_shared
+from saebench.evaluators.splicing.interventions import Interventions, SplicedRow, sample_tokens, zeroed_channels
 from saebench.lm import LanguageModel, Prefix
 from saebench.results import EvaluatorResult
 from saebench.sae import CheckpointInfo, ReLU, SparseAutoencoder, TopK
 from saebench.sae.scaling import InputScaling
-
-from ..conftest import FIXTURES, HOOK
-from .slow_ablation import ablate
+from saebench.text.corpus import TokenCorpus, make_corpus
+from tests.conftest import FIXTURES, HOOK
+from tests.evaluators.slow_ablation import ablate
 
 SMALL = {"tokens": 6, "tokens_per_row": 2, "horizon": 5, "baselines_per_token": 3}
 

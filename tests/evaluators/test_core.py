@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import saebench
-from saebench.corpus import TokenCorpus, make_corpus
 from saebench.lm import LanguageModel
+from saebench.report.scorecard import Scorecard
 from saebench.sae import JumpReLU, ReLU, SparseAutoencoder
-from saebench.scorecard import Scorecard
-
-from ..conftest import FIXTURES, HOOK
+from saebench.text.corpus import TokenCorpus, make_corpus
+from tests.conftest import FIXTURES, HOOK
 
 
 class Identity:

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 import saebench
 from saebench.checkpoints import save_native
 from saebench.cli import app
-from saebench.corpus import TokenCorpus
 from saebench.errors import SaebenchError
 from saebench.evaluators import dictionary_pair
 from saebench.evaluators.dictionary import geometry
@@ -25,8 +24,8 @@ from saebench.evaluators.geometry import effective_rank, lookalike_chunks, neare
 from saebench.lm import LanguageModel
 from saebench.results import Metric
 from saebench.sae import ReLU, SparseAutoencoder
-
-from ..conftest import HOOK
+from saebench.text.corpus import TokenCorpus
+from tests.conftest import HOOK
 
 Make = Callable[..., SparseAutoencoder]
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.evaluators.effects import effect, median
+from saebench.evaluators.splicing.effects import effect, median
 
 V, T = 50, 16
 

@@ -12,19 +12,18 @@ import pytest
 import torch
 
 import saebench
-from saebench.corpus import TokenCorpus, make_corpus
 from saebench.definitions import definition_hash
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Setup
 from saebench.evaluators.explainability import Explainability
-from saebench.evaluators.explained_loss import explained_losses, replaced
-from saebench.explaining.trie import Path, Trie
+from saebench.evaluators.splicing.explained_loss import explained_losses, replaced
+from saebench.explaining.n2g.trie import Path, Trie
 from saebench.lm import LanguageModel
 from saebench.results import EvaluatorResult
 from saebench.sae import SparseAutoencoder, TopK
-
-from ..conftest import HOOK
-from ..explaining.planted import TokensAsActivations, planted_rows, planted_sae
+from saebench.text.corpus import TokenCorpus, make_corpus
+from tests.conftest import HOOK
+from tests.explaining.n2g.planted import TokensAsActivations, planted_rows, planted_sae
 
 SMALL = {"window": 16, "build": 4, "held_out": 4, "least": 4, "latents": 6, "baseline_latents": 4, "bootstrap": 50}
 

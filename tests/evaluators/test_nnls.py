@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from saebench.evaluators.nnls import solve
+from saebench.evaluators.codes.nnls import solve
 
 
 def objective(gram: torch.Tensor, linear: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ import torch
 
 import saebench
 from saebench import definitions
-from saebench.corpus import TokenCorpus
 from saebench.errors import SaebenchError
 from saebench.evaluators import probe_loss
 from saebench.lm import LanguageModel
@@ -23,6 +22,7 @@ from saebench.probing.protocol import TextLimits
 from saebench.results import canonical_hash
 from saebench.sae import SparseAutoencoder
 from saebench.tasks import definition, sources
+from saebench.text.corpus import TokenCorpus
 
 Make = Callable[..., SparseAutoencoder]
 TASK = """

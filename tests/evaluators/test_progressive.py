@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 import saebench
-from saebench.corpus import TokenCorpus
 from saebench.lm import LanguageModel
 from saebench.results import EvaluatorResult
 from saebench.sae import JumpReLU, ReLU, SparseAutoencoder, TopK
-
-from ..conftest import HOOK
+from saebench.text.corpus import TokenCorpus
+from tests.conftest import HOOK
 
 ALL_ROWS = {"downstream_rows": 24, "calibration_rows": 24}
 Make = Callable[..., SparseAutoencoder]

@@ -9,15 +9,14 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 import saebench
-from saebench.corpus import TokenCorpus
 from saebench.errors import SaebenchError
-from saebench.evaluators.refinement import refine
+from saebench.evaluators.codes.refinement import refine
 from saebench.lm import LanguageModel
 from saebench.results import EvaluatorResult
 from saebench.sae import JumpReLU, ReLU, SparseAutoencoder, SparseLatents, TopK
 from saebench.sae.scaling import InputScaling
-
-from ..conftest import HOOK
+from saebench.text.corpus import TokenCorpus
+from tests.conftest import HOOK
 
 
 def run(sae: Any, model: LanguageModel, corpus: TokenCorpus, **settings: Any) -> EvaluatorResult:

@@ -19,8 +19,7 @@ from saebench.leaderboard.submission import make_submission, to_json
 from saebench.leaderboard.submit import start, submit
 from saebench.results import Result
 from saebench.sae import SparseAutoencoder
-
-from ..conftest import FIXTURES, HOOK
+from tests.conftest import FIXTURES, HOOK
 
 MODEL = str(FIXTURES / "saelens_evals" / "model")
 

@@ -16,8 +16,7 @@ from saebench.checkpoints import save_native
 from saebench.cli import app
 from saebench.errors import SaebenchError
 from saebench.sae import SparseAutoencoder
-
-from ..conftest import FIXTURES
+from tests.conftest import FIXTURES
 
 MODEL = str(FIXTURES / "saelens_evals" / "model")
 MakeSae = Callable[..., SparseAutoencoder]

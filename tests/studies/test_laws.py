@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from saebench.errors import SaebenchError
-from saebench.studies.forms import JOINT, JOINT_REDUCED, power, power_with_offset
-from saebench.studies.laws import Array, compare, fit
+from saebench.studies.scaling.forms import JOINT, JOINT_REDUCED, power, power_with_offset
+from saebench.studies.scaling.laws import Array, compare, fit
 
 NOISE = 0.004
 

@@ -12,8 +12,16 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.sae import SparseAutoencoder
-from saebench.studies.meta import MetaSettings, MetaStudy, explain, likeness, meta_study, part_shares, shuffle_coordinates
-from saebench.studies.meta_report import meta_figures, meta_result
+from saebench.studies.meta.report import meta_figures, meta_result
+from saebench.studies.meta.run import (
+    MetaSettings,
+    MetaStudy,
+    explain,
+    likeness,
+    meta_study,
+    part_shares,
+    shuffle_coordinates,
+)
 from saebench.studies.study import write_study
 
 MakeSae = Callable[..., SparseAutoencoder]

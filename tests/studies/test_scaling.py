@@ -11,13 +11,19 @@ import pytest
 
 from saebench.errors import SaebenchError
 from saebench.results import write_result
-from saebench.studies.rates import fit_rates, lowest
-from saebench.studies.scaling import fit_points, scaling_study
-from saebench.studies.scaling_data import ScalingPoint, best_of_each, from_record, frontier, one_architecture, read_points
-from saebench.studies.scaling_report import scaling_figures, scaling_result
+from saebench.studies.scaling.data import (
+    ScalingPoint,
+    best_of_each,
+    from_record,
+    frontier,
+    one_architecture,
+    read_points,
+)
+from saebench.studies.scaling.rates import fit_rates, lowest
+from saebench.studies.scaling.report import scaling_figures, scaling_result
+from saebench.studies.scaling.run import fit_points, scaling_study
 from saebench.studies.study import write_study
-
-from ..sample_results import sample_result
+from tests.sample_results import sample_result
 
 
 def point(n: int, k: float = 32, loss: float | None = None, **more: object) -> ScalingPoint:

@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saebench.api import evaluate
-from saebench.corpus import TokenCorpus
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
 from saebench.sae import InputScaling, JumpReLU, SparseAutoencoder, TopK
-from saebench.studies.similarity import compare_directions, connected_groups
-from saebench.studies.stitch_figures import stitching_figures
-from saebench.studies.stitch_plan import INSERT, REMOVE, SWAP, make_plan
-from saebench.studies.stitch_report import stitching_result
-from saebench.studies.stitched import Pair, Stitched
-from saebench.studies.stitching import Stitching, stitch
+from saebench.studies.stitching.figures import stitching_figures
+from saebench.studies.stitching.mixtures import Pair, Stitched
+from saebench.studies.stitching.plan import INSERT, REMOVE, SWAP, make_plan
+from saebench.studies.stitching.report import stitching_result
+from saebench.studies.stitching.run import Stitching, stitch
+from saebench.studies.stitching.similarity import compare_directions, connected_groups
 from saebench.studies.study import render_study, write_study
+from saebench.text.corpus import TokenCorpus
 
 MakeSae = Callable[..., SparseAutoencoder]
 
@@ -174,7 +174,7 @@ def test_comparing_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     generator = torch.Generator().manual_seed(0)
     small, large = torch.randn(20, 8, generator=generator), torch.randn(50, 8, generator=generator)
     whole = compare_directions(small, large, 0.3)
-    monkeypatch.setattr("saebench.studies.similarity.CHUNK_ELEMENTS", 60)
+    monkeypatch.setattr("saebench.studies.stitching.similarity.CHUNK_ELEMENTS", 60)
     parts = compare_directions(small, large, 0.3)
     assert {tuple(pair) for pair in whole.pairs.T.tolist()} == {tuple(pair) for pair in parts.pairs.T.tolist()}
     for one, other in zip(whole[:3], parts[:3], strict=True):

@@ -18,8 +18,7 @@ from saebench.training.mesh import Mesh, join_mesh
 from saebench.training.objectives import Weights, make_objective
 from saebench.training.run import train
 from saebench.training.sources import TensorSource
-
-from .test_trainer import config, losses, planted
+from tests.training.test_trainer import config, losses, planted
 
 SETTINGS: dict[str, Any] = {"n": 256, "k": 2, "tokens": 512 * 25, "dead_after_tokens": 600, "checkpoint_every": 10}
 SCRIPT = """

@@ -14,17 +14,16 @@ import torch
 from torch import Tensor
 
 from saebench import checkpoints
-from saebench.corpus import TokenCorpus
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
 from saebench.progress import Progress
+from saebench.text.corpus import TokenCorpus
 from saebench.training.config import PENALISED, TrainingConfig, make_config, read_recipe, read_sweep
 from saebench.training.run import train
 from saebench.training.saving import AVERAGE, STATE, save
 from saebench.training.sources import CachedSource, LiveSource, TensorSource
 from saebench.training.trainer import Trainer
-
-from ..conftest import HOOK
+from tests.conftest import HOOK
 
 D, N = 32, 64
 

@@ -10,20 +10,19 @@ import pytest
 import torch
 
 from saebench.checkpoints import save_native
-from saebench.corpus import TokenCorpus
-from saebench.explaining.collecting import ExampleSettings, collect, write_examples
+from saebench.explaining.examples.collecting import ExampleSettings, collect, write_examples
 from saebench.lm import LanguageModel
 from saebench.progress import Progress
 from saebench.results import write_result
 from saebench.sae import CheckpointInfo, SparseAutoencoder, TopK
-from saebench.studies.meta import MetaSettings, MetaStudy, meta_study
-from saebench.studies.meta_report import meta_result
+from saebench.studies.meta.report import meta_result
+from saebench.studies.meta.run import MetaSettings, MetaStudy, meta_study
 from saebench.studies.study import write_parquet, write_study
+from saebench.text.corpus import TokenCorpus
 from saebench.viewer.opening import open_viewer
 from saebench.viewer.server import serve
-
-from ..conftest import HOOK
-from ..sample_results import evaluator, sample_result
+from tests.conftest import HOOK
+from tests.sample_results import evaluator, sample_result
 
 N = 120
 DEAD, DENSE = 7, 11

@@ -12,9 +12,8 @@ import pytest
 from saebench.progress import Progress
 from saebench.viewer.opening import open_viewer
 from saebench.viewer.static import write_static
-
-from .browser import watched_page
-from .conftest import DEAD, DENSE, SCRIPT, Files, N, running
+from tests.viewer.browser import watched_page
+from tests.viewer.conftest import DEAD, DENSE, SCRIPT, Files, N, running
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,12 @@ import pytest
 
 from saebench import checkpoints
 from saebench.errors import SaebenchError
-from saebench.explaining.examples import ActivatingExamples
+from saebench.explaining.examples.folder import ActivatingExamples
 from saebench.sae import CheckpointInfo
 from saebench.viewer.content import Content, Extent
 from saebench.viewer.explained import explained_latents
 from saebench.viewer.opening import open_viewer
-
-from .conftest import DEAD, DENSE, SCRIPT, Files, N, write_meta
+from tests.viewer.conftest import DEAD, DENSE, SCRIPT, Files, N, write_meta
 
 
 @pytest.fixture(scope="module")

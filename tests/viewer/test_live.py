@@ -10,9 +10,8 @@ from saebench.lm import LanguageModel
 from saebench.sae import SparseAutoencoder
 from saebench.viewer import live as module
 from saebench.viewer.live import Live, Model, NotReady, Weights
-
-from ..conftest import HOOK
-from .conftest import DENSE
+from tests.conftest import HOOK
+from tests.viewer.conftest import DENSE
 
 
 @pytest.mark.parametrize("chunk", [7, 8192])

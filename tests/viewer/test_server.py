@@ -12,8 +12,7 @@ import pytest
 
 from saebench.errors import SaebenchError
 from saebench.viewer.server import serve
-
-from .conftest import DEAD, DENSE, Files, N, running
+from tests.viewer.conftest import DEAD, DENSE, Files, N, running
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from saebench.cli import app
 from saebench.errors import SaebenchError
 from saebench.viewer.static import check_static_target
-
-from .conftest import DENSE, Files, N
+from tests.viewer.conftest import DENSE, Files, N
 
 
 def handed_over(folder: Path, name: str) -> Any:

@@ -3,8 +3,9 @@
 import torch
 
 from saebench.checkpoints.base import Adapter, Location
-from saebench.evaluators.base import Setup, StreamingEvaluator, TokenBlock, metric
+from saebench.evaluators.base import Setup, StreamingEvaluator, TokenBlock
 from saebench.results import EvaluatorResult
+from saebench.results.metrics import metric
 from saebench.sae import CheckpointInfo, ReLU, SparseAutoencoder
 
 

@@ -1,0 +1,140 @@
+"""`saebench train` and `saebench sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saebench.errors import SaebenchError
+
+console = Console()
+PAGE = "training.html"
+SWEEP = ("grid", "member")
+"""What makes a recipe a sweep; for one autoencoder its common settings are taken."""
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Option(help="A TOML file, or a built-in recipe's name; of a sweep, what its members share.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = Path("saebench-runs/sae"),
+    arch: Annotated[
+        str | None, typer.Option(help="topk, multitopk, batchtopk, matryoshka, jumprelu, relu, gated, prolu.")
+    ] = None,
+    n: Annotated[int | None, typer.Option(help="Number of latents.")] = None,
+    k: Annotated[int | None, typer.Option(help="Active latents per token.")] = None,
+    model: Annotated[str | None, typer.Option(help="Language model.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Where its activations are taken.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Text; see `saebench evaluate`.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens to train on.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Tokens per step.")] = None,
+    context: Annotated[int | None, typer.Option(help="Length of a row.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; by default it falls as 1/sqrt(n).")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Coefficient of the sparsity penalty.")] = None,
+    target_l0: Annotated[float | None, typer.Option(help="Adapt the penalty so that L0 comes out so.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of initialisation and order.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = False,
+    shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
+) -> None:
+    """Train an autoencoder and save it in saebench's format."""
+    from saebench.training.config import make_config, read_recipe
+
+    given = {"arch": arch, "n": n, "k": k, "model": model, "hook": hook, "corpus": corpus, "tokens": tokens, "batch": batch,
+             "context": context, "lr": lr, "sparsity": sparsity, "target_l0": target_l0, "seed": seed}  # fmt: skip
+    settings = read_recipe(recipe) if recipe else {}
+    settings = {name: value for name, value in settings.items() if name not in SWEEP}
+    config = make_config(settings | {name: value for name, value in given.items() if value is not None})
+    _run([config], [out], out / PAGE, cache, resume, shards)
+
+
+def sweep(
+    file: Annotated[
+        str, typer.Argument(help="A TOML file with [[member]] tables or a [grid], or a built-in recipe's name.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder; each member gets one below it.")] = Path("saebench-runs"),
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoints.")] = False,
+    shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
+) -> None:
+    """Train many autoencoders on one stream of activations."""
+    from saebench.training.config import read_sweep
+
+    configs, names = read_sweep(file)
+    _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards)
+
+
+def _run(
+    configs: list[Any], folders: list[Path], page: Path, cache: Path | None, resume: bool, shards: int = 1
+) -> None:  # fmt: skip
+    from saebench.files import check_writable
+    from saebench.progress import Progress
+    from saebench.report.training import write_training_page
+    from saebench.training.mesh import join_mesh
+    from saebench.training.run import train as run
+
+    for folder in folders:
+        check_writable(folder / "sae.json")
+    places = {(each.model, each.hook, each.corpus, each.corpus_tokens, each.corpus_skip, each.context) for each in configs}
+    if len(places) > 1:
+        raise SaebenchError("The members of a sweep share one stream: model, hook, text and context must be the same.")
+    mesh = join_mesh(shards)
+    console.quiet = not mesh.writes
+    _show(configs, folders)
+    progress = Progress(shown=mesh.writes)
+    source = _stream(configs[0], cache, progress, mesh)
+    epochs = configs[0].steps * configs[0].batch / source.tokens
+    console.print(Text(f"{source.tokens:,} tokens of activations: {epochs:.1f} epochs"))
+    trainers = run(configs, source, folders, resume, progress, mesh)
+    if mesh.writes:
+        trained = [json.loads((folder / "sae.json").read_text(encoding="utf-8"))["training"] for folder in folders]
+        write_training_page({folder.name: record for folder, record in zip(folders, trained, strict=True)}, page)
+    table = Table("Checkpoint", "Normalised MSE", "L0", "Dead", show_edge=False)
+    for trainer, folder in zip(trainers, folders, strict=True):
+        record = trainer.record(source, 0.0)
+        final = record["final"]
+        table.add_row(str(folder), f"{final['normalised_mse']:.4f}", f"{final['l0']:.1f}", f"{final['dead_share']:.2%}")
+        aim = record.get("target_l0")
+        if aim and not aim["within_5_percent"]:
+            console.print(Text(f"{folder}: L0 came out as {aim['reached']:.1f}, not within 5 % of {aim['wanted']:g}."))
+    console.print(table)
+
+
+def _stream(config: Any, cache: Path | None, progress: Any, mesh: Any) -> Any:
+    """The activations; several processes share the work of computing them through the cache."""
+    from saebench.training.sources import CachedSource, open_source
+
+    alone = mesh.shards * mesh.replicas == 1
+    if cache is None and not alone:
+        raise SaebenchError("Several processes share their activations through a cache: name its folder with --cache.")
+    if not mesh.writes:
+        mesh.barrier()  # the first process lays the cache out
+    source = open_source(config, cache, progress)
+    if mesh.writes:
+        mesh.barrier()
+    if isinstance(source, CachedSource) and not alone:
+        source.fill(mesh.replica * mesh.shards + mesh.shard, mesh.replicas * mesh.shards)
+        mesh.barrier()
+    return source
+
+
+def _show(configs: list[Any], folders: list[Path]) -> None:
+    """The resolved configuration: what all have in common, and of a sweep where its members differ."""
+    records = [config.record() for config in configs]
+    differing = [name for name in records[0] if len({str(record[name]) for record in records}) > 1]
+    common = Table("Setting", "Value", show_edge=False)
+    for name, value in records[0].items():
+        if name not in differing:
+            common.add_row(name, str(value))
+    console.print(common)
+    if differing:
+        members = Table("Member", *differing, show_edge=False)
+        for folder, record in zip(folders, records, strict=True):
+            members.add_row(folder.name, *(str(record[name]) for name in differing))
+        console.print(members)

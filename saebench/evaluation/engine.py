@@ -1,0 +1,173 @@
+"""One pass over the corpus for every evaluator that streams, and for all autoencoders of a hook together.
+
+Per batch the layers below the hook run once, the layers above once for the clean model and once for each autoencoder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
+from saebench.evaluators.downstream import clean_batch
+from saebench.evaluators.shared import Shared, ablated_losses
+from saebench.lm import Cut
+from saebench.progress import Progress
+from saebench.sae import Autoencoder
+from saebench.text.corpus import TokenCorpus
+
+LATENT_BUDGET = 2**26
+"""Tokens times latents of a block: bounds what an autoencoder with very many active latents can take."""
+
+
+@dataclass
+class Judged:
+    """An autoencoder, the evaluators that watch it, and those that failed on the way."""
+
+    sae: Autoencoder
+    setup: Setup
+    evaluators: dict[str, StreamingEvaluator]
+    failures: dict[str, Exception] = field(default_factory=dict)
+
+    @contextmanager
+    def guarded(self, name: str) -> Iterator[None]:
+        """An evaluator that raises is taken out of the pass; the others go on."""
+        try:
+            yield
+        except Exception as error:
+            self.failures[name] = error
+            self.evaluators.pop(name, None)
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time within this context to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+@torch.no_grad()
+def stream(
+    judged: Sequence[Judged], cut: Cut, corpus: TokenCorpus, shared: Shared, rows_per_batch: int, progress: Progress
+) -> Clock:
+    """Drive all streaming evaluators over the corpus and fill in the shared figures.
+
+    Args:
+        judged: the autoencoders with their evaluators.
+        cut: the language model, cut at their hook.
+        corpus: the rows of tokens.
+        shared: the language model's own figures, filled in here.
+        rows_per_batch: rows run together.
+        progress: told of each batch.
+
+    Returns:
+        Seconds spent in each stage.
+    """
+    clock = Clock()
+    splicing = any(each.needs_logits for one in judged for each in one.evaluators.values())
+    with progress.task("Evaluating", total=corpus.tokens.shape[0] * corpus.context, unit="tokens") as advance:
+        batches = zip(
+            corpus.tokens.split(rows_per_batch),
+            corpus.excluded.split(rows_per_batch),
+            corpus.loss_mask.split(rows_per_batch),
+            strict=True,
+        )
+        for tokens, excluded, loss_mask in batches:
+            batch = _clean(cut, tokens, ~excluded, loss_mask, splicing, clock)
+            places = _Places(batch, shared)
+            shared.moments.update(places.targets, places.rows, tokens.shape[0], places.groups)
+            for one in judged:
+                _judge(one, cut, batch, places, clock)
+            advance(tokens.numel())
+    if splicing:
+        with clock.stage("ablated runs"):
+            mean = shared.moments.mean
+            values = {"zero": torch.zeros_like(mean), "mean": mean}
+            shared.ablated = ablated_losses(cut, corpus, values, rows_per_batch)
+    return clock
+
+
+class _Places:
+    """The counted tokens of a batch, laid out one after the other."""
+
+    def __init__(self, batch: CleanBatch, shared: Shared) -> None:
+        device = batch.prefix.outputs.device
+        counted = batch.counted.to(device)
+        self.rows, self.positions = counted.nonzero(as_tuple=True)
+        self.inputs = batch.prefix.inputs[self.rows, self.positions].float()
+        same = batch.prefix.inputs is batch.prefix.outputs
+        self.targets = self.inputs if same else batch.prefix.outputs[self.rows, self.positions].float()
+        self.token_ids = batch.tokens.to(device)[self.rows, self.positions]
+        frequency = shared.frequency_bin[self.token_ids.cpu()].to(device)
+        self.groups = {"position": self.positions, "frequency": frequency}
+
+
+def _clean(cut: Cut, tokens: Tensor, counted: Tensor, loss_mask: Tensor, splicing: bool, clock: Clock) -> CleanBatch:
+    with clock.stage("layers below the hook"):
+        prefix = cut.prefix(tokens)
+    if not splicing:
+        return CleanBatch(tokens, counted, loss_mask, prefix)
+    with clock.stage("layers above, clean"):
+        logits = cut.suffix(prefix.outputs, prefix)
+    with clock.stage("losses"):
+        return clean_batch(tokens, counted, loss_mask, prefix, logits)
+
+
+def _judge(one: Judged, cut: Cut, batch: CleanBatch, places: _Places, clock: Clock) -> None:
+    """Encode and decode a batch, let the evaluators look, and run the layers above where one of them splices."""
+    splicing = any(each.needs_logits for each in one.evaluators.values())
+    with clock.stage("autoencoders"):
+        for name, evaluator in list(one.evaluators.items()):
+            with one.guarded(name):
+                evaluator.start_batch(batch)
+        parts = []
+        size = max(64, LATENT_BUDGET // one.sae.n_latents)
+        for start in range(0, places.rows.numel(), size):
+            block = _block(one.sae, places, slice(start, start + size))
+            for name, evaluator in list(one.evaluators.items()):
+                with one.guarded(name):
+                    evaluator.observe(block)
+            if splicing:
+                parts.append(block.reconstruction)
+    if splicing:
+        with clock.stage("layers above, spliced"):
+            outputs = batch.prefix.outputs.clone()
+            outputs[places.rows, places.positions] = torch.cat(parts).to(outputs.dtype)
+            logits = cut.suffix(outputs, batch.prefix)
+        with clock.stage("losses"):
+            for name, evaluator in list(one.evaluators.items()):
+                if evaluator.needs_logits:
+                    with one.guarded(name):
+                        evaluator.splice(batch, logits)
+    for name, evaluator in list(one.evaluators.items()):
+        with one.guarded(name):
+            evaluator.end_batch()
+
+
+def _block(sae: Autoencoder, places: _Places, part: slice) -> TokenBlock:
+    inputs = places.inputs[part]
+    latents = sae.encode(inputs)
+    return TokenBlock(
+        inputs=inputs,
+        targets=places.targets[part],
+        latents=latents,
+        reconstruction=sae.decode(latents, inputs).float(),
+        rows=places.rows[part],
+        positions=places.positions[part],
+        token_ids=places.token_ids[part],
+    )

@@ -1,0 +1,62 @@
+"""Checks that need no weights: what a checkpoint says against what the language model's configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from saebench.errors import SaebenchError
+from saebench.lm import LanguageModel
+from saebench.lm.hooks import Hook
+from saebench.lm.loading import read_config
+from saebench.sae import CheckpointInfo
+
+MODEL_NAMES = {
+    "gpt2-small": "openai-community/gpt2",
+    "gpt2": "openai-community/gpt2",
+    "gemma-2-2b": "google/gemma-2-2b",
+    "gemma-2-9b": "google/gemma-2-9b",
+    "gemma-2b": "google/gemma-2b",
+    "pythia-70m-deduped": "EleutherAI/pythia-70m-deduped",
+    "pythia-160m-deduped": "EleutherAI/pythia-160m-deduped",
+}
+"""Short names that checkpoints use for models, and where those are."""
+
+_WIDTH_OF_MODEL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out", "mlp.hook_in")
+
+
+def model_name(given: str | LanguageModel | None, infos: Sequence[CheckpointInfo | None]) -> str | LanguageModel:
+    """The model to use: the one given, else the one that all checkpoints name.
+
+    Raises:
+        SaebenchError: no checkpoint names one, or they name several.
+    """
+    if given is not None:
+        return given
+    named = {info.model for info in infos if info is not None and info.model}
+    if len(named) > 1:
+        raise SaebenchError(
+            f"The checkpoints name different language models ({', '.join(sorted(named))}): evaluate them apart."
+        )
+    if not named:
+        raise SaebenchError("The checkpoint does not name its language model: give it with --model.")
+    name = named.pop()
+    return MODEL_NAMES.get(name, name)
+
+
+def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Hook, Hook]) -> None:
+    """Raise ``SaebenchError`` where the model has too few layers or another width than the checkpoint."""
+    config = read_config(name)
+    layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
+    for hook, size, does in ((hooks[0], info.d_in, "reads"), (hooks[1], info.d_out, "writes")):
+        if layers is not None and not 0 <= hook.layer < layers:
+            raise SaebenchError(f"{name} has no {hook}: its layers are 0 to {layers - 1}.")
+        if width is not None and hook.point in _WIDTH_OF_MODEL and size != width:
+            raise SaebenchError(
+                f"{info.origin} {does} activations of width {size}, but {name} has {width} at {hook}: "
+                "is it the right model and hook?"
+            )
+
+
+def _first(config: Any, *names: str) -> int | None:
+    return next((int(value) for name in names if isinstance(value := getattr(config, name, None), int)), None)

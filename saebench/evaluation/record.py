@@ -1,0 +1,133 @@
+"""One autoencoder's result as it grows: written after each evaluator, and gone on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import SaebenchError
+from saebench.evaluation.engine import Clock
+from saebench.evaluation.settings import EvaluationSettings
+from saebench.lm import Cut
+from saebench.provenance import corpus_record, environment, model_record, sae_record
+from saebench.results import EvaluatorResult, Result, check_same_run, read_result, write_result
+from saebench.sae import Autoencoder
+from saebench.text.corpus import TokenCorpus
+
+
+class Record:
+    """One autoencoder's result as it grows."""
+
+    def __init__(
+        self,
+        sae: Autoencoder,
+        cut: Cut,
+        corpus: TokenCorpus,
+        settings: EvaluationSettings,
+        evaluators: Sequence[str],
+        path: Path | None,
+        stages: Mapping[str, float],
+    ) -> None:
+        self.sae, self.path, self.evaluators = sae, path, evaluators
+        self.controls_wanted = settings.controls
+        self.finished: dict[str, EvaluatorResult] = {}
+        self.failures: dict[str, str] = {}
+        self.controls: dict[str, dict[str, EvaluatorResult]] = {}
+        self.stages = dict(stages)
+        self._fixed: dict[str, Any] = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "sae": sae_record(sae, cut),
+            "model": model_record(cut.model),
+            "corpus": corpus_record(corpus),
+            "seed": settings.seed,
+            "settings": {"options": {name: dict(each) for name, each in settings.options.items()}},
+            "environment": environment(cut.model.device),
+        }
+
+    def open(self, resume: bool) -> None:
+        """Take in what the file holds already, or make sure that it may be replaced.
+
+        Raises:
+            SaebenchError: the file was made with other settings, or is not a result.
+        """
+        if self.path is not None and resume and self.path.exists():
+            self._resume(self.path)
+        elif self.path is not None and not resume and self.path.exists() and self.path.stat().st_size:
+            self._keep_unrelated(self.path)
+
+    def _resume(self, path: Path) -> None:
+        earlier = read_result(path)
+        check_same_run(earlier, self.result().identity(), self.evaluators, path)
+        before = earlier.settings.get("options", {})
+        self._fixed["settings"]["options"] |= {name: before[name] for name in before if name in earlier.evaluators}
+        self.finished, self.stages = dict(earlier.evaluators), {**earlier.stages, **self.stages}
+        self.controls = dict(earlier.controls)
+        self._fixed["created"] = earlier.created
+        self._fixed["definitions"] = earlier.definitions
+
+    def _keep_unrelated(self, path: Path) -> None:
+        """An existing result is replaced; anything else at that place is somebody's work and is not."""
+        try:
+            read_result(path)
+        except SaebenchError as error:
+            raise SaebenchError(f"{path} exists and is not a result file of this version; name another place.") from error
+
+    def uses(self, definitions: dict[str, str]) -> None:
+        """Note the definition files of an evaluator.
+
+        Raises:
+            SaebenchError: the result that is resumed was made with other versions of them.
+        """
+        before = self._fixed.get("definitions", {})
+        changed = sorted(name for name in before.keys() & definitions.keys() if before[name] != definitions[name])
+        if changed:
+            raise SaebenchError(f"{self.path} was made with another {changed[0]}.toml: write to another file.")
+        self._fixed["definitions"] = before | definitions
+
+    def finish(self, name: str, compute: Callable[[], EvaluatorResult], seconds: float | None) -> None:
+        """Take in an evaluator's result, or its failure."""
+        timer = Clock()
+        try:
+            with timer.stage(name):
+                found = compute()
+        except Exception as error:
+            self.failures[name] = in_words(error)
+            return
+        took = timer.seconds[name] + (seconds or 0.0)
+        self.finished[name] = found.model_copy(update={"duration_seconds": took})
+        self.failures.pop(name, None)
+
+    def take_control(self, name: str, result: Result) -> None:
+        """Take in a control's metrics and failures, and write. Details of controls are not kept."""
+        found = {each: made.model_copy(update={"details": {}}) for each, made in result.evaluators.items()}
+        self.controls[name] = self.controls.get(name, {}) | found
+        self.failures |= {f"{each} ({name} control)": words for each, words in result.failures.items()}
+        self.write()
+
+    def result(self) -> Result:
+        """The result so far."""
+        return Result(
+            complete=all(name in self.finished for name in self.evaluators) and self._controlled(),
+            evaluators=self.finished,
+            controls=self.controls,
+            failures=self.failures,
+            stages={name: round(seconds, 3) for name, seconds in self.stages.items()},
+            **self._fixed,
+        )
+
+    def _controlled(self) -> bool:
+        """Whether every control asked for has what the autoencoder itself has."""
+        each = (self.controls.get(name, {}) for name in self.controls_wanted)
+        return all(name in found for found in each for name in self.evaluators)
+
+    def write(self) -> None:
+        """Write what is finished, where a file was asked for."""
+        if self.path is not None:
+            write_result(self.result(), self.path)
+
+
+def in_words(error: Exception) -> str:
+    """An error as a result tells it."""
+    return str(error) if isinstance(error, SaebenchError) else f"{type(error).__name__}: {error}"

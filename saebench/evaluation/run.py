@@ -1,0 +1,242 @@
+"""One evaluation, from checkpoints to results: the steps, cheap checks first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from saebench import checkpoints
+from saebench.errors import SaebenchError
+from saebench.evaluation.controls import Sample, check_controls, make_control, reinitialised
+from saebench.evaluation.engine import Clock, Judged, stream
+from saebench.evaluation.preflight import check_against_config, model_name
+from saebench.evaluation.record import Record, in_words
+from saebench.evaluation.settings import DEFAULT_CONTEXT, TOKENS_PER_BATCH, EvaluationSettings
+from saebench.evaluators.base import Setup, StreamingEvaluator, find_evaluators
+from saebench.evaluators.shared import Shared, make_shared
+from saebench.lm import Cut, LanguageModel
+from saebench.lm.hooks import Hook, parse_hook
+from saebench.lm.loading import pick_device
+from saebench.progress import Progress
+from saebench.results import Result
+from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, wrap
+from saebench.text.corpus import TokenCorpus, load_corpus
+from saebench.text.sources import open_text
+
+
+class EvaluationRun:
+    """The steps of an evaluation, cheap checks first."""
+
+    def __init__(
+        self,
+        candidates: Sequence[Any],
+        settings: EvaluationSettings,
+        targets: Sequence[Path | None],
+        resume: bool,
+        progress: Progress,
+    ) -> None:
+        self.candidates, self.settings, self.targets = candidates, settings, targets
+        self.resume, self.progress, self.clock = resume, progress, Clock()
+        self.evaluators = find_evaluators(settings.evaluators)
+        check_controls(settings.controls)
+        self.infos = [self._describe(candidate) for candidate in candidates]
+        self.model_name = model_name(settings.model, self.infos)
+        self.hooks = [self._hooks(info) for info in self.infos]
+        if isinstance(settings.corpus, str):
+            open_text(settings.corpus, revision=settings.corpus_revision)
+        for info, hooks in zip(self.infos, self.hooks, strict=True):
+            if info is not None and isinstance(self.model_name, str):
+                check_against_config(self.model_name, info, hooks)
+
+    def run(self) -> list[Result]:
+        """Load, evaluate, write. Results are written as evaluators finish."""
+        with self.clock.stage("loading autoencoders"):  # first: a damaged one is found before the model is loaded
+            loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
+        model = self._load_model()
+        cuts = {hooks: model.cut(*hooks) for hooks in dict.fromkeys(self.hooks)}
+        saes = [self._fitted(sae, cuts[hooks]) for sae, hooks in zip(loaded, self.hooks, strict=True)]
+        with self.clock.stage("tokenising"):
+            corpus = self._corpus(model)
+        results: dict[int, Result] = {}
+        for hooks, cut in cuts.items():
+            indices = [index for index, each in enumerate(self.hooks) if each == hooks]
+            results |= self._evaluate_hook(indices, [saes[index] for index in indices], cut, corpus)
+        return [results[index] for index in range(len(self.candidates))]
+
+    def open(self) -> tuple[list[Autoencoder], Cut]:
+        """The candidates, and their language model cut at the hook that they share; nothing is evaluated.
+
+        Raises:
+            SaebenchError: their hooks differ.
+        """
+        if len(set(self.hooks)) > 1:
+            named = ", ".join(sorted({str(reads) for reads, _ in self.hooks}))
+            raise SaebenchError(f"The autoencoders are of different hooks ({named}): this needs them on one.")
+        loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
+        cut = self._load_model().cut(*self.hooks[0])
+        return [self._fitted(each, cut) for each in loaded], cut
+
+    def prepare(self) -> tuple[list[Autoencoder], Cut, TokenCorpus]:
+        """The same, and the text."""
+        saes, cut = self.open()
+        return saes, cut, self._corpus(cut.model)
+
+    def _describe(self, candidate: Any) -> CheckpointInfo | None:
+        if isinstance(candidate, str | Path):
+            return checkpoints.inspect(candidate)
+        return candidate.info if isinstance(candidate, SparseAutoencoder) else None
+
+    def _hooks(self, info: CheckpointInfo | None) -> tuple[Hook, Hook]:
+        reads = self.settings.hook or (info.hook_in if info is not None else None)
+        if reads is None:
+            raise SaebenchError("The checkpoint does not say where it reads: name the place with --hook.")
+        own_out = info.hook_out if info is not None and self.settings.hook is None else None
+        writes = self.settings.hook_out or own_out or reads
+        return parse_hook(reads), parse_hook(writes)
+
+    def _load_model(self) -> LanguageModel:
+        if isinstance(self.model_name, LanguageModel):
+            return self.model_name
+        with self.clock.stage("loading the language model"), self.progress.step(f"Loading {self.model_name}"):
+            return LanguageModel.load(self.model_name, self.settings.dtype, self.settings.device)
+
+    def _load_checkpoint(self, candidate: Any) -> Any:
+        if not isinstance(candidate, str | Path):
+            return candidate
+        given = self.model_name
+        device = str(given.device) if isinstance(given, LanguageModel) else pick_device(self.settings.device)
+        return checkpoints.load(candidate, device)
+
+    def _fitted(self, candidate: Any, cut: Cut) -> Autoencoder:
+        """The candidate as an autoencoder whose widths fit the hooks."""
+        sae = wrap(candidate, cut.d_in)
+        if (sae.d_in, sae.d_out) != (cut.d_in, cut.d_out):
+            raise SaebenchError(
+                f"{sae.info.origin} reads {sae.d_in} and writes {sae.d_out} values, but {cut.hook_in} has {cut.d_in}"
+                + (f" and {cut.hook_out} {cut.d_out}." if cut.hook_out != cut.hook_in else ".")
+            )
+        return sae
+
+    def _corpus(self, model: LanguageModel) -> TokenCorpus:
+        settings, info = self.settings, next((each for each in self.infos if each is not None), None)
+        if isinstance(settings.corpus, TokenCorpus):
+            return settings.corpus
+        bos = settings.bos
+        if bos is None and info is not None and info.prepend_bos is False:
+            bos = "none"
+        return load_corpus(
+            settings.corpus,
+            model.tokenizer,
+            context=settings.context or (info.context if info is not None else None) or DEFAULT_CONTEXT,
+            tokens=settings.tokens or None,
+            bos=bos,
+            exclude=settings.exclude,
+            revision=settings.corpus_revision,
+        )
+
+    def _evaluate_hook(
+        self, indices: list[int], saes: list[Autoencoder], cut: Cut, corpus: TokenCorpus
+    ) -> dict[int, Result]:
+        shared = make_shared(corpus, len(cut.model.tokenizer))
+        records = [self._record(index, sae, cut, corpus) for index, sae in zip(indices, saes, strict=True)]
+        streaming: list[tuple[Record, Judged]] = []
+        for record in records:
+            setups = {name: self._setup(record.sae, cut, corpus, shared, name) for name in self.evaluators}
+            for name, evaluator in self.evaluators.items():
+                evaluator.check(setups[name])
+                record.uses(evaluator.definitions(setups[name].options))
+            watching = {
+                name: evaluator(setups[name])
+                for name, evaluator in self.evaluators.items()
+                if issubclass(evaluator, StreamingEvaluator) and name not in record.finished
+            }
+            if watching:
+                setup = next(iter(setups.values()))
+                streaming.append((record, Judged(record.sae, setup, watching)))
+        if streaming:
+            rows = self.settings.batch or max(1, TOKENS_PER_BATCH // corpus.context)
+            judged = [one for _, one in streaming]
+            clock = stream(judged, cut, corpus, shared, rows, self.progress)
+            for record, one in streaming:
+                record.stages |= clock.seconds
+                for name, watcher in one.evaluators.items():
+                    record.finish(name, watcher.compute, sum(clock.seconds.values()))
+                record.failures |= {name: in_words(error) for name, error in one.failures.items()}
+                record.write()
+        for record in records:
+            self._run_standalone(record, cut, corpus, shared)
+        for name in self.settings.controls:
+            self._run_control(name, records, cut, corpus)
+        return {index: record.result() for index, record in zip(indices, records, strict=True)}
+
+    def _record(self, index: int, sae: Autoencoder, cut: Cut, corpus: TokenCorpus) -> Record:
+        record = Record(sae, cut, corpus, self.settings, list(self.evaluators), self.targets[index], self.clock.seconds)
+        record.open(self.resume)
+        return record
+
+    def _setup(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, shared: Shared, name: str) -> Setup:
+        folder = Path(self.settings.data_dir).expanduser() if self.settings.data_dir else None
+        options = dict(self.settings.options.get(name, {}))
+        return Setup(sae, cut, corpus, shared, self.settings.seed, options, folder, self.progress)
+
+    def _run_standalone(self, record: Record, cut: Cut, corpus: TokenCorpus, shared: Shared) -> None:
+        for name, evaluator in self.evaluators.items():
+            if issubclass(evaluator, StreamingEvaluator) or name in record.finished:
+                continue
+            timer = Clock()
+            with timer.stage(name):
+                record.finish(name, evaluator(self._setup(record.sae, cut, corpus, shared, name)).compute, None)
+            record.stages |= timer.seconds
+            record.write()
+
+    def _run_control(self, name: str, records: Sequence[Record], cut: Cut, corpus: TokenCorpus) -> None:
+        """Run what a control lacks of the evaluators, for several autoencoders on a hook together, and record it."""
+        wanted = [each for each in self.evaluators if any(each not in record.controls.get(name, {}) for record in records)]
+        if not wanted:
+            return
+        saes = [record.sae for record in records]
+        if name != "reinitialised":
+            sample = Sample.of(cut, corpus)
+            saes = [make_control(name, sae, sample, self.settings.seed) for sae in saes]
+        settings = replace(
+            self.settings, model=cut.model, corpus=corpus, controls=(), evaluators=wanted, hook=cut.hook_in.name,
+            hook_out=cut.hook_out.name, options={each: self.settings.options.get(each, {}) for each in wanted},
+        )  # fmt: skip
+        with reinitialised(cut.model, self.settings.seed) if name == "reinitialised" else nullcontext():
+            results = EvaluationRun(saes, settings, [None] * len(saes), False, self.progress).run()
+        for record, result in zip(records, results, strict=True):
+            record.take_control(name, result)
+
+
+def open_model(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut]:
+    """As ``prepare``, without a text."""
+    saes, cut = EvaluationRun([sae], EvaluationSettings(evaluators=(), **settings), [None], False, progress).open()
+    return saes[0], cut
+
+
+def prepare(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut, TokenCorpus]:
+    """One autoencoder with its language model, cut at its hooks, and its text, all checked as ``evaluate`` does.
+
+    Args:
+        sae: as for ``evaluate``.
+        progress: where to show progress.
+        **settings: see ``EvaluationSettings``.
+
+    Raises:
+        SaebenchError: something given is not right.
+    """
+    saes, cut, corpus = prepare_together([sae], progress, **settings)
+    return saes[0], cut, corpus
+
+
+def prepare_together(saes: Sequence[Any], progress: Progress, **settings: Any) -> tuple[list[Autoencoder], Cut, TokenCorpus]:
+    """Several autoencoders on one hook, as ``prepare`` does with one.
+
+    Raises:
+        SaebenchError: something given is not right, or their hooks differ.
+    """
+    places: list[Path | None] = [None] * len(saes)
+    return EvaluationRun(saes, EvaluationSettings(evaluators=(), **settings), places, False, progress).prepare()

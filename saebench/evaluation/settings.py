@@ -1,0 +1,65 @@
+"""How to evaluate: the settings of a run, checked when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import SaebenchError
+from saebench.evaluators.base import DEFAULT_EVALUATORS
+from saebench.lm import LanguageModel
+from saebench.text.corpus import BosPolicy, TokenCorpus
+from saebench.text.sources import PYTHON_DOCS
+
+DEFAULT_TOKENS = 32_768
+DEFAULT_CONTEXT = 128
+TOKENS_PER_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How to evaluate. What is None is read from the checkpoint, or has the default named.
+
+    Attributes:
+        model: hub name, folder, GGUF file or ``smollm2``; or a ``LanguageModel`` that is loaded already.
+        hook: where the autoencoder reads; ``hook_out`` where it writes (transcoders).
+        corpus: a text for ``load_corpus``, or a ``TokenCorpus``.
+        corpus_revision: pins a data set on the hub.
+        tokens: how many tokens of the text; all with 0.
+        context: length of a row (the checkpoint's, else 128).
+        batch: rows run together (as many as hold 1,024 tokens); numbers do not depend on it beyond rounding.
+        dtype: of the language model: ``float32``, ``bfloat16`` or ``auto``.
+        device: such as ``cuda``; an accelerator where there is one.
+        evaluators: names of those to run.
+        seed: of everything random.
+        bos: ``row``, ``text`` or ``none`` (the checkpoint's, else by the tokenizer).
+        exclude: whether special tokens and first positions are left out.
+        options: settings of single evaluators, by evaluator.
+        controls: names from ``saebench.evaluation.controls.CONTROLS``; the same evaluators are run on each, for comparison.
+        data_dir: a folder with the files of probing data sets; where it lies does not count as a setting of the result.
+    """
+
+    model: str | LanguageModel | None = None
+    hook: str | None = None
+    hook_out: str | None = None
+    corpus: str | TokenCorpus = PYTHON_DOCS
+    corpus_revision: str | None = None
+    tokens: int = DEFAULT_TOKENS
+    context: int | None = None
+    batch: int | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    evaluators: Sequence[str] = DEFAULT_EVALUATORS
+    seed: int = 0
+    bos: BosPolicy | None = None
+    exclude: bool = True
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    controls: Sequence[str] = ()
+    data_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("tokens", self.tokens, 0), ("batch", self.batch, 1), ("context", self.context, 2)):
+            if value is not None and value < least:
+                raise SaebenchError(f"{name} is {value}; it must be at least {least}.")

@@ -1,0 +1,1 @@
+"""Codes of an autoencoder at other sparsities, or with refined values."""

@@ -1,0 +1,98 @@
+"""Downstream losses of several reconstructions of the same tokens, on a random sample of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from saebench.evaluators.base import CleanBatch, Setup, TokenBlock
+from saebench.evaluators.downstream import Downstream, clean_batch
+from saebench.lm import Prefix
+from saebench.results.statistics import Estimate, ratio_estimate
+
+
+class SplicedRows:
+    """Watches a pass over the corpus, keeps what belongs to the sampled rows, and splices each variant into them.
+
+    Rows are told by their tokens, so that the sample does not depend on batches; a row that occurs twice is sampled twice.
+
+    Args:
+        setup: of the evaluator that asks.
+        rows: how many to sample, from the setup's seed.
+        variants: names of the reconstructions that will be given for each block.
+    """
+
+    def __init__(self, setup: Setup, rows: int, variants: Sequence[str]) -> None:
+        self._setup = setup
+        drawn = sampled_rows(setup, rows)
+        self._sample = setup.corpus.tokens[drawn]
+        plain = replace(setup, options={})
+        self._losses = {name: Downstream(plain) for name in variants}
+        self._parts: dict[str, list[Tensor]] = {}
+        self._places: list[tuple[Tensor, Tensor]] = []
+        self._number = torch.zeros(0, dtype=torch.int64)
+
+    def start_batch(self, batch: CleanBatch) -> None:
+        """Find the sampled rows of a batch."""
+        known = (batch.tokens.cpu().unsqueeze(1) == self._sample.unsqueeze(0)).all(dim=2).any(dim=1)
+        self._number = torch.where(known, known.cumsum(0) - 1, -1)
+        self._parts, self._places = {name: [] for name in self._losses}, []
+
+    def observe(self, block: TokenBlock, variant: str, reconstruction: Tensor) -> None:
+        """Take a variant's reconstruction of a block, ``[tokens, d_out]``; what lies outside the sample is not kept."""
+        rows = self._number.to(block.rows.device)[block.rows]
+        keep = rows >= 0
+        if bool(keep.any()):
+            self._parts[variant].append(reconstruction[keep])
+            if variant == next(iter(self._losses)):
+                self._places.append((rows[keep], block.positions[keep]))
+
+    def end_batch(self, batch: CleanBatch) -> None:
+        """Run the layers above for the clean rows and for each variant."""
+        if not self._places:
+            return
+        chosen, cut = (self._number >= 0).nonzero().flatten(), self._setup.cut
+        prefix = _rows(batch.prefix, chosen.to(batch.prefix.outputs.device))
+        some = (batch.tokens[chosen], batch.counted[chosen], batch.loss_mask[chosen])
+        clean = clean_batch(*some, prefix, cut.suffix(prefix.outputs, prefix))
+        rows, positions = (torch.cat(each) for each in zip(*self._places, strict=True))
+        for name, losses in self._losses.items():
+            outputs = prefix.outputs.clone()
+            outputs[rows, positions] = torch.cat(self._parts[name]).to(outputs.dtype)
+            losses.splice(clean, cut.suffix(outputs, prefix))
+        self._parts, self._places = {}, []
+
+    def merge(self, other: SplicedRows) -> None:
+        """Take in what another instance saw of later rows."""
+        for name, losses in self._losses.items():
+            losses.merge(other._losses[name])
+
+    def count(self, counted: str) -> int:
+        """``predictions`` behind each cross-entropy, or ``positions`` behind each divergence."""
+        return int(next(iter(self._losses.values())).sums.total(counted))
+
+    def ce_difference(self, weights: Mapping[str, float]) -> Estimate:
+        """Spliced minus clean cross-entropy in nats, of one variant or of a weighted sum of several."""
+        first = next(iter(self._losses.values())).sums
+        total = torch.zeros_like(first.column("predictions"))
+        for name, weight in weights.items():
+            sums = self._losses[name].sums
+            total = total + weight * (sums.column("ce_spliced") - sums.column("ce_clean"))
+        return ratio_estimate(total, first.column("predictions"))
+
+    def kl_divergence(self, variant: str) -> Estimate:
+        """KL(clean || spliced) in nats."""
+        return self._losses[variant].sums.ratio("kl_divergence", "positions")
+
+
+def sampled_rows(setup: Setup, rows: int) -> Tensor:
+    """Up to ``rows`` numbers of rows of the corpus, drawn from the setup's seed, in order."""
+    generator = torch.Generator().manual_seed(setup.seed)
+    return torch.randperm(setup.corpus.tokens.shape[0], generator=generator)[:rows].sort().values
+
+
+def _rows(prefix: Prefix, chosen: Tensor) -> Prefix:
+    return Prefix(prefix.tokens[chosen], prefix.inputs[chosen], prefix.outputs[chosen], prefix.residual[chosen])

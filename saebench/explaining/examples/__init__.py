@@ -1,0 +1,1 @@
+"""Activating examples of latents: collecting, keeping and sampling them."""

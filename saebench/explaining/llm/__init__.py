@@ -1,0 +1,1 @@
+"""Explanations written and scored by a language model behind an endpoint."""

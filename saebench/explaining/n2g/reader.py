@@ -1,0 +1,93 @@
+"""A latent's activation at the end of many short texts: the one thing Neuron2Graph asks of the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saebench.explaining.n2g.packing import Texts, heeds_trees, run_packed, together
+from saebench.lm import Cut
+from saebench.sae import Autoencoder, SparseAutoencoder
+from saebench.sae.activations import Elementwise
+
+TOKENS_PER_BATCH = 2048
+
+
+class LatentReader:
+    """Runs the layers below the hook on batches of texts and encodes their last positions.
+
+    The code is that of the whole dictionary where latents compete, so that a latent outside the top k counts as 0; where
+    each decides alone, only the latents asked for are encoded. Texts that several latents ask for are run once, and so are
+    beginnings that texts share: where they part again, only if the model can do it.
+
+    Attributes:
+        trees: whether texts that part from each other are run as trees; found out by a trial.
+        asked: readings so far; ``texts`` and ``tokens``: what was run for them.
+    """
+
+    def __init__(self, cut: Cut, sae: Autoencoder, bos: int | None) -> None:
+        self.cut, self.sae, self.bos = cut, sae, bos
+        self.trees = heeds_trees(cut, torch.arange(3, 11))
+        self.asked = self.texts = self.tokens = 0
+
+    @torch.no_grad()
+    def read(self, table: Tensor, latents: Tensor, done: Callable[[int], object] = lambda readings: None) -> Tensor:
+        """Activations ``[readings]`` float64, at the last token of each text.
+
+        Args:
+            table: ``[readings, width]``, texts without the BOS that is put in front of each, followed by ``END``.
+            latents: ``[readings]``, the latent asked for.
+            done: called with the number of readings of each batch.
+        """
+        unique, inverse = torch.unique(table, dim=0, return_inverse=True)
+        texts = Texts(unique if self.bos is None else F.pad(unique, (1, 0), value=self.bos))
+        found = torch.zeros(table.shape[0], dtype=torch.float64)
+        for numbers, x in self._activations(texts):
+            places = torch.full((unique.shape[0],), -1)
+            places[numbers] = torch.arange(numbers.numel())
+            readings = (places[inverse] >= 0).nonzero().squeeze(1)
+            found[readings] = self._values(x, places[inverse[readings]], latents[readings])
+            done(readings.numel())
+        self.asked += table.shape[0]
+        self.texts += unique.shape[0]
+        return found
+
+    def _activations(self, texts: Texts) -> Iterator[tuple[Tensor, Tensor]]:
+        """Numbers of some texts and activations (``[some, d_in]`` float32) at their last tokens, until all were there."""
+        packs = texts.trees() if self.trees else texts.chains()
+        numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
+        for some in together(packs, TOKENS_PER_BATCH):
+            group = [packs[each] for each in some]
+            self.tokens += sum(each.tokens.numel() for each in group)
+            yield torch.cat([numbers[each] for each in some]), run_packed(self.cut, group).float()
+
+    def _values(self, x: Tensor, places: Tensor, latents: Tensor) -> Tensor:
+        """``[readings]``: of activations ``x`` (``[texts, d]``), latent ``latents[i]`` at text ``places[i]``."""
+        sae = self.sae
+        if isinstance(sae, SparseAutoencoder) and isinstance(sae.activation, Elementwise):
+            wanted, latents = torch.unique(latents, return_inverse=True)
+            sae = narrowed(sae, wanted)
+        code = sae.encode(x)
+        here = code.indices.cpu()[places] == latents.unsqueeze(1)
+        return (code.values.double().cpu()[places] * here).sum(dim=1)
+
+
+def narrowed(sae: SparseAutoencoder, latents: Tensor) -> SparseAutoencoder:
+    """The autoencoder of some latents (``[wanted]``) alone, in that order, where each latent decides for itself."""
+    activation = copy.copy(sae.activation)
+    for name, value in vars(activation).items():
+        if isinstance(value, Tensor):
+            object.__setattr__(activation, name, value[latents])
+    return replace(
+        sae,
+        W_enc=sae.W_enc[:, latents],
+        W_dec=sae.W_dec[latents],
+        b_enc=sae.b_enc[latents],
+        activation=activation,
+        info=replace(sae.info, n_latents=latents.numel()),
+    )

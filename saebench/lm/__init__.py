@@ -1,0 +1,5 @@
+"""Language models cut at a hook: loading, hooks, the layers below and above, continuation."""
+
+from saebench.lm.model import Cut, LanguageModel, Prefix
+
+__all__ = ["Cut", "LanguageModel", "Prefix"]

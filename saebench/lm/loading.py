@@ -1,0 +1,121 @@
+"""Finding and loading language models: the hub, local folders, GGUF files, the embedded model."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from saebench.errors import SaebenchError
+from saebench.lm.embedded import EMBEDDED_MODEL, embedded_model_folder, file_sha256, gguf_to_folder
+from saebench.lm.quiet import quiet
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as transformers loads it, and what identifies it."""
+
+    model: nn.Module
+    tokenizer: Any
+    revision: str | None
+    weights_sha256: str | None
+
+
+def locate(name: str) -> str | Path:
+    """The folder that holds the model, or its name on the hub. Nothing heavy is read but an unconverted GGUF file.
+
+    Raises:
+        SaebenchError: the name looks like a path and nothing is there.
+    """
+    if name == EMBEDDED_MODEL:
+        return embedded_model_folder()
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return gguf_to_folder(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise SaebenchError(f"The folder {name} has no config.json: it is not a Hugging Face model.")
+        return path
+    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise SaebenchError(f"There is no model at {name}.")
+    return name
+
+
+def read_config(name: str, revision: str | None = None) -> Any:
+    """The model's Hugging Face configuration alone, so that widths and layers can be checked before weights are loaded."""
+    from transformers import AutoConfig
+
+    source = locate(name)
+    with _plain_errors(name), quiet():
+        return AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False).get_text_config()
+
+
+def load_pretrained(name: str, dtype: str, device: str, revision: str | None) -> Loaded:
+    """Load weights and tokenizer. Remote code is never run."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = locate(name)
+    with _plain_errors(name), quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision or "main",
+            dtype=pick_dtype(dtype, device),
+            attn_implementation="eager",
+            trust_remote_code=False,
+        ).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+    commit = getattr(model.config, "_commit_hash", None)
+    return Loaded(model, tokenizer, commit, _hash_weights(source) if isinstance(source, Path) else None)
+
+
+def pick_device(device: str | None) -> str:
+    """The device asked for, else the accelerator where there is one.
+
+    Raises:
+        SaebenchError: torch cannot use the device.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SaebenchError(f"torch cannot use the device {device!r} here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def pick_dtype(dtype: str, device: str) -> torch.dtype | str:
+    """What ``auto`` means on a device, else the dtype named."""
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    if dtype != "auto":
+        raise SaebenchError(f"Unknown dtype {dtype!r}: choose float32, bfloat16 or auto.")
+    if device != "cpu":
+        return "auto"
+    fast_bfloat16 = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return "auto" if fast_bfloat16 else torch.float32
+
+
+@contextlib.contextmanager
+def _plain_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        hint = "HF_HUB_OFFLINE is set" if offline else "check the name and the network"
+        raise SaebenchError(f"The model {name} could not be loaded ({hint}): {first_line}") from error
+
+
+def _hash_weights(folder: Path) -> str | None:
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    hashes = [file_sha256(path) for path in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None

@@ -1,0 +1,301 @@
+"""A language model cut at a hook: activations below, logits above, and no layer run twice.
+
+``LanguageModel`` wraps a TransformerLens bridge. ``LanguageModel.cut`` names the place; the cut's ``prefix`` runs the
+layers up to it and stops there; its ``suffix`` puts activations back and runs only the layers above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saebench.errors import SaebenchError
+from saebench.lm.bridge import HookFunctions, PassThrough, Stop, find_layers
+from saebench.lm.hooks import Hook, check_hook, parse_hook
+from saebench.lm.loading import load_pretrained, pick_device
+from saebench.lm.quiet import quiet
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the layers up to the cut made of a batch of tokens.
+
+    Attributes:
+        tokens: ``[batch, position]``.
+        inputs: ``[batch, position, d_in]``, activations at ``hook_in``, which an autoencoder reads.
+        outputs: ``[batch, position, d_out]``, activations at ``hook_out``, which its reconstruction replaces.
+        residual: ``[batch, position, d_model]``, the residual stream where the suffix starts.
+    """
+
+    tokens: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    residual: Tensor
+
+
+class LanguageModel:
+    """A causal language model that TransformerLens can bridge, in evaluation mode, without gradients.
+
+    Attributes:
+        name: as given; ``revision`` is the hub's commit, where there is one.
+        bridge: the ``TransformerBridge``.
+        tokenizer: the Hugging Face tokenizer.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, weights_sha256: str | None = None
+    ) -> None:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        model.eval()
+        with quiet():
+            self.bridge = TransformerBridge.boot_transformers(
+                name, hf_model=model, tokenizer=tokenizer, device=str(next(model.parameters()).device)
+            )
+        self.bridge.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        self.weights_sha256 = weights_sha256
+        self._layers = find_layers(self.bridge)
+        self._blocks = list(self._layers)
+
+    @staticmethod
+    def load(
+        name: str = "smollm2", dtype: str = "auto", device: str | None = None, revision: str | None = None
+    ) -> LanguageModel:
+        """Load a model from the hub, a folder, a GGUF file, or the embedded one (``smollm2``).
+
+        Args:
+            name: hub name, folder, ``.gguf`` file, or ``smollm2``.
+            dtype: ``float32``, ``bfloat16`` or ``auto`` (the checkpoint's own on an accelerator; on a CPU bfloat16 where
+                its matrix units compute it, else float32).
+            device: such as ``cpu`` or ``cuda``; the accelerator where there is one, by default.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            SaebenchError: it cannot be found, reached or bridged.
+        """
+        loaded = load_pretrained(name, dtype, pick_device(device), revision)
+        return LanguageModel(loaded.model, loaded.tokenizer, name, loaded.revision, loaded.weights_sha256)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self._blocks)
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration."""
+        return self.bridge.original_model.config
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.bridge.original_model.parameters()).device
+        return device
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        dtype: torch.dtype = next(self.bridge.original_model.parameters()).dtype
+        return dtype
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.bridge.original_model.parameters())
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes this model's activations from another's: name, revision or weights, dtype."""
+        known_by = self.revision or self.weights_sha256 or "unknown"
+        return f"{Path(self.name).name if Path(self.name).exists() else self.name}@{known_by}/{self.dtype}"
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits ``[batch, position, vocabulary]`` of the plain model."""
+        result: Tensor = self.bridge(tokens.to(self.device))
+        return result
+
+    def cut(self, hook_in: str | Hook, hook_out: str | Hook | None = None) -> Cut:
+        """Cut the model where an autoencoder reads (``hook_in``) and writes (``hook_out``, the same by default).
+
+        Raises:
+            SaebenchError: the model lacks the hook (the nearest is suggested), or writes before it reads.
+        """
+        reads = parse_hook(hook_in) if isinstance(hook_in, str) else hook_in
+        writes = reads if hook_out is None else parse_hook(hook_out) if isinstance(hook_out, str) else hook_out
+        known = [name for name in self.bridge.hook_dict if name.startswith("blocks.")]
+        for hook in (reads, writes):
+            check_hook(hook, known, self.n_layers)
+        if writes.layer < reads.layer:
+            raise SaebenchError(f"The autoencoder reads at {reads} but writes at {writes}, which comes earlier.")
+        return Cut(self, reads, writes)
+
+    @contextmanager
+    def starting_at(self, layer: int, residual: Tensor) -> Iterator[None]:
+        """Within this context the model's forward pass starts from ``residual`` at block ``layer``.
+
+        The blocks below are replaced by pass-through modules, so that they cost nothing; the last of them hands over
+        ``residual``. Embeddings are still looked up: they are cheap, and give the model its shapes and masks.
+        """
+        for index in range(layer):
+            self._layers[index] = PassThrough(self._blocks[index], residual if index == layer - 1 else None)
+        try:
+            yield
+        finally:
+            for index in range(layer):
+                self._layers[index] = self._blocks[index]
+
+    def run(self, tokens: Tensor, hooks: HookFunctions, cache: Any = None, **inputs: Tensor) -> Tensor | None:
+        """A forward pass with hooks; None where a hook left it early.
+
+        A key-value ``cache`` is read and extended; ``inputs`` go to the model beside the tokens.
+        """
+        cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+        try:
+            result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, **cached, **inputs)
+        except Stop:
+            return None
+        return result
+
+
+class Cut:
+    """A language model cut in two at the hooks of an autoencoder.
+
+    Attributes:
+        model: the language model.
+        hook_in: where the autoencoder reads; ``hook_out`` where its reconstruction is put back.
+        d_in: width of the activations at ``hook_in``; ``d_out`` at ``hook_out``.
+    """
+
+    def __init__(self, model: LanguageModel, hook_in: Hook, hook_out: Hook) -> None:
+        self.model, self.hook_in, self.hook_out = model, hook_in, hook_out
+        self._outputs_are_residual = hook_out.is_residual
+        self._start = hook_out.layer + 1 if hook_out.is_block_output else hook_out.layer
+        self._out_shape: torch.Size | None = None
+        trial = self.prefix(torch.zeros(1, 2, dtype=torch.long))
+        self.d_in, self.d_out = trial.inputs.shape[-1], trial.outputs.shape[-1]
+
+    @torch.no_grad()
+    def prefix(self, tokens: Tensor, visible: Tensor | None = None, positions: Tensor | None = None) -> Prefix:
+        """Run the layers up to the cut on ``tokens`` and stop there.
+
+        Args:
+            tokens: ``[batch, position]``.
+            visible: ``[batch, position, position]`` bool, what each position attends to, where that is not simply all
+                before it. Not every architecture heeds it: whoever gives it tries first whether it is heeded.
+            positions: ``[batch, position]``, each token's position in its text; given together with ``visible``.
+        """
+        tokens = tokens.to(self.model.device)
+        wanted = [self.hook_in.name, self.hook_out.name]
+        if not self._outputs_are_residual:
+            wanted.insert(0, f"blocks.{self._start}.hook_in")
+        seen = self._seen(tokens, wanted, [], visible, positions)
+        outputs = seen[self.hook_out.name]
+        self._out_shape = outputs.shape[2:]
+        flat = outputs.flatten(2)
+        residual = flat if self._outputs_are_residual else seen[wanted[0]]
+        return Prefix(tokens, seen[self.hook_in.name].flatten(2), flat, residual)
+
+    @torch.no_grad()
+    def inputs_at(
+        self, tokens: Tensor, rows: Tensor, places: Tensor, visible: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Activations ``[wanted, d_in]`` at ``hook_in`` at some places alone: the last MLP below the cut runs there alone.
+
+        Args:
+            tokens, visible, positions: as for ``prefix``.
+            rows, places: ``[wanted]`` each, no place twice.
+        """
+        tokens, rows, places = (each.to(self.model.device) for each in (tokens, rows, places))
+        name, hooks = self.hook_in.name, self._last_mlp_at(tokens.shape, rows, places)
+        return self._seen(tokens, [name], hooks, visible, positions)[name][rows, places].flatten(1)
+
+    def _last_mlp_at(self, shape: torch.Size, rows: Tensor, places: Tensor) -> HookFunctions:
+        """Hooks that give the MLP of the cut's block those places of ``shape`` alone, with zeros elsewhere."""
+        mlp = f"blocks.{self.hook_in.layer}.mlp"
+        if not self.hook_in.is_block_output or f"{mlp}.hook_in" not in self.model.bridge.hook_dict:
+            return []
+
+        def narrow(activation: Tensor, hook: Any) -> Tensor:
+            return activation[rows, places].unsqueeze(0)
+
+        def widen(activation: Tensor, hook: Any) -> Tensor:
+            wide = activation.new_zeros(*shape, activation.shape[-1])
+            wide[rows, places] = activation[0]
+            return wide
+
+        return [(f"{mlp}.hook_in", narrow), (f"{mlp}.hook_out", widen)]
+
+    def _seen(
+        self, tokens: Tensor, wanted: list[str], hooks: HookFunctions, visible: Tensor | None, positions: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The activations at the ``wanted`` hooks; the pass ends once all were seen."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., Tensor | None]:
+            def hook_function(activation: Tensor, hook: Any) -> None:
+                seen[name] = activation
+                if all(each in seen for each in wanted):
+                    raise Stop
+
+            return hook_function
+
+        attention = {} if visible is None else self._attention(visible, positions)
+        self.model.run(tokens, [*hooks, *((name, keep(name)) for name in dict.fromkeys(wanted))], **attention)
+        return seen
+
+    def _attention(self, visible: Tensor, positions: Tensor | None) -> dict[str, Tensor]:
+        model = self.model
+        mask = torch.zeros(visible.shape, dtype=model.dtype, device=model.device)
+        mask.masked_fill_(~visible.to(model.device), torch.finfo(model.dtype).min)
+        places = {} if positions is None else {"position_ids": positions.to(model.device)}
+        return {"attention_mask": mask.unsqueeze(1), **places}
+
+    @torch.no_grad()
+    def suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
+        """Put ``outputs`` in place of the activations at ``hook_out`` and run the layers above.
+
+        Args:
+            outputs: ``[batch, position, d_out]``.
+            prefix: what ``prefix`` returned for these tokens.
+            cache: keys and values of the positions before these (``saebench.lm.continuation``); it is extended by these.
+
+        Returns:
+            Logits ``[batch, position, vocabulary]``.
+        """
+        outputs = outputs.to(self.model.dtype)
+        if self._outputs_are_residual:
+            return self._from_residual(outputs, prefix.tokens, [], cache)
+        return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix), cache)
+
+    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions, cache: Any) -> Tensor:
+        if self._start == 0:  # no block below hands the residual over: put it in at the first block's input
+            hooks = [("blocks.0.hook_in", lambda activation, hook: residual), *hooks]
+        with self.model.starting_at(self._start, residual):
+            logits = self.model.run(tokens, hooks, cache)
+        assert logits is not None
+        return logits
+
+    @property
+    def first_layer_above(self) -> int:
+        """The first block that the suffix runs."""
+        return self._start
+
+    def _replacing(self, outputs: Tensor, prefix: Prefix) -> HookFunctions:
+        shaped = outputs.unflatten(2, self._out_shape) if self._out_shape and len(self._out_shape) > 1 else outputs
+        hooks: HookFunctions = [(self.hook_out.name, lambda activation, hook: shaped)]
+        if self.hook_out.point == "hook_resid_mid":
+            # The hook sits where the MLP branch reads; the residual stream passes beside it and needs the change too.
+            change = outputs - prefix.outputs
+            hooks.append((f"blocks.{self.hook_out.layer}.hook_out", lambda activation, hook: activation + change))
+        return hooks

@@ -1,0 +1,41 @@
+"""Results: the schema of result files, metrics, statistics, and results as a table."""
+
+from saebench.results.schema import (
+    LARGEST_FILE,
+    OPTIONS_OF,
+    SCHEMA_VERSION,
+    CorpusRecord,
+    Environment,
+    EvaluatorResult,
+    JsonObject,
+    Metric,
+    ModelRecord,
+    Result,
+    SaeRecord,
+    canonical_hash,
+    check_same_run,
+    json_schema,
+    read_result,
+    validate,
+    write_result,
+)
+
+__all__ = [
+    "LARGEST_FILE",
+    "OPTIONS_OF",
+    "SCHEMA_VERSION",
+    "CorpusRecord",
+    "Environment",
+    "EvaluatorResult",
+    "JsonObject",
+    "Metric",
+    "ModelRecord",
+    "Result",
+    "SaeRecord",
+    "canonical_hash",
+    "check_same_run",
+    "json_schema",
+    "read_result",
+    "validate",
+    "write_result",
+]

@@ -1,0 +1,275 @@
+"""The result file: what was measured, on what, with what, and how sure it is.
+
+Every number says what it is. What is undefined is null, with a reason; NaN and infinity do not exist in a result file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from saebench.errors import SaebenchError
+from saebench.files import write_text
+
+SCHEMA_VERSION = 1
+OPTIONS_OF = "options of "
+LARGEST_FILE = 50 * 2**20
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+def _all_finite(data: Any) -> Any:
+    """Refuse what JSON cannot say: free-form data reaches pages and hashes, and a NaN in it would end up as null."""
+    try:
+        json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"holds what JSON cannot say ({error})") from error
+    return data
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_all_finite)]
+
+
+class Metric(_Strict):
+    """One number and what can be said of it."""
+
+    name: str
+    version: int = Field(default=1, description="version of the metric's definition")
+    value: float | None
+    unit: str
+    direction: Literal["lower", "higher", "none"] = Field(description="which is better")
+    n: int = Field(ge=0, description="how many n_unit the number rests on")
+    n_unit: str = "tokens"
+    standard_error: float | None = Field(default=None, ge=0)
+    interval: tuple[float, float] | None = Field(default=None, description="95 % interval, where one was computed")
+    reason: str | None = Field(default=None, description="why the value is null")
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> Metric:
+        if (self.value is None) != (self.reason is not None):
+            raise ValueError(f"{self.name}: a null value needs a reason, and only a null value has one")
+        if self.interval is not None and self.interval[0] > self.interval[1]:
+            raise ValueError(f"{self.name}: the interval ends before it begins")
+        return self
+
+
+class EvaluatorResult(_Strict):
+    """What one evaluator found."""
+
+    name: str
+    version: int
+    metrics: dict[str, Metric]
+    details: JsonObject = Field(default_factory=dict, description="curves, histograms and tables behind the metrics")
+    settings: JsonObject = Field(default_factory=dict)
+    duration_seconds: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _keys_are_names(self) -> EvaluatorResult:
+        wrong = [key for key, metric in self.metrics.items() if key != metric.name]
+        if wrong:
+            raise ValueError(f"{self.name}: metrics stand under other names than their own ({', '.join(wrong)})")
+        return self
+
+
+class SaeRecord(_Strict):
+    """The autoencoder that was judged."""
+
+    origin: str = Field(description="as the user gave it, without folders of the machine")
+    format: str
+    architecture: str
+    weights_sha256: str | None
+    d_in: int = Field(gt=0)
+    d_out: int = Field(gt=0)
+    n_latents: int = Field(gt=0)
+    activation: JsonObject
+    scaling: str
+    hook_in: str
+    hook_out: str
+    training: JsonObject = Field(default_factory=dict)
+
+
+class ModelRecord(_Strict):
+    """The language model."""
+
+    name: str
+    revision: str | None
+    weights_sha256: str | None
+    dtype: str
+    n_parameters: int
+
+
+class CorpusRecord(_Strict):
+    """The text, and which positions counted."""
+
+    name: str
+    revision: str | None
+    sha256: str = Field(description="of the token ids and of the positions that count")
+    rows: int
+    context: int
+    tokens: int
+    tokens_counted: int
+    tokens_requested: int | None
+    tokens_dropped: int = Field(default=0, description="behind the last whole row")
+    bos: str
+    separator: int | None = Field(default=None, description="the token between two documents")
+    shuffle_seed: int | None = Field(default=None, description="where rows were drawn from all of the text")
+    excluded: str = Field(description="the rule, in words")
+    documents: int
+
+
+class Environment(_Strict):
+    """What the numbers were computed with."""
+
+    saebench: str
+    commit: str | None = Field(description="of saebench's own checkout, where it runs from one")
+    python: str
+    platform: str
+    device: str
+    threads: int
+    libraries: dict[str, str]
+
+
+class Result(_Strict):
+    """A result file."""
+
+    schema_version: Literal[1] = 1
+    created: str = Field(description="UTC, ISO 8601")
+    complete: bool = Field(description="whether every evaluator asked for has finished")
+    sae: SaeRecord
+    model: ModelRecord
+    corpus: CorpusRecord
+    seed: int
+    settings: JsonObject = Field(description="all that decides the numbers, besides the sections above")
+    definitions: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the definition files that were used")
+    evaluators: dict[str, EvaluatorResult]
+    failures: dict[str, str] = Field(default_factory=dict, description="evaluators that failed, and how")
+    controls: dict[str, dict[str, EvaluatorResult]] = Field(
+        default_factory=dict, description="the same evaluators on autoencoders that should do badly"
+    )
+    stages: dict[str, float] = Field(default_factory=dict, description="seconds spent in each stage")
+    environment: Environment
+
+    def metric(self, path: str) -> Metric:
+        """A metric by ``evaluator.name``, such as ``reconstruction.normalised_mse``.
+
+        Raises:
+            SaebenchError: the result has no such metric.
+        """
+        evaluator, _, name = path.partition(".")
+        if evaluator not in self.evaluators or name not in self.evaluators[evaluator].metrics:
+            there = [f"{key}.{each}" for key, found in self.evaluators.items() for each in found.metrics]
+            raise SaebenchError(f"The result has no metric {path!r}; it has: {', '.join(there) or 'none'}.")
+        return self.evaluators[evaluator].metrics[name]
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree for two runs to be parts of one: autoencoder, model, text, seed, and evaluators' options."""
+        options = self.settings.get("options", {})
+        return {
+            "sae.weights_sha256": self.sae.weights_sha256,
+            "sae.hook_in": self.sae.hook_in,
+            "sae.hook_out": self.sae.hook_out,
+            "model": self.model.model_dump(),
+            "corpus.sha256": self.corpus.sha256,
+            "seed": self.seed,
+            **{f"settings.{key}": value for key, value in self.settings.items() if key != "options"},
+            **{f"{OPTIONS_OF}{name}": options.get(name, {}) for name in {*options, *self.evaluators}},
+        }
+
+
+def write_result(result: Result, path: str | Path) -> None:
+    """Write a result file atomically: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        SaebenchError: the place cannot be written.
+    """
+    write_text(Path(path), result.model_dump_json(indent=1) + "\n")
+
+
+def read_result(path: str | Path) -> Result:
+    """Read a result file.
+
+    Raises:
+        SaebenchError: it is missing, too large, not JSON, or does not follow the schema.
+    """
+    problems, result = _read(Path(path))
+    if result is None:
+        raise SaebenchError(f"{path} is not a valid result file: {problems[0]}")
+    return result
+
+
+def validate(path: str | Path) -> list[str]:
+    """Everything that is wrong with a result file, in plain words; nothing where it is valid."""
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[list[str], Result | None]:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            return [f"it is larger than {LARGEST_FILE >> 20} MiB."], None
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except OSError as error:
+        return [f"it cannot be read ({error.strerror})."], None
+    except UnicodeDecodeError:
+        return ["it is not UTF-8 text."], None
+    except json.JSONDecodeError as error:
+        return [f"it is not JSON (line {error.lineno}: {error.msg})."], None
+    except (ValueError, RecursionError) as error:
+        return [f"{error}."], None
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION or version is True:
+        return [f"its schema_version is {version!r}; this version of saebench reads {SCHEMA_VERSION}."], None
+    try:
+        return [], Result.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        return [_in_words(each["loc"], each["msg"]) for each in error.errors()], None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}, which is not JSON: undefined values are null, with a reason")
+
+
+def _in_words(location: tuple[int | str, ...], message: str) -> str:
+    return f"{'.'.join(map(str, location)) or 'the file'}: {message.removeprefix('Value error, ')}."
+
+
+def canonical_hash(data: Any) -> str:
+    """SHA-256 of JSON data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def check_same_run(earlier: Result, now: dict[str, Any], evaluators: Collection[str], path: str | Path) -> None:
+    """Raise ``SaebenchError`` where an earlier result was made with other settings than ``now``, naming them.
+
+    Args:
+        earlier: the result; ``path``: where it was read.
+        now: the ``identity`` of the run that would go on from it.
+        evaluators: of that run. Options count for those alone that both have.
+    """
+    before, current = (
+        {key: value for key, value in json.loads(json.dumps(identity)).items() if not key.startswith(OPTIONS_OF)}
+        | {
+            f"{OPTIONS_OF}{name}": identity.get(f"{OPTIONS_OF}{name}", {})
+            for name in earlier.evaluators.keys() & set(evaluators)
+        }
+        for identity in (earlier.identity(), now)
+    )
+    different = sorted(key for key in before.keys() | current.keys() if before.get(key) != current.get(key))
+    if different:
+        raise SaebenchError(
+            f"{path} was made with other settings ({', '.join(different)}): repeat them, or write to another file."
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of result files."""
+    schema = Result.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

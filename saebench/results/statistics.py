@@ -1,0 +1,147 @@
+"""Sums over rows of text, from which every mean gets its standard error.
+
+Tokens of one row share a context and are not independent, so the row, not the token, is what standard errors count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MOST_GROUPS = 4096
+"""Rows are kept apart up to this many; then neighbours are merged, so that memory does not grow with the corpus."""
+
+
+class Estimate(NamedTuple):
+    """A number and what can be said of its precision."""
+
+    value: float | None
+    standard_error: float | None
+
+
+class RowSums:
+    """Named sums, kept apart for each row of text (or group of neighbouring rows, once there are very many).
+
+    The grouping depends on the order of the rows alone, not on the batches in which they come.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.rows_per_group = 1
+        self._groups: list[Tensor] = []  # each [names], float64
+        self._filled = 0  # rows in the last group
+        self._batch = torch.zeros(0, len(self.names), dtype=torch.float64)
+
+    def start_batch(self, rows: int) -> None:
+        """Begin a batch of ``rows``."""
+        self._batch = torch.zeros(rows, len(self.names), dtype=torch.float64)
+
+    def scatter(self, rows: Tensor, **values: Tensor) -> None:
+        """Add per-token values (``[tokens]`` each) to the rows of the batch they belong to (``rows``: ``[tokens]``)."""
+        for name, value in values.items():
+            self._batch[:, self.names.index(name)].index_add_(0, rows.cpu(), value.detach().double().cpu())
+
+    def end_batch(self) -> None:
+        """Close the batch: its rows are now counted."""
+        self.add_rows(self._batch)
+        self._batch = self._batch[:0]
+
+    def add_rows(self, rows: Tensor) -> None:
+        """Add whole rows in order: ``[rows, names]`` float64."""
+        for row in rows:
+            self._add_row(row)
+
+    def add(self, **sums: Tensor) -> None:
+        """Add whole rows in order: each of ``sums`` is ``[rows]``."""
+        rows = next(iter(sums.values())).shape[0]
+        self.start_batch(rows)
+        self.scatter(torch.arange(rows), **sums)
+        self.end_batch()
+
+    def _add_row(self, row: Tensor) -> None:
+        if self._groups and self._filled < self.rows_per_group:
+            self._groups[-1] = self._groups[-1] + row
+            self._filled += 1
+            return
+        if len(self._groups) == MOST_GROUPS:
+            self._groups = [a + b for a, b in zip(self._groups[::2], self._groups[1::2], strict=True)]
+            self.rows_per_group *= 2
+        self._groups.append(row)
+        self._filled = 1
+
+    def merge(self, other: RowSums) -> None:
+        """Take in the rows of ``other`` after this one's own, in the coarser grouping of the two.
+
+        The last group of each part may hold fewer rows than the others.
+        """
+        if self.names != other.names:
+            raise ValueError(f"cannot merge sums of {other.names} into sums of {self.names}")
+        size = max(self.rows_per_group, other.rows_per_group)
+        groups = _coarser(self._groups, size // self.rows_per_group) + _coarser(other._groups, size // other.rows_per_group)
+        while len(groups) > MOST_GROUPS:
+            groups, size = _coarser(groups, 2), size * 2
+        self._groups, self.rows_per_group, self._filled = groups, size, size
+
+    def groups(self) -> Tensor:
+        """``[groups, names]`` float64."""
+        return torch.stack(self._groups) if self._groups else torch.zeros(0, len(self.names), dtype=torch.float64)
+
+    def column(self, name: str) -> Tensor:
+        """``[groups]`` float64: the sums of one name."""
+        return self.groups()[:, self.names.index(name)]
+
+    def total(self, name: str) -> float:
+        """The sum over all rows."""
+        return float(self.column(name).sum())
+
+    def ratio(self, numerator: str, denominator: str) -> Estimate:
+        """``sum(numerator) / sum(denominator)`` with its cluster-robust standard error (linearised ratio estimator)."""
+        return ratio_estimate(self.column(numerator), self.column(denominator))
+
+
+def _coarser(groups: list[Tensor], times: int) -> list[Tensor]:
+    """Neighbouring groups added up, ``times`` together."""
+    return [torch.stack(groups[start : start + times]).sum(dim=0) for start in range(0, len(groups), times)]
+
+
+def ratio_estimate(numerator: Tensor, denominator: Tensor) -> Estimate:
+    """The ratio of two sums over groups (``[groups]`` each), with the standard error of a ratio estimator.
+
+    With residuals ``r = a - R b``, the variance is ``G / (G - 1) * sum(r^2) / sum(b)^2`` over ``G`` groups (Cochran,
+    Sampling Techniques, section 6.4). Null where the denominator is 0, without error where there is one group.
+    """
+    total = float(denominator.sum())
+    if total == 0:
+        return Estimate(None, None)
+    value = float(numerator.sum()) / total
+    return Estimate(value, influence_error(ratio_influence(numerator, denominator)))
+
+
+def ratio_influence(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``[groups]``: what each group adds to the error of the ratio of two sums: ``(a - R b) / sum(b)``.
+
+    Linear: the influence of a difference of ratios over the same groups is the difference of their influences, which is
+    what makes comparisons paired. The denominators must not sum to 0.
+    """
+    total = denominator.sum()
+    return (numerator - numerator.sum() / total * denominator) / total
+
+
+def influence_error(influence: Tensor) -> float | None:
+    """The standard error of an estimate from its influence by group (``[groups]``); None for a single group."""
+    groups = influence.numel()
+    return None if groups < 2 else float(groups / (groups - 1) * influence.square().sum()) ** 0.5
+
+
+def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:
+    """Mean of ``values`` with its standard error, 0 where they are the whole ``population``."""
+    count = values.numel()
+    if count == 0:
+        return Estimate(None, None)
+    if population is not None and population == count:
+        return Estimate(float(values.double().mean()), 0.0)
+    error = float(values.double().std()) / count**0.5 if count > 1 else None
+    return Estimate(float(values.double().mean()), error)

@@ -1,0 +1,1 @@
+"""Meta-autoencoders (Leask et al. 2025)."""

@@ -1,0 +1,1 @@
+"""Scaling laws (Gao et al. 2024, section 3)."""

@@ -1,0 +1,150 @@
+"""Where text comes from: files, data sets on the hub, and the documentation that Python carries."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import SaebenchError
+from saebench.files import TIMEOUT_SECONDS, require_hub
+
+PYTHON_DOCS = "python-docs"
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text of several documents, read as it is needed.
+
+    Attributes:
+        name: under which it stands in results; no folders of this machine.
+        revision: what pins it, where it can change.
+        documents: starts reading; gives one string a document.
+    """
+
+    name: str
+    revision: str | None
+    documents: Callable[[], Iterator[str]]
+
+
+def open_text(source: str, *, revision: str | None = None, field: str = "text") -> TextSource:
+    """Find a text. Files are checked to exist and data sets to be reachable; nothing is read yet.
+
+    Args:
+        source: ``python-docs``, a path ending in ``.txt``, ``.jsonl`` or ``.parquet``, or a data set on the hub as
+            ``owner/name`` or ``owner/name:config``.
+        revision: of a data set on the hub.
+        field: the column that holds the text.
+
+    Raises:
+        SaebenchError: it is not there, or not of a kind that can be read, or has no revisions and one is asked for.
+    """
+    path = Path(source).expanduser()
+    path_like = source.startswith((".", "/", "~")) or source.partition(":")[0].count("/") > 1 or path.suffix in _READERS
+    local = source == PYTHON_DOCS or path.exists() or path_like
+    if local and revision is not None:
+        raise SaebenchError(f"{source} has no revisions, only data sets on the hub have: leave out --revision.")
+    if source == PYTHON_DOCS:
+        return TextSource(PYTHON_DOCS, f"python-{platform.python_version()}", _python_docs)
+    if path_like and not path.exists():
+        raise SaebenchError(f"There is no file {source}.")
+    if path.suffix in _READERS and path.is_file():
+        reader = _READERS[path.suffix]
+        return TextSource(path.name, None, lambda: reader(path, field))
+    if local:
+        raise SaebenchError(f"Cannot read {source} as text: give a .txt, .jsonl or .parquet file.")
+    require_hub(f"The data set {source}")
+    commit = _commit(source, revision)
+    return TextSource(source, commit, lambda: _hub(source, commit, field))
+
+
+def _python_docs() -> Iterator[str]:
+    from pydoc_data import topics
+
+    for _, document in sorted(topics.topics.items()):
+        yield document
+
+
+def _plain(path: Path, field: str) -> Iterator[str]:
+    with _utf8_expected(path):
+        yield path.read_text(encoding="utf-8")
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str]:
+    with _utf8_expected(path), path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise SaebenchError(f"Line {number} of {path.name} is not JSON: {error.msg}.") from error
+            yield _text_of(row, field, f"line {number} of {path.name}")
+
+
+def _parquet(path: Path, field: str) -> Iterator[str]:
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        columns = table.schema_arrow.names
+        for batch in table.iter_batches(batch_size=256, columns=[field] if field in columns else columns):
+            for row in batch.to_pylist():
+                yield _text_of(row, field, path.name)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise SaebenchError(f"{path.name} is not a readable Parquet file: {error}.") from error
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit that a revision of a data set stands for, the newest by default: a result names what it has read."""
+    from huggingface_hub import HfApi
+
+    with _hub_expected(source):
+        return HfApi().dataset_info(source.partition(":")[0], revision=revision, timeout=TIMEOUT_SECONDS).sha
+
+
+def _hub(source: str, commit: str | None, field: str) -> Iterator[str]:
+    import datasets
+
+    name, _, config = source.partition(":")
+    with _hub_expected(source):
+        for row in datasets.load_dataset(name, config or None, split="train", streaming=True, revision=commit):
+            yield _text_of(row, field, source)
+
+
+def _text_of(row: Any, field: str, where: str) -> str:
+    if not isinstance(row, dict) or not isinstance(row.get(field), str):
+        there = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
+        raise SaebenchError(f"There is no text in the field {field!r} of {where}; it has: {there}.")
+    text: str = row[field]
+    return text
+
+
+@contextmanager
+def _utf8_expected(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise SaebenchError(
+            f"{path.name} is not UTF-8 text (byte {error.object[error.start]:#04x}): convert it first."
+        ) from error
+    except OSError as error:
+        raise SaebenchError(f"{path.name} cannot be read: {error.strerror}.") from error
+
+
+@contextmanager
+def _hub_expected(source: str) -> Iterator[None]:
+    try:
+        yield
+    except SaebenchError:
+        raise
+    except Exception as error:  # the libraries raise many kinds, all meaning that the data cannot be had
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SaebenchError(f"The data set {source} could not be read: {reason}") from error
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {".txt": _plain, ".jsonl": _json_lines, ".parquet": _parquet}
