@@ -1,7 +1,8 @@
-"""How saebench reaches into a bridged model: hooks that end a forward pass early, blocks that are skipped."""
+"""How saebench reaches into a bridged model: hooks that end a pass early, skipped blocks, the key-value cache."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,10 @@ HookFunctions = list[tuple[str, Callable[..., Tensor | None]]]
 
 class Stop(Exception):
     """Raised in a hook to leave the forward pass once everything wanted was seen."""
+
+
+class NoCache(Exception):
+    """A model does not take a key-value cache, or does not fill it as expected."""
 
 
 class PassThrough(nn.Module):
@@ -43,3 +48,41 @@ def find_layers(bridge: Any) -> nn.ModuleList:
         f"TransformerLens bridges {type(bridge.original_model).__name__} without a plain stack of blocks; "
         "saebench needs one."
     )
+
+
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""Names of the forward argument for the key-value cache: in transformers from 5.24 on, and before."""
+
+
+def cache_argument(model: nn.Module) -> str | None:
+    """The name under which a Hugging Face model's forward pass takes a key-value cache; None where it takes none.
+
+    What saebench relies on to continue a row from a cache, all of it here and in ``saebench.lm.continuation``:
+
+    - the forward pass takes a ``transformers.DynamicCache`` under one of ``CACHE_ARGUMENTS``, and ``use_cache``;
+    - ``DynamicCache.update(keys, values, layer)`` appends, and ``DynamicCache.layers[i].keys`` and ``.values`` hold
+      ``[batch, heads, position, d_head]``;
+    - positions and masks of new tokens follow from the length of the first layer's cache;
+    - TransformerLens's attention takes the cache as ``past_key_values`` or ``layer_past`` (see ``rename_cache``).
+    """
+    parameters = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_ARGUMENTS if name in parameters), None)
+
+
+def rename_cache(bridge: Any) -> None:
+    """Let the attention of TransformerLens 4.3 find the cache that transformers 5.24 and later pass as ``cache``.
+
+    TransformerLens reads ``past_key_values`` alone and would ignore the cache without a word.
+    """
+
+    def rename(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if "cache" in kwargs and kwargs.get("past_key_values") is None:
+            kwargs = {name: value for name, value in kwargs.items() if name != "cache"} | {
+                "past_key_values": kwargs["cache"]
+            }
+        return args, kwargs
+
+    for block in bridge.blocks:
+        attention = getattr(block, "attn", None)
+        if isinstance(attention, nn.Module):
+            attention.register_forward_pre_hook(rename, with_kwargs=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import SaebenchError
-from saebench.lm.bridge import HookFunctions, PassThrough, Stop, find_layers
+from saebench.lm.bridge import HookFunctions, NoCache, PassThrough, Stop, cache_argument, find_layers, rename_cache
 from saebench.lm.hooks import Hook, check_hook, parse_hook
 from saebench.lm.loading import load_pretrained, pick_device
 from saebench.lm.quiet import quiet
@@ -47,6 +47,7 @@ class LanguageModel:
         name: as given; ``revision`` is the hub's commit, where there is one.
         bridge: the ``TransformerBridge``.
         tokenizer: the Hugging Face tokenizer.
+        cache_argument: the forward argument that takes a key-value cache; None where the model takes none.
     """
 
     def __init__(
@@ -66,6 +67,9 @@ class LanguageModel:
         self.weights_sha256 = weights_sha256
         self._layers = find_layers(self.bridge)
         self._blocks = list(self._layers)
+        self.cache_argument = cache_argument(self.bridge.original_model)
+        if self.cache_argument == "cache":
+            rename_cache(self.bridge)
 
     @staticmethod
     def load(
@@ -160,7 +164,9 @@ class LanguageModel:
 
         A key-value ``cache`` is read and extended; ``inputs`` go to the model beside the tokens.
         """
-        cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+        if cache is not None and self.cache_argument is None:
+            raise NoCache(f"{type(self.bridge.original_model).__name__} takes no key-value cache")
+        cached = {} if cache is None else {str(self.cache_argument): cache, "use_cache": True}
         try:
             result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, **cached, **inputs)
         except Stop:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from saebench import results
 from saebench.errors import SaebenchError
 from saebench.files import check_writable
 from saebench.report.scorecard import Scorecard
@@ -118,7 +117,7 @@ def test_what_is_no_result_file_is_said_in_a_sentence(tmp_path: Path, content: b
 def test_a_missing_and_a_huge_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert validate(tmp_path / "none.json") == ["it cannot be read (No such file or directory)."]
     write_result(sample_result(), tmp_path / "result.json")
-    monkeypatch.setattr(results, "LARGEST_FILE", 1 << 10)
+    monkeypatch.setattr("saebench.results.schema.LARGEST_FILE", 1 << 10)
     assert "it is larger than" in validate(tmp_path / "result.json")[0]
 
 
