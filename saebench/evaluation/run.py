@@ -20,6 +20,7 @@ from saebench.evaluators.shared import Shared, make_shared
 from saebench.lm import Cut, LanguageModel
 from saebench.lm.hooks import Hook, parse_hook
 from saebench.lm.loading import pick_device
+from saebench.notices import collect_notices
 from saebench.progress import Progress
 from saebench.results import Result
 from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, wrap
@@ -40,6 +41,7 @@ class EvaluationRun:
     ) -> None:
         self.candidates, self.settings, self.targets = candidates, settings, targets
         self.resume, self.progress, self.clock = resume, progress, Clock()
+        self.notices: list[str] = []
         self.evaluators = find_evaluators(settings.evaluators)
         check_controls(settings.controls)
         self.infos = [self._describe(candidate) for candidate in candidates]
@@ -53,6 +55,10 @@ class EvaluationRun:
 
     def run(self) -> list[Result]:
         """Load, evaluate, write. Results are written as evaluators finish."""
+        with collect_notices() as self.notices:
+            return self._run()
+
+    def _run(self) -> list[Result]:
         with self.clock.stage("loading autoencoders"):  # first: a damaged one is found before the model is loaded
             loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
         model = self._load_model()
@@ -173,7 +179,8 @@ class EvaluationRun:
         return {index: record.result() for index, record in zip(indices, records, strict=True)}
 
     def _record(self, index: int, sae: Autoencoder, cut: Cut, corpus: TokenCorpus) -> Record:
-        record = Record(sae, cut, corpus, self.settings, list(self.evaluators), self.targets[index], self.clock.seconds)
+        names, seconds = list(self.evaluators), self.clock.seconds
+        record = Record(sae, cut, corpus, self.settings, names, self.targets[index], seconds, self.notices)
         record.open(self.resume)
         return record
 

@@ -21,6 +21,10 @@ class NoCache(Exception):
     """A model does not take a key-value cache, or does not fill it as expected."""
 
 
+MODEL_ERRORS = (NoCache, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What an architecture raises where it is given a cache or an attention mask that it does not support."""
+
+
 class PassThrough(nn.Module):
     """Stands in for a block: returns what it is given, or a residual stream in its place."""
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.lm import Cut, Prefix
+from saebench.lm.bridge import MODEL_ERRORS, NoCache
+from saebench.lm.model import Cut, Prefix
 
 TOLERANCE = 1e-3
 """Largest difference of logits, against their largest magnitude, at which a model is taken to support the cache."""
@@ -27,7 +28,7 @@ class Continuation:
         cut: the language model, cut where activations are replaced.
         outputs: ``[1, position, d_out]``, the activations at ``hook_out``.
         prefix: what ``cut.prefix`` returned for the row.
-        cached: whether to use a cache; False after ``supports_cache`` said so.
+        cached: whether to use a cache; False where ``cache_trouble`` found a reason against it.
 
     Attributes:
         logits: ``[1, position, vocabulary]`` of the row with ``outputs`` in place.
@@ -72,14 +73,18 @@ class Continuation:
             if layer < self._cut.first_layer_above:
                 cache.update(blank, blank, layer)
             else:
+                if layer >= len(self._filled.layers):
+                    raise NoCache(f"the forward pass left layer {layer} of the cache empty")
                 held = self._filled.layers[layer]
                 keys, values = (each[:, :, :length].expand(batch, -1, -1, -1) for each in (held.keys, held.values))
                 cache.update(keys, values, layer)
         return cache
 
 
-def supports_cache(cut: Cut, outputs: Tensor, prefix: Prefix, start: int, length: int) -> bool:
-    """Whether positions ``start`` to ``start + length`` of a row, run again with a cache, give the row's own logits.
+def cache_trouble(cut: Cut, outputs: Tensor, prefix: Prefix, start: int, length: int) -> str | None:
+    """Why rows cannot be continued from a key-value cache; None where they can.
+
+    They can where positions ``start`` to ``start + length`` of a row, run again with a cache, have the row's own logits.
 
     Args:
         cut: the language model, cut.
@@ -90,9 +95,10 @@ def supports_cache(cut: Cut, outputs: Tensor, prefix: Prefix, start: int, length
     try:
         kept = Continuation(cut, outputs, prefix)
         found = kept.run(outputs[:, start : start + length], start)[0].float()
-    except Exception:  # whatever an architecture without this cache raises: it is run without
-        return False
-    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+    except MODEL_ERRORS as error:
+        return f"{type(error).__name__}: {error}"
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    return None if difference <= TOLERANCE else f"its logits differ by {difference:.1e} of the largest"
 
 
 def _empty_cache() -> Any:

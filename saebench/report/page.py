@@ -127,6 +127,7 @@ def _card(result: Result) -> dict[str, Any]:
         "groups": [(name, list(of_evaluator)) for name, of_evaluator in grouped],
         "controls": [plain(control) for control in result.controls],
         "failures": [(plain(name), plain(message)) for name, message in result.failures.items()],
+        "notices": [plain(each) for each in result.notices],
         "provenance": provenance(result),
         "sections": [(name, json.dumps(data, indent=1)) for name, data in sections.items() if data],
     }

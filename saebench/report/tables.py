@@ -33,6 +33,7 @@ class TerminalScorecard:
         failures = [f"{plain(name)} failed: {plain(message)}" for name, message in self.result.failures.items()]
         yield from (Text(f"— {note}", style="dim") for note in notes)
         yield from (Text(failure, style="red") for failure in failures)
+        yield from (Text(f"Note: {plain(each)}", style="yellow") for each in self.result.notices)
         yield Text("value ± standard error; ↓ lower is better, ↑ higher is better", style="dim")
 
     def _table(self, width: int) -> Table:
@@ -95,6 +96,7 @@ def render_markdown(result: Result) -> str:
         if line.note:
             notes.append(f"- {markdown_cell(f'{line.evaluator}.{line.name}')}: {markdown_cell(line.note)}")
     notes += [f"- {markdown_cell(name)} failed: {markdown_cell(message)}" for name, message in result.failures.items()]
+    notes += [f"- Note: {markdown_cell(each)}" for each in result.notices]
     return "\n".join([*head, *body, *(["", *notes] if notes else []), ""])
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
+from saebench.notices import notice
 from saebench.sae.info import CheckpointInfo
 from saebench.sae.latents import SparseLatents
 from saebench.sae.model import Autoencoder
@@ -40,6 +41,11 @@ class ForeignAutoencoder:
         self._sparse = isinstance(code, SparseLatents)
         if not self._sparse and (not isinstance(code, Tensor) or code.ndim != 2):
             raise SaebenchError(f"encode of {type(inner).__name__} must return a tensor of shape [tokens, n].")
+        if not self._sparse:
+            notice(
+                f"{type(inner).__name__}.encode returns dense latents, so a batch takes memory for tokens times latents; "
+                "return saebench.sae.SparseLatents to avoid that."
+            )
         n_latents = code.n_latents if isinstance(code, SparseLatents) else code.shape[1]
         self.info = CheckpointInfo(
             origin=name or type(inner).__name__,

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saebench.notices import notice
+
 SUM_MODE, NO_PADDING = 0, -1  # of PyTorch's embedding bags
 
 
@@ -43,8 +45,19 @@ class Entries(NamedTuple):
 
 
 def gpu_kernels(table: Tensor) -> Kernels | None:
-    """The Triton kernels where they can be used: on a GPU, with Triton installed, for contiguous rows."""
-    return _triton_kernels() if table.is_cuda and table.is_contiguous() else None
+    """The Triton kernels where they can be used: on a GPU, with Triton installed, for contiguous rows.
+
+    On a GPU without them a notice says so; on a CPU PyTorch's own operations are the usual path.
+    """
+    if not table.is_cuda:
+        return None
+    kernels = _triton_kernels()
+    if kernels is None:
+        notice("Sparse codes are decoded by PyTorch, more slowly: Triton is not installed (pip install 'saebench[gpu]').")
+    elif not table.is_contiguous():
+        notice("Sparse codes are decoded by PyTorch, more slowly: the decoder's rows are not contiguous in memory.")
+        return None
+    return kernels
 
 
 @cache

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from saebench.evaluators.splicing.effects import Effect, effect
 from saebench.lm import Cut, Prefix
-from saebench.lm.continuation import Continuation, supports_cache
+from saebench.lm.continuation import Continuation, cache_trouble
+from saebench.notices import notice
 from saebench.sae import Autoencoder, SparseLatents
 from saebench.text.corpus import TokenCorpus
 
@@ -108,7 +109,13 @@ class Interventions:
         """Run a row's layers above the cut once, with ``outputs`` (``[1, position, d_out]``) in place."""
         if self.cached is None:
             first = outputs.shape[1] - self.horizon
-            self.cached = first > 0 and supports_cache(self.cut, outputs, prefix, first, self.horizon)
+            trouble = cache_trouble(self.cut, outputs, prefix, first, self.horizon) if first > 0 else None
+            self.cached = first > 0 and trouble is None
+            if trouble is not None:
+                notice(
+                    "Interventions run whole rows again, several times slower and with the same numbers: "
+                    f"{self.cut.model.name} cannot be continued from a key-value cache ({trouble})."
+                )
         return Continuation(self.cut, outputs, prefix, self.cached)
 
     def effects(self, row: Continuation, position: int, replacements: Tensor) -> Effect:

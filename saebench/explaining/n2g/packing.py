@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saebench.lm import Cut
 from saebench.lm.batching import batches_by_length
+from saebench.lm.bridge import MODEL_ERRORS
 
 END = -1
 """Behind a text, up to the width of the table that it stands in. Less than any token: a beginning sorts before the whole."""
@@ -134,8 +135,11 @@ def run_packed(cut: Cut, packs: list[Pack]) -> Tensor:
 
 
 @torch.no_grad()
-def heeds_trees(cut: Cut, tokens: Tensor) -> bool:
-    """Whether the model computes trees as it computes their texts, tried on a text (``[length]``) and two variants of it."""
+def tree_trouble(cut: Cut, tokens: Tensor) -> str | None:
+    """Why texts cannot be run as trees; None where the model computes a tree as it computes the tree's texts.
+
+    It is tried on a text (``tokens``, ``[length]``) and two variants of it.
+    """
     table = tokens.repeat(3, 1)
     table[1, tokens.numel() // 2] = tokens[0]
     table[2, -1] = tokens[0]
@@ -143,6 +147,7 @@ def heeds_trees(cut: Cut, tokens: Tensor) -> bool:
     plain = cut.prefix(texts.table).inputs[:, -1].float()
     try:
         tree = run_packed(cut, texts.trees()).float()
-    except Exception:  # whatever an architecture makes of a mask that it does not know, its texts can be run one by one
-        return False
-    return bool((tree - plain).norm() <= 1e-3 * plain.norm())
+    except MODEL_ERRORS as error:
+        return f"{type(error).__name__}: {error}"
+    difference = float((tree - plain).norm() / plain.norm())
+    return None if difference <= 1e-3 else f"its activations differ by {difference:.1e}"

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saebench.explaining.n2g.packing import Texts, heeds_trees, run_packed, together
+from saebench.explaining.n2g.packing import Texts, run_packed, together, tree_trouble
 from saebench.lm import Cut
+from saebench.notices import notice
 from saebench.sae import Autoencoder, SparseAutoencoder
 from saebench.sae.activations import Elementwise
 
@@ -32,7 +33,13 @@ class LatentReader:
 
     def __init__(self, cut: Cut, sae: Autoencoder, bos: int | None) -> None:
         self.cut, self.sae, self.bos = cut, sae, bos
-        self.trees = heeds_trees(cut, torch.arange(3, 11))
+        trouble = tree_trouble(cut, torch.arange(3, 11))
+        self.trees = trouble is None
+        if trouble is not None:
+            notice(
+                "Neuron2Graph runs each of its texts alone, more slowly and with the same numbers: "
+                f"{cut.model.name} does not compute texts that share a beginning together ({trouble})."
+            )
         self.asked = self.texts = self.tokens = 0
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from saebench.explaining.n2g.packing import END, Pack, Texts, heeds_trees, run_packed, together
+from saebench.explaining.n2g.packing import END, Pack, Texts, run_packed, together, tree_trouble
 from saebench.explaining.n2g.reader import LatentReader, narrowed
 from saebench.explaining.n2g.study import Ground, choose, study, survey
 from saebench.explaining.n2g.tokens import NearestTokens, find_padding
@@ -102,7 +102,7 @@ def some_texts(n: int, longest: int) -> torch.Tensor:
 @pytest.mark.parametrize("way", ["trees", "chains"])
 def test_packs_give_what_texts_give(tiny_model: LanguageModel, way: str) -> None:
     cut = tiny_model.cut(HOOK)
-    assert heeds_trees(cut, torch.arange(3, 11))
+    assert tree_trouble(cut, torch.arange(3, 11)) is None
     texts = Texts(torch.unique(some_texts(300, 7), dim=0))
     packs: list[Pack] = getattr(texts, way)()
     nodes = sum(each.tokens.numel() for each in packs)
@@ -120,9 +120,9 @@ def test_packs_give_what_texts_give(tiny_model: LanguageModel, way: str) -> None
             assert torch.allclose(row, alone, atol=1e-3)  # of norms near 50
 
 
-def test_a_model_that_does_not_heed_trees_is_given_texts(tiny_model: LanguageModel) -> None:
+def test_a_model_that_does_not_support_trees_is_given_texts(tiny_model: LanguageModel) -> None:
     cut: Any = TokensAsActivations(tiny_model)
-    assert not heeds_trees(cut, torch.arange(3, 11))
+    assert tree_trouble(cut, torch.arange(3, 11)) is not None
 
 
 def test_readings_do_not_depend_on_how_texts_are_run(

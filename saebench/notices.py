@@ -1,0 +1,34 @@
+"""Notices: what a run does in a slower or other way than usual. Said once on the terminal, and kept in its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from rich.console import Console
+from rich.text import Text
+
+_collected: ContextVar[tuple[list[str], ...]] = ContextVar("notices", default=())
+_said: set[str] = set()
+
+
+def notice(sentence: str) -> None:
+    """Say a sentence on standard error, once per process, and add it to the notices being collected."""
+    for notices in _collected.get():
+        if sentence not in notices:
+            notices.append(sentence)
+    if sentence not in _said:
+        _said.add(sentence)
+        Console(stderr=True).print(Text(f"Note: {sentence}", style="yellow"))
+
+
+@contextmanager
+def collect_notices() -> Iterator[list[str]]:
+    """Within this context, notices are added to the list that it yields, in order and without repetition."""
+    notices: list[str] = []
+    token = _collected.set((*_collected.get(), notices))
+    try:
+        yield notices
+    finally:
+        _collected.reset(token)
