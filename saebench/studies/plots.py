@@ -1,4 +1,4 @@
-"""Traces and axes that the studies' figures share. ``meta`` is the number of the colour, which the page chooses."""
+"""Traces and axes that the studies' figures share. ``meta`` is the index of the colour, which the page chooses."""
 
 from __future__ import annotations
 

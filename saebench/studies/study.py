@@ -1,4 +1,4 @@
-"""What every study leaves behind: a JSON file of its numbers and a page with its figures, both self-contained."""
+"""The output of every study: a JSON file of its numbers and a page with its figures, both self-contained."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     """Write a table atomically.
 
     Raises:
-        SaebenchError: the place cannot be written.
+        SaebenchError: the path cannot be written.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:

@@ -17,7 +17,7 @@ from saebench.studies.meta.run import (
     MetaSettings,
     MetaStudy,
     explain,
-    likeness,
+    mean_largest_cosine,
     meta_study,
     part_shares,
     shuffle_coordinates,
@@ -118,7 +118,7 @@ def test_the_result_names_who_shares_what(study: MetaStudy, tmp_path: Path) -> N
 def test_meta_latents_are_compared_with_a_smaller_autoencoder(study: MetaStudy, make_sae: MakeSae) -> None:
     _, basis = planted()
     other = make_sae(d=D, n=BASIS, W_enc=basis.T.clone(), W_dec=basis)
-    origin, of_meta, of_random = likeness(study.real.sae, other, 0)
+    origin, of_meta, of_random = mean_largest_cosine(study.real.sae, other, 0)
     assert origin == "made in a test"
     assert (of_meta.value or 0) > 0.85 > 0.6 > (of_random.value or 0)
 

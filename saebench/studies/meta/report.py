@@ -39,7 +39,7 @@ def meta_result(study: MetaStudy) -> StudyResult:
     return make_study(
         "meta",
         QUESTION,
-        [*_variances(study), *_sharing(study), *_likeness(study)],
+        [*_variances(study), *_sharing(study), *_similarity(study)],
         details=details,
         settings=settings,
         definition=DEFINITION,
@@ -86,7 +86,7 @@ def _sharing(study: MetaStudy) -> list[Metric]:
     ]  # fmt: skip
 
 
-def _likeness(study: MetaStudy) -> list[Metric]:
+def _similarity(study: MetaStudy) -> list[Metric]:
     if study.against is None:
         return []
     origin, real, random = study.against
@@ -100,7 +100,7 @@ def _likeness(study: MetaStudy) -> list[Metric]:
 
 
 def meta_figures(study: MetaStudy, result: StudyResult) -> list[Figure]:
-    """Variance explained beside the controls, how well each latent is explained, and how meta-latents are shared."""
+    """Variance explained compared with the controls, how well each latent is explained, and how meta-latents are shared."""
     return [_variance_figure(study), _share_figure(study), _use_figure(study)]
 
 

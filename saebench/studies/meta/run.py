@@ -70,7 +70,7 @@ class Explained:
     """How well a meta-autoencoder explains directions.
 
     Attributes:
-        sae: the meta-autoencoder, its threshold set so that on these directions the mean number active is as asked.
+        sae: the meta-autoencoder; its threshold gives the requested mean number of active meta-latents on these directions.
         code: of the directions. ``variance``: the share of it that is explained. ``l0``: mean active meta-latents.
     """
 
@@ -85,11 +85,12 @@ class MetaStudy:
     """A finished study.
 
     Attributes:
-        sae: whose directions were studied; ``directions``: ``[n, d]`` of unit norm; ``kept``: their latents' numbers.
+        sae: the autoencoder studied; ``directions``: its decoder directions ``[n, d]``, of unit norm; ``kept``: the indices
+            of their latents.
         settings: of the training.
         real: on the directions; ``controls``: on ``random`` and on ``shuffled`` ones.
-        against: mean over meta-latents of the largest cosine with another autoencoder's directions, and the same for as
-            many random directions; None where none was given.
+        against: mean over meta-latents of the largest cosine with another autoencoder's directions, and the same for an
+            equal number of random directions; None without another autoencoder.
     """
 
     sae: SparseAutoencoder
@@ -127,7 +128,7 @@ def meta_study(
         progress: where to show progress.
 
     Raises:
-        SaebenchError: the dictionary is too small, or the widths differ.
+        SaebenchError: the dictionary is too small, or the widths of the two autoencoders differ.
     """
     progress = progress or Progress(shown=False)
     sae, other = _load(checkpoint), None if against is None else _load(against)
@@ -144,7 +145,7 @@ def meta_study(
     with progress.task("Meta-autoencoders", total=len(inputs) * settings.steps, unit="steps") as advance:
         for name, each in inputs.items():
             found[name] = explain(train_meta(each, settings, advance), each, settings.active)
-    alike = None if other is None else likeness(found["real"].sae, other, settings.seed)
+    alike = None if other is None else mean_largest_cosine(found["real"].sae, other, settings.seed)
     return MetaStudy(sae, directions, kept, settings, found.pop("real"), found, alike)
 
 
@@ -156,19 +157,19 @@ def _load(candidate: Any) -> SparseAutoencoder:
 
 
 def random_directions(like: Tensor, seed: int) -> Tensor:
-    """Random unit vectors, as many and as wide as ``like`` (``[n, d]``)."""
+    """Random unit vectors of the same shape as ``like`` (``[n, d]``)."""
     return F.normalize(torch.randn(like.shape, generator=torch.Generator().manual_seed(seed + 1)), dim=1)
 
 
 def shuffle_coordinates(directions: Tensor, seed: int) -> Tensor:
-    """Each coordinate permuted among the latents by itself, then unit norm again: the same marginals, no structure."""
+    """Permute each coordinate independently among the latents and normalise again: the same marginals, no structure."""
     generator = torch.Generator().manual_seed(seed + 2)
     order = torch.rand(directions.shape, generator=generator).argsort(dim=0)
     return F.normalize(directions.gather(0, order), dim=1)
 
 
 def train_meta(directions: Tensor, settings: MetaSettings, advance: Any = None) -> SparseAutoencoder:
-    """A BatchTopK autoencoder on directions ``[n, d]``: whole batches of them, the rate falling to 0 over the last half."""
+    """Train a BatchTopK autoencoder on directions ``[n, d]``; the learning rate decays to 0 over the last half."""
     batch = min(LARGEST_BATCH, directions.shape[0])
     config = TrainingConfig(
         arch="batchtopk", n=settings.n, k=settings.active, tokens=settings.steps * batch, batch=batch, lr=settings.lr,
@@ -206,7 +207,7 @@ def explain(sae: SparseAutoencoder, directions: Tensor, active: int) -> Explaine
 def _threshold(sae: SparseAutoencoder, directions: Tensor, wanted: int) -> float:
     """A value that ``wanted`` pre-activations of all directions lie above; 0 where no more are positive.
 
-    It is half way to the next one, so that rounding does not move any across.
+    It is the midpoint to the next value, so that rounding does not change the count.
     """
     largest = torch.zeros(0)
     for part in directions.split(max(1, MOST_PRE_ACTIVATIONS // sae.n_latents)):
@@ -217,8 +218,8 @@ def _threshold(sae: SparseAutoencoder, directions: Tensor, wanted: int) -> float
     return float(largest.topk(2, largest=False).values.double().mean()) if largest.numel() > wanted else 0.0
 
 
-def likeness(meta: SparseAutoencoder, other: SparseAutoencoder, seed: int) -> tuple[str, Estimate, Estimate]:
-    """Whose directions, and the mean largest cosine with them of the meta-latents and of as many random directions."""
+def mean_largest_cosine(meta: SparseAutoencoder, other: SparseAutoencoder, seed: int) -> tuple[str, Estimate, Estimate]:
+    """``other``'s name, and the mean largest cosine with its directions of the meta-latents and of as many random ones."""
     from saebench.results.statistics import mean_estimate
     from saebench.studies.stitching.similarity import compare_directions
 

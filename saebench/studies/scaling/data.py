@@ -1,4 +1,4 @@
-"""What scaling laws are fitted to: losses with their sizes, read from training records and result files."""
+"""The data for scaling laws: losses with their sizes, read from training records and result files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saebench.studies.scaling.laws import Array
 from saebench.training.saving import AVERAGE
 
 BINS_PER_DECADE = 8
-"""Losses along a training run are averaged over bins of compute so wide: single batches are noisy."""
+"""Width of the bins of compute over which losses along a training run are averaged, because single batches are noisy."""
 FLOPS_PER_WEIGHT = 6
 
 
@@ -30,7 +30,7 @@ class ScalingPoint:
     Attributes:
         name: where it was read; ``arch``: its architecture.
         n: latents; ``k``: active latents (as trained for, else as measured); ``d``: width of the activations.
-        loss: normalised MSE or whatever was asked for; ``standard_error`` where known.
+        loss: normalised MSE or the requested metric; ``standard_error`` where known.
         tokens: trained on; ``lr``: learning rate; None where not recorded.
         curve: ``(tokens so far, loss)`` along the run, bins of compute averaged.
     """
@@ -47,7 +47,7 @@ class ScalingPoint:
     curve: tuple[tuple[float, float], ...] = ()
 
     def compute(self, tokens: float) -> float:
-        """Training compute in FLOP: 6 for each token and each of the ``2 n d`` weights, as if all products were dense."""
+        """Training compute in FLOP: 6 for each token and each of the ``2 n d`` weights, counted as dense products."""
         return FLOPS_PER_WEIGHT * 2.0 * self.n * self.d * tokens
 
 
@@ -107,7 +107,7 @@ def read_points(paths: Sequence[Path], metric: str = DEFAULT_METRIC) -> list[Sca
         else:
             points.append(_read(path, metric))
     if not points:
-        raise SaebenchError("There is nothing to fit: name result files, or a sweep's folder.")
+        raise SaebenchError("There is nothing to fit: give result files, or a sweep's folder.")
     return points
 
 
@@ -124,7 +124,7 @@ def from_record(path: Path) -> ScalingPoint:
     name = path.parent.name
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise SaebenchError(f"{path} is larger than {LARGEST_FILE >> 20} MiB: it is no checkpoint's description.")
+            raise SaebenchError(f"{path} is larger than {LARGEST_FILE >> 20} MiB: it is not a checkpoint's description.")
         data = json.loads(path.read_text(encoding="utf-8"))
         record = _Training.model_validate(data["training"])
         d = int(data["sae"]["d_in"])
@@ -134,7 +134,7 @@ def from_record(path: Path) -> ScalingPoint:
         what = error.errors()[0]["loc"] if isinstance(error, ValidationError) else error
         raise SaebenchError(f"{path} holds no training record of saebench ({what}).") from error
     if not record.complete:
-        raise SaebenchError(f"The run {name} is not finished: go on with it (--resume), or leave it out.")
+        raise SaebenchError(f"The run {name} is not finished: resume it (--resume), or leave it out.")
     config = record.config
     k = float(config.k) if config.arch in TOPK_FAMILY else config.target_l0 or record.final.l0
     point = ScalingPoint(
@@ -199,7 +199,7 @@ def one_architecture(points: Sequence[ScalingPoint], arch: str | None) -> list[S
 
 
 def best_of_each(points: Sequence[ScalingPoint]) -> list[ScalingPoint]:
-    """The best point of each ``(n, k)``: where learning rates were swept, the law is that of the best one."""
+    """The best point of each ``(n, k)``: where learning rates were swept, the law is fitted to the best one."""
     best: dict[tuple[int, float], ScalingPoint] = {}
     for point in points:
         there = best.get((point.n, point.k))
@@ -209,7 +209,7 @@ def best_of_each(points: Sequence[ScalingPoint]) -> list[ScalingPoint]:
 
 
 def frontier(points: Sequence[ScalingPoint]) -> tuple[Array, Array, list[int]]:
-    """Compute, loss and point of what no cheaper run reaches: every run's curve and end, cheapest first.
+    """The Pareto frontier of loss against compute, over the curves and ends of all runs, in order of compute.
 
     Returns:
         ``(compute [m], loss [m], which point [m])``.

@@ -46,7 +46,7 @@ def _offset_natural(parameters: Array, centres: Array) -> Array:
 
 
 def power(variable: str) -> Form:
-    """``L = exp(log_coefficient) * x^-exponent``; the logarithm stays readable where the exponent is not determined."""
+    """``L = exp(log_coefficient) * x^-exponent``; its logarithm is readable even with an undetermined exponent."""
     return Form(
         f"L({variable}) without irreducible term", ("log_coefficient", "exponent"), _power, _power_starts, _power_natural
     )

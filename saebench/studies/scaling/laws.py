@@ -1,7 +1,7 @@
 """Fitting power laws of losses robustly: several starts, bootstrap intervals, and a test of the irreducible term.
 
 All fits are of ``log L``: residuals are relative errors. The loss function is ``soft_l1`` (a smooth Huber loss) at a scale
-taken from the residuals themselves, so that a run that went wrong does not decide the law.
+estimated from the residuals, so that a single failed run does not dominate the fit.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from saebench.errors import SaebenchError
 
 Array = NDArray[np.float64]
 SHARES = (0.99, 0.95, 0.85, 0.7, 0.5, 0.2, 0.02)
-"""Irreducible parts to start from, as shares of the smallest loss."""
+"""Starting values of the irreducible term, as shares of the smallest loss."""
 HUBER = 1.345
-"""Residuals beyond so many standard deviations count less; 95 % efficient for normal errors."""
+"""Residuals beyond this many standard deviations are down-weighted; 95 % efficient for normal errors."""
 FLOOR = 1e-9
 SIGNIFICANT = 0.05
 
@@ -30,7 +30,7 @@ class Form:
     Attributes:
         parameters: names, in the order of the array.
         log_loss: ``(parameters, features [points, f]) -> [points]``.
-        starts: ``(features, log losses) -> starts``, least likely wrong first.
+        starts: ``(features, log losses) -> starts``, the most plausible first.
         natural: ``(parameters, centres [f]) -> values`` for uncentred logarithms.
     """
 
@@ -53,7 +53,8 @@ class Fit:
     Attributes:
         form: its form; ``centres`` of the features; ``raw`` the parameters for centred features.
         values: parameters by name; ``intervals``: their 95 % bootstrap intervals.
-        residuals: ``log L - fitted``; ``scale``: beyond which they count less; ``cost``: half the robust sum of squares.
+        residuals: ``log L - fitted``; ``scale``: beyond which they are down-weighted; ``cost``: half the robust sum of
+            squares.
         spread: residual standard deviation, robust, with the degrees of freedom taken into account.
         bootstraps: refits behind the intervals.
     """
@@ -97,7 +98,8 @@ class Comparison:
         full: with the term; ``reduced``: without.
         f_statistic: of the robust costs; ``p_value``: of it, approximate (the term is at the edge of its range under the
             null, which makes the test conservative).
-        aicc_gain: by how much the term lowers the criterion; positive speaks for it, and with very few points little can.
+        aicc_gain: by how much the term lowers the criterion; positive values favour the term. With very few points the
+            criterion has little power.
     """
 
     full: Fit
@@ -108,7 +110,7 @@ class Comparison:
 
     @property
     def preferred(self) -> Fit:
-        """With the term where the test speaks for it."""
+        """The fit with the term where the test favours it, else the fit without."""
         return self.full if self.p_value < SIGNIFICANT else self.reduced
 
 
@@ -123,7 +125,7 @@ def fit(
         losses: positive.
         bootstraps: refits to resampled residuals (scaled up for the degrees of freedom used), for the intervals.
         seed: of the resampling.
-        scale: beyond which residuals count less; from the residuals by default.
+        scale: beyond which residuals are down-weighted; estimated from the residuals by default.
 
     Raises:
         SaebenchError: there are too few points, or losses are not positive.
@@ -191,7 +193,7 @@ def _best(form: Form, centred: Array, logs: Array, starts: list[Array], scale: f
             found = least_squares(
                 lambda p: form.log_loss(p, centred) - logs, start, loss="soft_l1", f_scale=scale, max_nfev=200
             )
-        except ValueError:  # a start that ran off to where the law is not finite
+        except ValueError:  # a start that diverged to where the law is not finite
             continue
         if found.cost < least:
             best, least = found.x, found.cost
@@ -213,7 +215,7 @@ def _resample(
 
 
 def _spread(residuals: Array, parameters: int) -> float:
-    """Standard deviation of residuals that are cut at three times their median size (as that of a normal error)."""
+    """Standard deviation of residuals clipped at three times their median absolute value (scaled as for a normal error)."""
     n = residuals.size
     cut = 3 * 1.4826 * float(np.median(np.abs(residuals)))
     kept = np.minimum(np.abs(residuals), cut) if cut else residuals

@@ -20,12 +20,12 @@ class RateLaw:
     """How the best learning rate falls with the number of latents.
 
     Attributes:
-        k: at this sparsity.
+        k: the sparsity at which the law is fitted.
         best: ``n -> rate``: the lowest point of the parabola through the three rates about the best, in logarithms.
         at_edge: sizes whose best rate is the smallest or largest tried: they are left out.
         curves: ``n -> [(rate, loss)]``.
         coefficient: rate at 16,384 latents under ``rate = coefficient / sqrt(n / 16384)``, with its 95 % interval.
-        exponent: of ``rate ~ n^-exponent`` fitted freely, with its 95 % interval (Student's t).
+        exponent: of ``rate ~ n^-exponent`` fitted without constraint, with its 95 % interval (Student's t).
         p_value: of the exponent being 1/2.
     """
 
@@ -42,7 +42,7 @@ def fit_rates(points: Sequence[ScalingPoint]) -> RateLaw:
     """Fit the best learning rates, at the sparsity with the most points.
 
     Raises:
-        SaebenchError: fewer than three sizes have three rates with the best between others.
+        SaebenchError: fewer than three sizes have three rates of which the best is neither smallest nor largest.
     """
     k, curves = _curves(points)
     best, at_edge = {}, []

@@ -26,7 +26,7 @@ TRAINER_COEFFICIENT = 2e-4
 
 
 def scaling_result(study: ScalingStudy) -> StudyResult:
-    """All fitted coefficients with their intervals, the published ones beside them where the form is the paper's."""
+    """All fitted coefficients with their intervals, and the published ones where the form is the paper's."""
     details: dict[str, Any] = {
         "points": [{key: value for key, value in asdict(point).items() if key != "curve"} for point in study.points],
         "laws": {key: _law_record(law) for key, law in study.laws.items()},
@@ -104,9 +104,9 @@ def _law_metrics(law: Law) -> list[Metric]:
     return [
         *metrics,
         _with_interval(alone, found.reduced.intervals[name]),
-        make("irreducible_p", found.p_value, "Of so much better a fit with the irreducible term, were there none (F test)",
+        make("irreducible_p", found.p_value, "p-value of the F test of the irreducible term",
              "probability"),
-        make("irreducible_aicc_gain", found.aicc_gain, "Positive speaks for the irreducible term", reason=few),
+        make("irreducible_aicc_gain", found.aicc_gain, "Positive values favour the irreducible term", reason=few),
         make("residual_spread", found.full.spread, "Robust standard deviation of the losses about the law", "relative"),
     ]  # fmt: skip
 
@@ -122,11 +122,11 @@ def _rate_metrics(rates: RateLaw) -> list[Metric]:
         for name, each, unit, words in (
             ("coefficient", rates.coefficient, "learning rate", f"At {REFERENCE_SIZE:,} latents, falling as 1/sqrt(n); "
              f"`saebench train` uses {TRAINER_COEFFICIENT:g}"),
-            ("exponent", rates.exponent, "1", "Fitted freely; 1/2 is the paper's"),
+            ("exponent", rates.exponent, "1", "Fitted without constraint; the paper's is 1/2"),
         )
     )  # fmt: skip
     p_value = metric("rate.half_p", Estimate(rates.p_value, None), unit="probability", direction="none", n=n, n_unit="sizes",
-                     description="Of an exponent so far from 1/2, were it 1/2")  # fmt: skip
+                     description="p-value of the exponent being 1/2")  # fmt: skip
     return [
         _with_interval(coefficient, rates.coefficient[1:]),
         _with_interval(exponent, rates.exponent[1:]),
@@ -144,7 +144,7 @@ def _rate_record(rates: RateLaw) -> dict[str, Any]:
 
 
 def scaling_figures(study: ScalingStudy, result: StudyResult) -> list[Figure]:
-    """Each law with its points and residuals, the published coefficients beside ours, and learning rates."""
+    """Each law with its points and residuals, published and fitted coefficients, and learning rates."""
     figures = []
     sizes = [law for key, law in study.laws.items() if key.startswith("size")]
     if sizes:
@@ -235,12 +235,12 @@ def _published_figure(rows: list[dict[str, Any]]) -> Figure:
     paper = dots(names, [row["published"] for row in rows], "published", 1)
     return Figure(
         key="published",
-        title="Beside the published coefficients",
+        title="Fitted and published coefficients",
         caption="Ours with 95 % bootstrap intervals; the paper's are of GPT-4 activations, of other sizes, and of compute "
         "in its own units, so that exponents can be compared and levels cannot. Sources: "
         + "; ".join(sorted({row["source"] for row in rows}))
         + ".",
-        summary="Coefficients with intervals beside the published ones.",
+        summary="Fitted coefficients with intervals, and the published ones.",
         traces=[ours, paper],
         layout=axes("", "value", from_zero=False),
         header=["Coefficient", "Ours", "95 % interval", "Published"],
@@ -259,7 +259,7 @@ def _rate_figure(rates: RateLaw) -> Figure:
     ]
     value, low, high = rates.exponent
     edge = ", ".join(f"{n:,}" for n in rates.at_edge)
-    left = f" Left out, their best rate being at the edge: {edge}." if edge else ""
+    left = f" Excluded, because the best rate is the smallest or largest tried: {edge}." if edge else ""
     return Figure(
         key="rates",
         title="Learning rates",

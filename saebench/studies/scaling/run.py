@@ -23,7 +23,7 @@ from saebench.studies.scaling.rates import RateLaw, fit_rates
 
 FITS = ("size", "joint", "compute", "rate")
 LEVELS_NEEDED = 3
-"""Different values of n, and of k, that the joint law needs."""
+"""Number of different values of n, and of k, that the joint law needs."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def scaling_study(
     """Fit the laws that the points allow.
 
     ``size``: loss against latents at each number of active latents, with and without an irreducible part. ``joint``: loss
-    against both. ``compute``: the losses that no cheaper run reaches, against training compute, at the number of active
+    against both. ``compute``: the Pareto frontier of loss against training compute, at the number of active
     latents with the most runs (the largest of several). ``rate``: the best learning rate against latents. Where learning
     rates were swept, ``size`` and ``joint`` take the best of each.
 
@@ -83,12 +83,12 @@ def scaling_study(
         paths: result files, checkpoints, or folders of them.
         metric: of result files.
         arch: which architecture, where there are several.
-        fits: those that must succeed; by default all that can be made are.
+        fits: those that must succeed; by default all that the points allow.
         bootstraps: refits behind each interval.
         seed: of the bootstrap.
 
     Raises:
-        SaebenchError: a fit that was asked for, or every one, has too few points: how many it needs is said.
+        SaebenchError: a requested fit, or every fit, has too few points; the message says how many are needed.
     """
     unknown = sorted(set(fits) - set(FITS))
     if unknown:
@@ -102,7 +102,7 @@ def scaling_study(
 def fit_points(
     points: list[ScalingPoint], metric: str, *, fits: Sequence[str] = (), bootstraps: int = 400, seed: int = 0
 ) -> ScalingStudy:
-    """``scaling_study`` of points that are at hand."""
+    """``scaling_study`` of points that were already read."""
     study = ScalingStudy(points, metric, {}, None, {}, bootstraps, seed)
     rates: RateLaw | None = None
     for name in fits or FITS:
@@ -158,7 +158,7 @@ def _joint_law(study: ScalingStudy) -> Law:
 
 
 def _compute_law(study: ScalingStudy) -> Law:
-    """At the sparsity with the most runs: the frontier mixes sizes, but not numbers of active latents."""
+    """At the sparsity with the most runs: the frontier combines sizes, but not numbers of active latents."""
     counts: dict[float, int] = {}
     for point in study.points:
         counts[point.k] = counts.get(point.k, 0) + bool(point.tokens)

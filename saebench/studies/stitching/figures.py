@@ -1,4 +1,4 @@
-"""The figures of a stitching study: the way, what it costs, the cosines, and what the threshold separates."""
+"""The figures of a stitching study: the path, its loss, the cosines, and what the threshold separates."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def _path(details: dict[str, Any]) -> Figure:
     names = {"normalised_mse": "model units", "normalised_mse_unit_norm": "tokens of unit norm"}
     phases = (
         f"Steps 1 to {ends['insert']:,} insert novel latents, up to {ends['swap']:,} swap groups, "
-        f"up to {ends['remove']:,} remove what has no counterpart."
+        f"up to {ends['remove']:,} remove latents that have no counterpart."
     )
     return Figure(
         key="path",
-        title="Error on the way",
+        title="Error along the path",
         caption=f"Normalised MSE from the smaller to the larger autoencoder. {phases}",
         summary="Line chart of normalised mean squared error over the steps from the smaller to the larger autoencoder.",
         traces=[line(path["step"], path[name], words, colour) for colour, (name, words) in enumerate(names.items())],
@@ -53,8 +53,8 @@ def _active(details: dict[str, Any]) -> Figure:
     path = details["path"]
     return Figure(
         key="l0",
-        title="Active latents on the way",
-        caption="Mean active latents per token. Values are those of each autoencoder by itself: the two do not compete.",
+        title="Active latents along the path",
+        caption="Mean active latents per token. Each autoencoder is encoded separately: latents of the two do not compete.",
         summary="Line chart of active latents per token over the steps.",
         traces=[line(path["step"], path["l0"], "L0", 0)],
         layout=axes("step", "latents per token"),
@@ -69,7 +69,7 @@ def _losses(details: dict[str, Any]) -> Figure:
     names = {"ce_difference": "rise of cross-entropy", "kl_divergence": "KL(clean || spliced)"}
     return Figure(
         key="loss",
-        title="Loss of the language model on the way",
+        title="Loss of the language model along the path",
         caption="With the mixture's reconstruction spliced in, with 95 % intervals.",
         summary="Line chart of the rise in cross-entropy and the divergence at some steps.",
         traces=[
@@ -91,7 +91,7 @@ def _cosines(latents: pd.DataFrame, threshold: float) -> Figure:
     middles = ((BINS[:-1] + BINS[1:]) / 2).round(4).tolist()
     return Figure(
         key="cosine",
-        title="Likeness to the smaller autoencoder",
+        title="Similarity to the smaller autoencoder",
         caption=f"Latents of the larger autoencoder. Up to {threshold:g} they count as novel.",
         summary="Histogram of the larger autoencoder's latents by their largest cosine with the smaller one's.",
         traces=[bars(middles, counts[name], name, colour) for colour, name in enumerate(shown)],
@@ -121,9 +121,9 @@ def _effects(latents: pd.DataFrame) -> Figure:
         )
     return Figure(
         key="effect",
-        title="What a latent does alone",
+        title="Effect of inserting one latent",
         caption="Change of the smaller autoencoder's normalised error (tokens of unit norm) when one latent is inserted, by "
-        f"its cosine; {len(shown):,} of {len(active):,} active latents are drawn.",
+        f"its cosine; {len(shown):,} of {len(active):,} active latents are shown.",
         summary="Scatter plot of the change of error by cosine.",
         traces=[
             dots(
@@ -152,7 +152,7 @@ def _thresholds(details: dict[str, Any]) -> Figure:
     return Figure(
         key="threshold",
         title="What the threshold separates",
-        caption="For each threshold, how often the sign of a latent's effect is what its class says.",
+        caption="For each threshold, how often the sign of a latent's effect agrees with its class.",
         summary="Line chart of the shares of correctly classified latents over thresholds.",
         traces=[
             line(places, [row[name] for row in rows], words, colour) for colour, (name, words) in enumerate(names.items())

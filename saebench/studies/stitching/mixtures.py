@@ -1,13 +1,13 @@
-"""Two autoencoders on one hook, and every mixture of them on the way from one to the other.
+"""Two autoencoders on one hook, and the mixtures of them along the path from one to the other.
 
 Everything is in the model's own units, so that autoencoders of different input scaling can be mixed: a latent's
-contribution to the reconstruction is its value times the token's scale times its decoder direction, and what is left
-without any latent (biases, shifts, a skip connection) is the autoencoder's base. After a step that leaves a share ``a``
-of all latents changed, the base is ``(1 - a)`` times the smaller one's plus ``a`` times the larger one's, so that both
-ends are the autoencoders themselves.
+contribution to the reconstruction is its value times the token's scale times its decoder direction. The part of the
+reconstruction without any latent (biases, shifts, a skip connection) is the autoencoder's base. After a step that leaves a
+share ``a`` of all latents changed, the base is ``(1 - a)`` times the smaller one's plus ``a`` times the larger one's, so
+that both ends are the autoencoders themselves.
 
 Each latent has the value that its own autoencoder gives it. Where latents compete (TopK), they compete within their own
-autoencoder only: a mixture is a sum of contributions as encoded and is not encoded anew, so its number of active latents
+autoencoder only: a mixture is a sum of contributions as encoded and is not encoded again, so its number of active latents
 lies between, or above, those of its ends.
 """
 
@@ -33,9 +33,9 @@ class _Encoded:
 
 
 class Pair:
-    """A smaller and a larger autoencoder that are encoded together; the last block of tokens is remembered.
+    """A smaller and a larger autoencoder that are encoded together; the code of the last block of tokens is cached.
 
-    In their common code the latents of the larger one are numbered behind those of the smaller one.
+    In their common code the latents of the larger one are numbered after those of the smaller one.
     """
 
     def __init__(self, small: SparseAutoencoder, large: SparseAutoencoder) -> None:
@@ -85,7 +85,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Stitched:
-    """The mixture after a step of a plan, as an autoencoder that evaluators can judge.
+    """The mixture after a step of a plan, as an autoencoder that evaluators accept.
 
     Its code holds the active latents of both autoencoders, whatever the step; ``decode`` takes those that are in place.
     """
@@ -135,12 +135,12 @@ def make_pair(small: Autoencoder, large: Autoencoder) -> Pair:
     """The pair.
 
     Raises:
-        SaebenchError: one of them shows no decoder directions, or their widths differ.
+        SaebenchError: one of them has no decoder directions, or their widths differ.
     """
     for sae in (small, large):
         if not isinstance(sae, SparseAutoencoder):
             raise SaebenchError(
-                f"{sae.info.origin} shows no decoder directions: stitching needs a checkpoint of a known format."
+                f"{sae.info.origin} has no decoder directions: stitching needs a checkpoint of a known format."
             )
     assert isinstance(small, SparseAutoencoder) and isinstance(large, SparseAutoencoder)
     if (small.d_in, small.d_out) != (large.d_in, large.d_out):

@@ -1,10 +1,10 @@
-"""The whole way from the smaller to the larger autoencoder, measured in one pass over a text.
+"""The whole path from the smaller to the larger autoencoder, measured in one pass over a text.
 
-A token's residual changes at those steps only at which one of its own active latents comes or goes: some dozens of the
+A token's residual changes only at the steps that insert or remove one of its active latents: some dozens of the
 thousands of steps. With ``u`` the residual under the smaller one's base and ``b`` the change of base (both ``[d]``), the
 error after a step that leaves the share ``a`` of all latents changed is ``|u - a b|^2 = |u|^2 - 2 a u.b + a^2 |b|^2``;
-``|u|^2`` and ``u.b`` are constant between a token's own steps. Their changes are booked at the first measured point that
-is not before the step, and summed up along the way at the end of each batch.
+``|u|^2`` and ``u.b`` are constant between a token's own steps. Their changes are added at the first measured point that
+is not before the step, and cumulated along the path at the end of each batch.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ CHANGE_ELEMENTS = 2**23
 
 
 class StitchPath(StreamingEvaluator):
-    """Error and L0 at points along the way, and what each latent and each step does by itself to the smaller autoencoder.
+    """Error and L0 at points along the path, and the effect of each latent and each step alone on the smaller autoencoder.
 
     Attributes:
-        points: ``[points]`` int64, the steps at which the way is measured, 0 and the last among them.
+        points: ``[points]`` int64, the steps at which the path is measured, 0 and the last among them.
         sums: row sums of ``tokens``, of the larger autoencoder's own squared error ``end``, and at each point ``i`` of
             ``raw.i``, ``unit_norm.i`` (squared errors) and ``l0.i``.
-        inserted: of each large latent: the change of squared error when it alone is inserted.
-        stepped: of each step: the same when it alone is taken.
+        inserted: for each large latent, the change of squared error when it alone is inserted.
+        stepped: for each step, the change of squared error when it alone is taken.
     """
 
     name = "stitch_path"
-    description = "Reconstruction error on the way from one autoencoder to another"
+    description = "Reconstruction error along the path from one autoencoder to another"
 
     def __init__(self, setup: Setup, points: Tensor) -> None:
         super().__init__(setup)
@@ -60,7 +60,7 @@ class StitchPath(StreamingEvaluator):
         self._ends = torch.zeros(self._rows, 2, dtype=torch.float64)  # tokens, the larger one's own squared error
 
     def observe(self, block: TokenBlock) -> None:
-        """Book what happens at each step to some tokens."""
+        """Add the changes at each step for a block of tokens."""
         residual = block.targets - block.reconstruction
         end = _square(block.targets - self.pair.end(block.inputs))
         self._ends.index_add_(0, block.rows.cpu(), torch.stack([torch.ones_like(end), end], dim=1).cpu())
@@ -70,7 +70,7 @@ class StitchPath(StreamingEvaluator):
         self._take_alone(block, residual, weights)
 
     def _follow(self, block: TokenBlock, residual: Tensor, weights: Tensor) -> None:
-        """Walk along each token's own steps in order."""
+        """Go through each token's own steps in order."""
         code, change = block.latents, self.pair.base(block.inputs)[1]
         points = torch.bucketize(self.plan.step.to(code.indices.device)[code.indices], self.points.to(code.indices.device))
         points, order = points.masked_fill(~code.active, self.points.numel()).sort(dim=1)
@@ -79,7 +79,7 @@ class StitchPath(StreamingEvaluator):
         rows, bins = block.rows, self.points.numel() + 1
         square, dot = _square(residual), torch.linalg.vecdot(residual, change).double()
         start = rows * bins
-        self._book(start, square, dot, weights)
+        self._add_changes(start, square, dot, weights)
         base = (weights.double() * _square(change)).cpu()
         self._bases.index_add_(1, rows.cpu(), base)
         self._l0.index_add_(0, start.cpu(), (code.active & (code.indices < self.plan.n_small)).sum(1).double().cpu())
@@ -87,12 +87,12 @@ class StitchPath(StreamingEvaluator):
             residual = residual + values[:, slot, None] * self.pair.directions(numbers[:, slot])
             now_square, now_dot = _square(residual), torch.linalg.vecdot(residual, change).double()
             where = start + points[:, slot]
-            self._book(where, now_square - square, now_dot - dot, weights)
+            self._add_changes(where, now_square - square, now_dot - dot, weights)
             came = torch.where(numbers[:, slot] < self.plan.n_small, -1.0, 1.0) * (values[:, slot] != 0)
             self._l0.index_add_(0, where.cpu(), came.double().cpu())
             square, dot = now_square, now_dot
 
-    def _book(self, where: Tensor, square: Tensor, dot: Tensor, weights: Tensor) -> None:
+    def _add_changes(self, where: Tensor, square: Tensor, dot: Tensor, weights: Tensor) -> None:
         self._squares.index_add_(1, where.cpu(), (weights.double() * square).cpu())
         self._dots.index_add_(1, where.cpu(), (weights.double() * dot).cpu())
 
@@ -132,7 +132,7 @@ class StitchPath(StreamingEvaluator):
         self.stepped.add(keys % self.plan.steps, rows[token], difference * weights[:, token])
 
     def end_batch(self) -> None:
-        """Sum up along the way."""
+        """Cumulate the changes along the path."""
         count = self.points.numel()
         squares, dots = (each.view(2, self._rows, count + 1)[..., :count].cumsum(2) for each in (self._squares, self._dots))
         errors = squares - 2 * self.share * dots + self.share.square() * self._bases.unsqueeze(2)
@@ -142,7 +142,7 @@ class StitchPath(StreamingEvaluator):
         self.stepped.end_batch(self._rows)
 
     def merge(self, other: StreamingEvaluator) -> None:
-        """Take in another instance's sums."""
+        """Add another instance's sums."""
         assert isinstance(other, StitchPath)
         self.sums.merge(other.sums)
         self.inserted.merge(other.inserted)
@@ -186,7 +186,7 @@ class Effects:
         self.squares.index_add_(1, keys // rows, sums.square())
 
     def merge(self, other: Effects) -> None:
-        """Take in another's sums."""
+        """Add another's sums."""
         self.rows += other.rows
         self.total += other.total
         self.squares += other.squares

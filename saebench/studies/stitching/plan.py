@@ -1,9 +1,9 @@
-"""The way from a smaller autoencoder to a larger one, in steps (Leask et al. 2025, section on stitching).
+"""The path from a smaller autoencoder to a larger one, in steps (Leask et al. 2025, section on stitching).
 
 A latent of the larger autoencoder whose decoder direction has a cosine above the threshold with one of the smaller is a
-reconstruction latent, else a novel one. Latents of both that hang together by such cosines (connected components of the
-graph) are swapped in one step. Steps come in three phases, ordered by the directions alone, so that no data chooses the
-order on which the data are then measured:
+reconstruction latent, else a novel one. Latents of both that are connected by such cosines (connected components of the
+graph) are swapped in one step. Steps come in three phases. Their order depends on the directions alone, not on the data
+that are then used to measure the path:
 
 1. each novel latent is inserted, the least similar first;
 2. each group is swapped, the most similar first;
@@ -25,13 +25,13 @@ PHASES = ("insert", "swap", "remove")
 
 @dataclass(frozen=True)
 class StitchPlan:
-    """Which latent comes or goes at which step. Step 0 is the smaller autoencoder, the last the larger.
+    """Which latent is inserted or removed at which step. Step 0 is the smaller autoencoder, the last the larger.
 
     Attributes:
         n_small: latents of the smaller autoencoder; ``n_large`` of the larger.
-        step: ``[n_small + n_large]`` int64, from 1: when each small latent goes and each large one comes.
+        step: ``[n_small + n_large]`` int64, from 1: when each small latent is removed and each large one inserted.
         kind: ``[steps]`` int64: ``INSERT``, ``SWAP`` or ``REMOVE``.
-        leaving: ``[steps]`` int64, small latents that go at each step; ``arriving``: large ones that come.
+        leaving: ``[steps]`` int64, number of small latents removed at each step; ``arriving``: of large ones inserted.
     """
 
     n_small: int
@@ -48,7 +48,7 @@ class StitchPlan:
 
     @property
     def share(self) -> Tensor:
-        """``[steps + 1]`` float64: the share of all latents that have come or gone after each step, from 0 to 1."""
+        """``[steps + 1]`` float64: the share of all latents that were inserted or removed after each step, from 0 to 1."""
         changed = torch.cat([torch.zeros(1, dtype=torch.int64), (self.leaving + self.arriving).cumsum(0)])
         return changed.double() / (self.n_small + self.n_large)
 

@@ -104,7 +104,7 @@ def _shares(study: Stitching, latents: pd.DataFrame, active: pd.DataFrame) -> li
     return [
         share("novel_latents", int(latents.novel.sum()), len(latents), "Latents of the larger one without a counterpart"),
         share("novel_active_latents", int(active.novel.sum()), len(active), "The same of those active on this text"),
-        share("orphaned_latents", int(plan.orphaned.sum()), plan.n_small, "Latents of the smaller one without one"),
+        share("orphaned_latents", int(plan.orphaned.sum()), plan.n_small, "Latents of the smaller one without a counterpart"),
         metric("swap_groups", float(swaps.sum()), unit="groups", direction="none", n=plan.steps, n_unit="steps",
                description="Groups that are swapped together"),
         metric("largest_swap_group", float(sizes.max()) if sizes.numel() else None, unit="latents", direction="none",
@@ -114,7 +114,7 @@ def _shares(study: Stitching, latents: pd.DataFrame, active: pd.DataFrame) -> li
 
 
 def _signs(active: pd.DataFrame) -> list[Metric]:
-    """How well the cosine tells what a latent does."""
+    """How well the cosine predicts a latent's effect."""
 
     def share(name: str, of: pd.DataFrame, sign: int, description: str) -> Metric:
         clear = (sign * of.effect > CLEAR * of.effect_error).mean() if len(of) else None
@@ -172,7 +172,7 @@ def _ends(study: Stitching, curve: dict[str, list[Any]]) -> list[Metric]:
             direction="none",
             n=len(falls),
             n_unit="points",
-            description="Measured stretches of the way on which the error does not rise",
+            description="Share of the measured intervals of the path on which the error does not rise",
         )
     )
     return metrics
@@ -189,7 +189,7 @@ def _loss_metrics(study: Stitching) -> list[Metric]:
 
 
 def _exactness(study: Stitching) -> Metric:
-    """The last point of the way against the larger autoencoder's own error, which is computed apart from it."""
+    """The last point of the path against the larger autoencoder's own error, which is computed separately."""
     return metric(
         "end_point_difference",
         study.end_difference(),
@@ -197,7 +197,7 @@ def _exactness(study: Stitching) -> Metric:
         direction="lower",
         n=study.corpus.tokens_counted,
         reason="the larger autoencoder makes no error",
-        description="Squared error at the end of the way against the larger autoencoder's own, relative difference",
+        description="Squared error at the end of the path against the larger autoencoder's own, relative difference",
     )
 
 

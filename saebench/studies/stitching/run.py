@@ -1,4 +1,4 @@
-"""Stitching (Leask et al. 2025): which latents of a larger autoencoder are new, and the way from a smaller one to it."""
+"""Stitching (Leask et al. 2025): which latents of a larger autoencoder are new, and the path from a smaller one to it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ class Stitching:
     Attributes:
         pair: the autoencoders; ``plan``: the steps between them; ``similarity``: of their directions.
         threshold: of the cosine.
-        path: sums along the way; ``shared``: the language model's own figures.
-        stops: the steps at which the loss was measured; ``losses``: of each, ``ce_difference`` and ``kl_divergence``.
+        path: sums along the path; ``shared``: the language model's own figures.
+        stops: the steps at which the loss was measured; ``losses``: at each of them, ``ce_difference`` and
+            ``kl_divergence``.
         cut, corpus: where and on what it was measured.
     """
 
@@ -60,9 +61,9 @@ class Stitching:
     def latents(self) -> pd.DataFrame:
         """A row for each large latent.
 
-        Columns: ``max_cosine`` with a small latent, which is ``nearest``; ``novel``; ``step`` at which it comes; ``tokens``
-        on which it was active; ``effect`` on the smaller autoencoder's normalised error (unit-norm weighting) when
-        inserted alone, its standard error ``effect_error``, and ``raw_effect`` in the model's own units.
+        Columns: ``max_cosine`` with a small latent, which is ``nearest``; ``novel``; ``step`` at which it is inserted;
+        ``tokens`` on which it was active; ``effect`` on the smaller autoencoder's normalised error (unit-norm weighting)
+        when inserted alone, its standard error ``effect_error``, and ``raw_effect`` in the model's own units.
         """
         inserted, variance = self.path.inserted, self.shared.moments
         return pd.DataFrame({
@@ -77,7 +78,7 @@ class Stitching:
         })  # fmt: skip
 
     def end_difference(self) -> float | None:
-        """Relative difference of the squared error at the end of the way from the larger autoencoder's own."""
+        """Relative difference of the squared error at the end of the path from the larger autoencoder's own."""
         own, reached = self.path.sums.total("end"), self.path.sums.total(f"raw.{self.path.points.numel() - 1}")
         return abs(reached - own) / own if own > 0 else None
 
@@ -92,7 +93,7 @@ def stitch(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Stitching:
-    """Walk from ``small`` to ``large`` and measure on the way.
+    """Go from ``small`` to ``large`` step by step and measure along the path.
 
     Each latent acts with the value that its own autoencoder gives it (see
     ``saebench.studies.stitching.mixtures``): TopK latents compete within their own autoencoder only.
@@ -107,7 +108,7 @@ def stitch(
         **settings: of the text and the model, see ``EvaluationSettings``.
 
     Raises:
-        SaebenchError: something given is not right, or the two are not of one hook.
+        SaebenchError: an argument is invalid, or the two are not of one hook.
     """
     if threshold is None:
         threshold = float(paper_settings(DEFINITION)["stitching"]["threshold"])
@@ -121,7 +122,7 @@ def stitch(
     where = choose_points(plan, points)
     halts = choose_stops(plan, where, stops)
     shared = make_shared(corpus, len(cut.model.tokenizer))
-    path, losses = _walk(pair, plan, where, halts, cut, corpus, shared, rows, progress)
+    path, losses = _measure(pair, plan, where, halts, cut, corpus, shared, rows, progress)
     return Stitching(pair, plan, similarity, threshold, path, shared, halts, losses, cut, corpus)
 
 
@@ -129,7 +130,7 @@ def _check(small: Any, large: Any, threshold: float, points: int, stops: int) ->
     if not 0 < threshold < 1:
         raise SaebenchError(f"The threshold is {threshold:g}; a cosine between 0 and 1 is needed.")
     if points < 2 or stops < 2:
-        raise SaebenchError("The way needs at least 2 points and 2 stops: its ends.")
+        raise SaebenchError("The path needs at least 2 points and 2 stops: its ends.")
     sizes = [_size(each) for each in (small, large)]
     if sizes[0] is not None and sizes[1] is not None and sizes[0] > sizes[1]:
         raise SaebenchError(
@@ -160,11 +161,11 @@ def choose_stops(plan: StitchPlan, points: Tensor, stops: int) -> list[int]:
     return sorted(chosen)
 
 
-def _walk(
+def _measure(
     pair: Pair, plan: StitchPlan, points: Tensor, stops: Sequence[int], cut: Cut, corpus: TokenCorpus, shared: Shared,
     rows: int | None, progress: Progress,
 ) -> tuple[StitchPath, list[dict[str, Metric]]]:  # fmt: skip
-    """One pass over the text: the way as a whole, and the losses at the stops."""
+    """One pass over the text: the whole path, and the losses at the stops."""
     start = Setup(Stitched(pair, plan, 0), cut, corpus, shared)
     path = StitchPath(start, points)
     judged = [Judged(start.sae, start, {"path": path})]

@@ -1,4 +1,4 @@
-"""How the directions of two dictionaries lie to each other, in bounded memory."""
+"""Cosines between the directions of two dictionaries, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Similarity(NamedTuple):
 
     Attributes:
         small_best: ``[n_small]``, each small direction's largest cosine with a large one.
-        large_best: ``[n_large]``, the other way round; ``nearest``: ``[n_large]``, whose it is.
+        large_best: ``[n_large]``, each large direction's largest cosine with a small one; ``nearest``: ``[n_large]``, the
+            index of that small direction.
         pairs: ``[2, pairs]``, small and large numbers of the pairs above the threshold.
     """
 
@@ -56,7 +57,7 @@ def connected_groups(n_small: int, n_large: int, pairs: Tensor) -> Tensor:
 
     Args:
         n_small: number of small directions; ``n_large`` of large ones.
-        pairs: ``[2, pairs]``, which small direction is joined with which large one.
+        pairs: ``[2, pairs]``, which small direction is connected with which large one.
     """
     import numpy as np
     from scipy.sparse import coo_array
