@@ -1,1 +1,1 @@
-"""Results side by side: what differs by more than its error, and where the frontiers of sparsity and fidelity lie."""
+"""Results side by side: what differs by more than its error, and the frontiers of sparsity and fidelity."""

@@ -1,4 +1,4 @@
-"""What a result measured on: all that must agree for two results to be set beside each other as equals."""
+"""The conditions of a measurement: all that must agree for two results to be compared directly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_CONDITIONS = ("options", "controls")
 def benchmark_identity(result: Result) -> dict[str, Any]:
     """The conditions of a measurement by name, without the autoencoder itself.
 
-    What belongs to an evaluator or to a definition is there only where the result used it.
+    Conditions of an evaluator or a definition are included only where the result used it.
     """
     model, corpus = result.model, result.corpus
     found: dict[str, Any] = {
@@ -43,7 +43,7 @@ def differing_fields(results: Sequence[Result]) -> dict[str, list[str]]:
     """The conditions in which results differ, each with the values found, in the order of the results that have it."""
     identities = [benchmark_identity(result) for result in results]
     if len({identity["model"] for identity in identities}) > 1 and not all(each.model.weights_sha256 for each in results):
-        for identity, result in zip(identities, results, strict=True):  # some hashes are unknown: names must do
+        for identity, result in zip(identities, results, strict=True):  # some hashes are unknown: names are compared instead
             identity["model"] = f"{result.model.name}@{result.model.revision}"
     names = dict.fromkeys(name for identity in identities for name in identity)
     found = {}
@@ -65,7 +65,7 @@ def require_one_benchmark(results: Sequence[Result], force: bool) -> list[str]:
         shown = ", ".join(different[:6]) + (f" and {len(different) - 6} more" if len(different) > 6 else "")
         raise SaebenchError(
             f"These results are of different benchmarks; they differ in {shown}: compare results of one benchmark, or "
-            "set them side by side all the same with --force."
+            "use --force to show them side by side without verdicts."
         )
     return different
 

@@ -30,7 +30,7 @@ class Comparison(ComparedResults):
         return render_markdown(self)
 
     def csv(self) -> str:
-        """``frame()`` as comma-separated values; the conditions that differ, if any, stand in a column of every row."""
+        """``frame()`` as comma-separated values; the conditions that differ, if any, are a column of every row."""
         return str(self.frame().assign(different_benchmarks="; ".join(self.differences)).to_csv(index=False))
 
     def page(self, path: str | Path) -> None:
@@ -55,21 +55,21 @@ def compare(
     metrics: Sequence[str] = (),
     force: bool = False,
 ) -> Comparison:
-    """Set results side by side; verdicts are against the first.
+    """Compare results; verdicts are against the first.
 
     Args:
         results: result files, ``Result`` or ``Scorecard`` objects, or lists of these.
         by: compare frontiers by architecture, by ``k`` or by the number of latents ``n``.
         at: the L0 (with ``by="k"``: numbers of latents) at which to compare; by default the reference curve's own.
         metrics: those to show, by ``evaluator.name`` or by a name that is unique.
-        force: set results of different benchmarks side by side all the same. They are marked and not judged.
+        force: also show results of different benchmarks side by side. They are marked and get no verdict.
 
     Raises:
         SaebenchError: fewer than two results, an unreadable one, results of different benchmarks, an unknown metric.
     """
     given = [each for one in results for each in ([one] if isinstance(one, str | Path | Result | Scorecard) else one)]
     if len(given) < 2:
-        raise SaebenchError("Comparing takes at least two results: name more result files.")
+        raise SaebenchError("Comparing needs at least two results: give more result files.")
     if by not in get_args(By):
         raise SaebenchError(f"Results are compared by {', '.join(get_args(By))}, not by {by!r}.")
     found = [_result(each) for each in given]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from saebench.comparison.frontier import By, Curve, Matched, curves, matched
 from saebench.comparison.headline import find_metric, metric_paths
 from saebench.comparison.samples import Z95, stated_error
-from saebench.comparison.verdicts import Verdict, judge
+from saebench.comparison.verdicts import Verdict, compare_metric
 from saebench.results import Result
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ComparedResults:
         names: of the results, each different.
         metrics: those that tables of many autoencoders show, by ``evaluator.name``.
         by: what frontiers are compared by.
-        at: where (in L0; in latents when compared by ``k``); empty where the results decide.
+        at: where (in L0; in latents when compared by ``k``); empty for the places of the reference curve.
         differences: the conditions in which the results differ, in words; empty for results of one benchmark.
     """
 
@@ -37,9 +37,9 @@ class ComparedResults:
     differences: tuple[str, ...]
 
     def verdicts(self, index: int, paths: Sequence[str] | None = None) -> dict[str, Verdict]:
-        """What can be said of result ``index`` against the first, by metric; of all metrics by default."""
+        """The verdicts on result ``index`` against the first, by metric; of all metrics by default."""
         chosen = metric_paths(self.results) if paths is None else paths
-        found = {path: judge(self.results[0], self.results[index], path, not self.differences) for path in chosen}
+        found = {path: compare_metric(self.results[0], self.results[index], path, not self.differences) for path in chosen}
         return {path: verdict for path, verdict in found.items() if verdict is not None}
 
     def curves(self) -> list[Curve]:
@@ -63,7 +63,8 @@ class ComparedResults:
         return pandas.DataFrame(rows)
 
     def matched_frame(self) -> pandas.DataFrame:
-        """One row for each metric of each curve at each matched place, judged against the first curve of its stratum."""
+        """One row for each metric of each curve at each matched place, with the verdict against the first curve of its
+        stratum."""
         import pandas
 
         columns = ["metric", "group", "stratum", "at", "value", "standard_error", "interpolated", *_VERDICT_COLUMNS]

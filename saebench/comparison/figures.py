@@ -14,7 +14,7 @@ from saebench.results import Metric
 
 
 def frontier_figures(comparison: ComparedResults) -> list[Figure]:
-    """A figure for each chosen metric of which at least two points can be drawn."""
+    """A figure for each chosen metric with at least two points that can be drawn."""
     made = (_frontier(comparison, path) for path in comparison.metrics)
     return [figure for figure in made if figure is not None]
 

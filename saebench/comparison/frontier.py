@@ -14,7 +14,7 @@ from typing import Literal
 
 from saebench.comparison.headline import L0, find_metric
 from saebench.comparison.samples import Sample, combine, sample
-from saebench.comparison.verdicts import Verdict, judge_samples
+from saebench.comparison.verdicts import Verdict, compare_samples
 from saebench.errors import SaebenchError
 from saebench.results import Result
 
@@ -27,7 +27,7 @@ class Curve:
     """Results that differ in sparsity alone (or, compared by ``k``, in width alone), in order of it.
 
     Attributes:
-        group: what it is compared as; ``stratum`` what it has in common with the curves it is compared with.
+        group: the group that is compared; ``stratum``: what it has in common with the curves it is compared with.
     """
 
     group: str
@@ -75,8 +75,8 @@ def x_name(by: By) -> str:
 def curves(results: Sequence[Result], by: By) -> list[Curve]:
     """Results sorted into curves: one for each group within each stratum.
 
-    Compared by ``arch`` each curve is one architecture at one width; by ``n`` the same curves are compared the other way
-    round; by ``k`` a curve is one architecture at one k over widths.
+    Compared by ``arch`` each curve is one architecture at one width; by ``n`` the curves are the same, with the width as
+    group and the architecture as stratum; by ``k`` a curve is one architecture at one k over widths.
     """
     found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
@@ -111,7 +111,7 @@ def points(curve: Curve, path: str, by: By) -> list[Point]:
 def interpolate(given: Sequence[Point], at: float) -> tuple[Sample, bool] | None:
     """``(value, interpolated)`` of a curve at ``at``, piecewise linear in logarithms; None outside the measured range.
 
-    The error counts those of both neighbouring points, in either direction, with what they share.
+    The error combines those of both neighbouring points, in L0 and in the metric, with their covariance.
     """
     place = math.log(at)
     for point in given:
@@ -166,13 +166,13 @@ def matched(found: Sequence[Curve], path: str, by: By, wanted: Sequence[float], 
 def _against_first(
     path: str, place: float, values: list[tuple[Curve, tuple[Sample, bool]]], one_benchmark: bool
 ) -> list[Matched]:
-    """Every curve's value at a place, judged against the first; nothing where there is only one curve."""
+    """Every curve's value at a place, with the verdict against the first; nothing where there is only one curve."""
     rows = []
     for index, (curve, (value, interpolated)) in enumerate(values):
         metric = next(found for result in curve.results if (found := find_metric(result, path)) is not None)
         verdict = None
         if index and metric.direction != "none":
-            verdict = judge_samples(values[0][1][0], value, path, metric.unit, metric.direction, one_benchmark)
+            verdict = compare_samples(values[0][1][0], value, path, metric.unit, metric.direction, one_benchmark)
         rows.append(Matched(path, curve, place, value, verdict, interpolated))
     return rows if len(rows) > 1 else []
 

@@ -18,11 +18,11 @@ HEADLINE = (
     "explainability.f1",
     "ablation.sparsity",
 )
-"""In this order, where results have them. Of an evaluator that is not named here, its first metric that has a direction."""
+"""In this order, where results have them. Other evaluators are shown by their first metric that has a direction."""
 
 
 class HasMetrics(Protocol):
-    """A result, or anything else that keeps metrics by evaluator."""
+    """A result, or any other object that holds metrics by evaluator."""
 
     @property
     def evaluators(self) -> dict[str, EvaluatorResult]:
@@ -65,7 +65,7 @@ def headline(results: Sequence[HasMetrics]) -> list[str]:
 
 
 def choose(results: Sequence[HasMetrics], wanted: Sequence[str]) -> list[str]:
-    """The metrics asked for, by ``evaluator.name`` or by a name that one evaluator alone has; the headline by default.
+    """The requested metrics, by ``evaluator.name`` or by a name that only one evaluator has; the headline by default.
 
     Raises:
         SaebenchError: no result has such a metric, or several evaluators have it.

@@ -20,14 +20,14 @@ from saebench.report.tables import markdown_cell
 from saebench.results import Metric
 
 MOST_SIDE_BY_SIDE = 4
-"""Results that are compared metric by metric; more are compared by the chosen metrics alone."""
+"""Up to this many results are compared metric by metric; more are compared by the chosen metrics alone."""
 MARKS = {"better": " ✓", "worse": " ✗", "within": " ≈", "equal": " =", "unknown": " ?"}
 WIDEST_WORDS = 32
-"""Columns of a terminal for names; longer ones are folded."""
+"""Columns of a terminal for names; longer names are wrapped."""
 STYLES = {"better": "green", "worse": "red"}
 KEY = (
     "value ± standard error; ↓ lower is better, ↑ higher is better; against the first: ✓ better, ✗ worse, "
-    "≈ within its 95 % interval, ? not judged: no interval is known"
+    "≈ within its 95 % interval, ? no verdict: the interval is unknown"
 )
 
 
@@ -53,7 +53,7 @@ class _Table:
 
 
 def render_terminal(comparison: ComparedResults, width: int) -> Iterator[RenderableType]:
-    """The tables for a terminal of ``width`` columns. Numbers are never cut: what is too wide becomes several tables."""
+    """The tables for a terminal of ``width`` columns. Numbers are never truncated: a table that is too wide is split."""
     if comparison.differences:
         yield Text(_warning(comparison), style="bold red")
     for table in _tables(comparison):
@@ -76,7 +76,7 @@ def _rich(table: _Table, columns: Sequence[int], title: str) -> Table:
 
 
 def _fitting(table: _Table, width: int) -> Iterator[list[int]]:
-    """The columns of each part; the first, which names the rows, stands in all of them."""
+    """The columns of each part; the first, which names the rows, is repeated in all of them."""
     needed = [
         min(max(len(table.header[column]), *(len(row[column].marked) for row in table.rows)), WIDEST_WORDS) + 3
         if column < table.left
@@ -140,7 +140,7 @@ def _overview(comparison: ComparedResults) -> _Table:
 
 
 def _by_metric(comparison: ComparedResults) -> _Table:
-    """Every metric that has a better way, with the verdict on each result against the first."""
+    """Every metric that has a direction, with the verdict on each result against the first."""
     header = ["Metric", comparison.names[0]]
     for name in comparison.names[1:]:
         header += [name, "Difference [95 %]"]
@@ -173,7 +173,7 @@ def _matched(comparison: ComparedResults, found: Sequence[Matched]) -> _Table:
 
 
 def _heading(comparison: ComparedResults, path: str) -> str:
-    """A metric's name without its evaluator where no other evaluator has it, and which way is better."""
+    """A metric's name, without its evaluator where no other evaluator has it, and its direction."""
     metric = next(found for result in comparison.results if (found := find_metric(result, path)) is not None)
     evaluators = {
         name for result in comparison.results for name, each in result.evaluators.items() if metric.name in each.metrics
@@ -200,26 +200,26 @@ def _as_metric(value: float, error: float | None, interval: tuple[float, float] 
 
 
 def _warning(comparison: ComparedResults) -> str:
-    return f"Different benchmarks, not to be compared as equals: {'; '.join(comparison.differences)}."
+    return f"Different benchmarks, not directly comparable: {'; '.join(comparison.differences)}."
 
 
 def table_key(comparison: ComparedResults) -> str:
-    """What the marks of the tables mean, and how differences were paired."""
+    """The meaning of the marks in the tables, and how differences were paired."""
     if comparison.differences:
-        return "value ± standard error; nothing is judged across benchmarks"
+        return "value ± standard error; no verdicts across benchmarks"
     return f"{KEY}; {_pairing(comparison)}"
 
 
 def _pairing(comparison: ComparedResults) -> str:
-    """By what the differences are paired, and which are not."""
-    judged = [
+    """By which groups the differences are paired, and which metrics are not."""
+    found = [
         verdict
         for index in range(1, len(comparison.results))
         for verdict in comparison.verdicts(index).values()
         if verdict.interval is not None
     ]
-    by = sorted({verdict.paired for verdict in judged if verdict.paired})
-    apart = list(dict.fromkeys(verdict.metric for verdict in judged if not verdict.paired))
+    by = sorted({verdict.paired for verdict in found if verdict.paired})
+    apart = list(dict.fromkeys(verdict.metric for verdict in found if not verdict.paired))
     if not by:
         return "differences are not paired"
     return f"differences are paired by {' and '.join(by)}" + (f", except of {', '.join(apart)}" if apart else "")

@@ -1,8 +1,8 @@
-"""A metric as an estimate over groups of the data, so that arithmetic on metrics keeps what is shared between them.
+"""A metric as an estimate over groups of the data, so that arithmetic on metrics keeps their covariance.
 
-Two autoencoders evaluated on the same rows of text are wrong about the same hard rows. Each estimate therefore
-carries its influence: what every row adds to its error (``saebench.results.statistics.ratio_influence``). Influences add
-up like the estimates do, so the error of any smooth function of metrics follows by the delta method (van der Vaart,
+Errors of two autoencoders on the same rows of text are correlated: the same rows are hard for both. Each estimate
+therefore has an influence: what every row adds to its error (``saebench.results.statistics.ratio_influence``).
+Influences add like the estimates, so the error of any smooth function of metrics follows by the delta method (van der Vaart,
 Asymptotic Statistics, chapter 3), paired wherever the groups agree.
 """
 
@@ -24,7 +24,7 @@ Z95 = 1.959964
 
 
 class Ratio(NamedTuple):
-    """How a metric follows from sums by row: a ratio of columns (``a - b`` is a difference of two).
+    """How a metric is computed from sums by row: a ratio of columns (``a - b`` is a difference of two).
 
     ``kind``: ``exact`` where the metric is the ratio, ``complement`` where it is 1 minus it, ``scaled`` where it is the
     ratio times a constant of the text and the model.
@@ -60,7 +60,7 @@ RATIOS: dict[str, Ratio] = {
 
 
 class ByUnit(BaseModel):
-    """How any evaluator says that a metric is a (weighted) mean over named units: ``details.by_unit.METRIC``.
+    """How an evaluator declares that a metric is a (weighted) mean over named units: ``details.by_unit.METRIC``.
 
     Attributes:
         unit: what the units are, such as ``tasks``.
@@ -83,8 +83,8 @@ class Sample:
     Attributes:
         value: the number.
         error: its standard error, where known.
-        influence: ``[groups]`` float64, where known; ``groups`` says of what.
-        groups: names the groups; influences of equal ``groups`` belong together element by element.
+        influence: ``[groups]`` float64, where known.
+        groups: identifies the groups; influences with equal ``groups`` can be added element by element.
         unit: what a group is, in words.
     """
 
@@ -182,7 +182,7 @@ def _by_unit(evaluator: EvaluatorResult, name: str, value: float) -> tuple[Tenso
         return None
     mean = float((weights * values).sum() / weights.sum())
     if abs(mean - value) > 1e-4 * max(abs(value), 1e-6):
-        return None  # the metric is something else than the mean of these
+        return None  # the metric is not the mean of these
     return ratio_influence(weights * values, weights), (units.unit, evaluator.name, *units.keys), units.unit
 
 

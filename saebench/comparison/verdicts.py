@@ -1,4 +1,4 @@
-"""Is the difference between two autoencoders larger than its error? One verdict a metric."""
+"""Is the difference between two autoencoders larger than its error? One verdict for each metric."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIGNS = {"better": "+", "worse": "-", "within": "=", "equal": "=", "unknown": "?
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of one metric of an autoencoder against a reference.
+    """The verdict on one metric of an autoencoder against a reference.
 
     Attributes:
         metric: ``evaluator.name``.
         reference, value: the two numbers.
         difference: ``value - reference``.
         error: standard error of the difference; ``interval`` its 95 % interval.
-        paired: by what the difference is paired, such as ``rows of text``; empty where the errors are taken as
+        paired: the groups by which the difference is paired, such as ``rows of text``; empty where errors are taken as
             independent, which overstates the error of a difference on the same text.
         outcome: ``within`` where the interval contains 0.
         reason: why the outcome is unknown.
@@ -44,7 +44,7 @@ class Verdict:
     def words(self) -> str:
         """The verdict in a few words."""
         if self.outcome == "unknown":
-            return f"not judged: {self.reason}"
+            return f"no verdict: {self.reason}"
         if self.outcome == "equal":
             return "equal"
         if self.outcome == "within":
@@ -52,19 +52,19 @@ class Verdict:
         return self.outcome
 
 
-def judge(reference: Result, other: Result, path: str, one_benchmark: bool = True) -> Verdict | None:
-    """The verdict on a metric; None where either result lacks it, it is undefined, or neither way of it is better."""
+def compare_metric(reference: Result, other: Result, path: str, one_benchmark: bool = True) -> Verdict | None:
+    """The verdict on a metric; None where either result lacks it, it is undefined, or it has no direction."""
     metric, before, after = find_metric(other, path), sample(reference, path), sample(other, path)
     if metric is None or metric.direction == "none" or before is None or after is None:
         return None
-    return judge_samples(before, after, path, metric.unit, metric.direction, one_benchmark)
+    return compare_samples(before, after, path, metric.unit, metric.direction, one_benchmark)
 
 
-def judge_samples(
+def compare_samples(
     before: Sample, after: Sample, path: str, unit: str, direction: str, one_benchmark: bool = True
 ) -> Verdict:
     """The verdict on two estimates of one metric."""
-    if not one_benchmark:  # equal row counts of other text would pair what does not belong together
+    if not one_benchmark:  # rows of different texts must not be paired, even where their counts agree
         before, after = Sample(before.value, before.error), Sample(after.value, after.error)
     change = combine([(1.0, after), (-1.0, before)])
     interval = None
@@ -81,7 +81,7 @@ def judge_samples(
 
 def _outcome(change: Sample, interval: tuple[float, float] | None, direction: str) -> tuple[Outcome, str]:
     if interval is None:
-        return ("equal", "") if change.value == 0 else ("unknown", "no interval is known")
+        return ("equal", "") if change.value == 0 else ("unknown", "the interval is unknown")
     if change.value == 0 and change.error == 0:
         return "equal", ""
     if interval[0] <= 0 <= interval[1]:
@@ -90,7 +90,7 @@ def _outcome(change: Sample, interval: tuple[float, float] | None, direction: st
 
 
 def _quantile(change: Sample) -> float:
-    """Of Student's t with one degree of freedom less than there are groups; of the normal where these are unknown."""
+    """The quantile of Student's t with one degree of freedom less than groups; of the normal where groups are unknown."""
     if change.influence is None:
         return Z95
     from scipy.stats import t

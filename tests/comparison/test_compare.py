@@ -52,13 +52,13 @@ def test_results_of_different_benchmarks_are_refused_by_the_fields_that_differ()
     assert "seed (0 / 1)" in words and "--force" in words
 
 
-def test_what_is_forced_is_marked_and_not_judged() -> None:
+def test_forced_comparisons_are_marked_and_get_no_verdict() -> None:
     base = sample_result()
     found = saebench.compare(base, sample_result("other", scale=9.0, seed=3), force=True)
     assert found.differences == ("seed (0 / 3)",)
     verdicts = found.verdicts(1)
     assert {verdict.outcome for verdict in verdicts.values()} == {"unknown"}
-    assert "Different benchmarks, not to be compared as equals: seed (0 / 3)." in found.markdown()
+    assert "Different benchmarks, not directly comparable: seed (0 / 3)." in found.markdown()
     assert "Different benchmarks" in repr(found) and "✓" not in repr(found)
     assert set(pandas.read_csv(io.StringIO(found.csv())).different_benchmarks) == {"seed (0 / 3)"}
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saebench.comparison.samples import RATIOS, Sample, combine, sample
-from saebench.comparison.verdicts import judge
+from saebench.comparison.verdicts import compare_metric
 from saebench.results import EvaluatorResult, Result
 from saebench.results.statistics import influence_error, ratio_estimate, ratio_influence
 from tests.sample_results import evaluator, metric, sample_result
@@ -45,7 +45,7 @@ positive = st.floats(0.1, 10)
 @given(st.lists(st.tuples(positive, positive, positive), min_size=3, max_size=30))
 def test_a_paired_difference_is_the_ratio_estimate_of_the_differences(rows: list[tuple[float, float, float]]) -> None:
     one, other, variance = (list(column) for column in zip(*rows, strict=True))
-    verdict = judge(result_of_rows(one, variance), result_of_rows(other, variance), MSE)
+    verdict = compare_metric(result_of_rows(one, variance), result_of_rows(other, variance), MSE)
     assert verdict is not None and verdict.paired == "rows of text"
     difference = exact(other) - exact(one)
     expected = ratio_estimate(difference, exact(variance))
@@ -58,9 +58,9 @@ def test_pairing_sees_a_small_difference_on_rows_that_vary_much() -> None:
     hard = (1 + 5 * torch.rand(40, generator=generator)).tolist()
     ones = [1.0] * 40
     better = [0.99 * value for value in hard]
-    paired = judge(result_of_rows(hard, ones), result_of_rows(better, ones), MSE)
+    paired = compare_metric(result_of_rows(hard, ones), result_of_rows(better, ones), MSE)
     assert paired is not None and paired.outcome == "better" and paired.interval is not None
-    apart = judge(result_of_rows(hard, ones), result_of_rows(better, ones, corpus="c8" * 32), MSE)
+    apart = compare_metric(result_of_rows(hard, ones), result_of_rows(better, ones, corpus="c8" * 32), MSE)
     assert apart is not None and apart.paired == "" and apart.outcome == "within"
     assert apart.error == pytest.approx(math.sqrt(1 + 0.99**2) * (apart.error or 0) / math.sqrt(1 + 0.99**2))
     assert (apart.error or 0) > 20 * (paired.error or 0)
@@ -73,7 +73,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         shared = torch.rand(12, generator=generator, dtype=torch.float64)
         noise = 0.1 * torch.randn(12, generator=generator, dtype=torch.float64)
         one, other = (1 + shared).tolist(), (1.2 + shared + noise).tolist()
-        verdict = judge(result_of_rows(one, [1.0] * 12), result_of_rows(other, [1.0] * 12), MSE)
+        verdict = compare_metric(result_of_rows(one, [1.0] * 12), result_of_rows(other, [1.0] * 12), MSE)
         assert verdict is not None and verdict.interval is not None
         held += verdict.interval[0] <= 0.2 <= verdict.interval[1]
     assert 0.92 <= held / 400 <= 0.98  # with 1.96 in the place of Student's t it would be about 0.925
@@ -81,24 +81,24 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 def test_verdicts_follow_the_direction_of_the_metric() -> None:
     low, high = result_of_rows([1.0, 1.1, 0.9, 1.0], [4.0] * 4), result_of_rows([2.0, 2.1, 1.9, 2.0], [4.0] * 4)
-    words = {outcome.outcome for outcome in (judge(low, high, MSE), judge(high, low, MSE)) if outcome}
+    words = {outcome.outcome for outcome in (compare_metric(low, high, MSE), compare_metric(high, low, MSE)) if outcome}
     assert words == {"worse", "better"}
     upward = sample_result(scale=0.5), sample_result(scale=1.5)
-    verdict = judge(*upward, "downstream.top1_agreement")
+    verdict = compare_metric(*upward, "downstream.top1_agreement")
     assert verdict is not None and verdict.outcome == "within" and verdict.difference == 0
-    verdict = judge(*upward, "downstream.loss_recovered")
+    verdict = compare_metric(*upward, "downstream.loss_recovered")
     assert verdict is not None and verdict.outcome == "worse" and verdict.paired == ""
-    assert judge(*upward, "reconstruction.l0") is None  # neither way of it is better
-    assert judge(*upward, "downstream.relative_compute") is None  # undefined
+    assert compare_metric(*upward, "reconstruction.l0") is None  # it has no direction
+    assert compare_metric(*upward, "downstream.relative_compute") is None  # undefined
 
 
-def test_without_any_error_nothing_is_judged() -> None:
-    verdict = judge(sample_result(), sample_result(scale=2.0), "reconstruction.dead_latents")
+def test_without_any_error_there_is_no_verdict() -> None:
+    verdict = compare_metric(sample_result(), sample_result(scale=2.0), "reconstruction.dead_latents")
     assert verdict is not None and verdict.outcome == "equal"
     one = evaluator("e", [metric("m", 1.0, direction="lower")])
     other = evaluator("e", [metric("m", 2.0, direction="lower")])
-    verdict = judge(sample_result(evaluators={"e": one}), sample_result(evaluators={"e": other}), "e.m")
-    assert verdict is not None and verdict.outcome == "unknown" and verdict.words == "not judged: no interval is known"
+    verdict = compare_metric(sample_result(evaluators={"e": one}), sample_result(evaluators={"e": other}), "e.m")
+    assert verdict is not None and verdict.outcome == "unknown" and verdict.words == "no verdict: the interval is unknown"
 
 
 def with_units(values: list[float], keys: list[str], **changes: Any) -> Result:
@@ -114,10 +114,10 @@ def with_units(values: list[float], keys: list[str], **changes: Any) -> Result:
 def test_metrics_over_tasks_are_paired_by_task() -> None:
     one = with_units([0.1, 0.5, 0.9], ["a", "b", "c"])
     other = with_units([0.2, 0.61, 0.99], ["a", "b", "c"])
-    verdict = judge(one, other, "probe.loss")
+    verdict = compare_metric(one, other, "probe.loss")
     assert verdict is not None and verdict.paired == "tasks" and verdict.outcome == "worse"
     assert verdict.error == pytest.approx(exact([0.1, 0.11, 0.09]).std().item() / math.sqrt(3), rel=1e-6)
-    renamed = judge(one, with_units([0.2, 0.61, 0.99], ["a", "b", "d"]), "probe.loss")
+    renamed = compare_metric(one, with_units([0.2, 0.61, 0.99], ["a", "b", "d"]), "probe.loss")
     assert renamed is not None and renamed.paired == "" and renamed.outcome == "within"
 
 

@@ -104,7 +104,7 @@ def _shares(study: Stitching, latents: pd.DataFrame, active: pd.DataFrame) -> li
     return [
         share("novel_latents", int(latents.novel.sum()), len(latents), "Latents of the larger one without a counterpart"),
         share("novel_active_latents", int(active.novel.sum()), len(active), "The same of those active on this text"),
-        share("orphaned_latents", int(plan.orphaned.sum()), plan.n_small, "Latents of the smaller one without a counterpart"),
+        share("orphaned_latents", int(plan.orphaned.sum()), plan.n_small, "Latents of the smaller without a counterpart"),
         metric("swap_groups", float(swaps.sum()), unit="groups", direction="none", n=plan.steps, n_unit="steps",
                description="Groups that are swapped together"),
         metric("largest_swap_group", float(sizes.max()) if sizes.numel() else None, unit="latents", direction="none",
