@@ -17,7 +17,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Setup
 from saebench.probing.activations import TaskActivations, task_activations
 from saebench.probing.best import best_probe
-from saebench.probing.memory import fingerprint, remembered
+from saebench.probing.memory import fingerprint, cached_or_computed
 from saebench.probing.protocol import Protocol, read_protocol
 from saebench.probing.regressions import dense_baselines, k_sparse
 from saebench.probing.summary import summarise
@@ -121,8 +121,8 @@ class ProbeLoss(Evaluator):
 
         known = {"version": self.version, "sae": self.weights, **common} if self.weights and acts.cached else None
         dense = {"version": self.version, "dense": sae.n_latents, **common} if acts.cached else None
-        own, _ = remembered(known, latents)
-        base, _ = remembered(dense, baselines)
+        own, _ = cached_or_computed(known, latents)
+        base, _ = cached_or_computed(dense, baselines)
         record = {**data.record, "truncated": acts.truncated}
         return {"title": task.title, "version": task.version, "data": record, **own, "baselines": base}
 

@@ -1,4 +1,4 @@
-"""A language model's activations on a task's texts: computed once for all autoencoders on a hook, and kept on disk."""
+"""A language model's activations on a task's texts: computed once for all autoencoders on a hook, and cached on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saebench.results import canonical_hash
 from saebench.tasks import TaskData
 
 VERSION = 1
-"""Of what is kept on disk; raised where the same key would stand for other numbers."""
+"""Version of the cache on disk; raised where the same key would mean other numbers."""
 
 TOKENS_PER_BATCH = 2048
 
@@ -26,17 +26,17 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class TaskActivations:
-    """What the autoencoder would read, on the texts of a task: those of train first, then validation, then test.
+    """The autoencoder's input on the texts of a task: those of train first, then validation, then test.
 
     Attributes:
         rows: ``[rows, d_in]`` float32: one row a text where only its last token is pooled, else one for each token.
         owner: ``[rows]`` int64: each row's text.
         labels: ``[texts]`` int64; within each part those of label 0 come first.
-        groups: ``[texts]`` int64: texts with one number came from one source row.
+        groups: ``[texts]`` int64: texts with the same number came from the same source row.
         sizes: texts of each part.
         truncated: how many texts were longer than the protocol allows.
-        key: hash of all that decides these numbers.
-        cached: whether the key can stand for them: a model in memory of unknown weights has none.
+        key: hash of everything that determines these numbers.
+        cached: whether the key identifies them: a model in memory with unknown weights has no key.
     """
 
     rows: Tensor
@@ -55,7 +55,7 @@ class TaskActivations:
 
     @property
     def texts(self) -> int:
-        """How many there are."""
+        """Number of texts."""
         return self.labels.numel()
 
     def of_texts(self, part: slice) -> tuple[Tensor, Tensor]:
@@ -67,15 +67,15 @@ class TaskActivations:
 def task_activations(
     cut: Cut, data: TaskData, limits: TextLimits, pooling: Pooling, bos: bool, advance: Callable[[float], None]
 ) -> TaskActivations:
-    """Run the layers below the hook on a task's texts, or read from disk what an earlier run kept.
+    """Run the layers below the hook on a task's texts, or read the activations that an earlier run cached.
 
     Args:
         cut: the language model, cut at the autoencoder's hook.
         data: the task.
         limits: of the texts' length.
         pooling: ``last`` keeps the last token of each text only.
-        bos: whether a BOS token stands in front of each text; it is not pooled.
-        advance: told of each text.
+        bos: whether a BOS token is prepended to each text; it is not pooled.
+        advance: called for each text.
     """
     every = pooling != "last"
     examples = [example for part in PARTS for example in data.parts[part]]
@@ -110,8 +110,8 @@ def task_activations(
 def run_texts(
     cut: Cut, texts: Sequence[str], limits: TextLimits, every: bool, bos: bool, advance: Callable[[float], None]
 ) -> dict[str, Tensor]:
-    """``rows``, ``owner`` and ``truncated`` of ``TaskActivations``. Texts of like length run together, padded on the right,
-    where causal attention cannot see the padding."""
+    """``rows``, ``owner`` and ``truncated`` of ``TaskActivations``. Texts of similar length are batched, padded on the
+    right, where causal attention cannot see the padding."""
     tokenizer = cut.model.tokenizer
     front = [tokenizer.bos_token_id] if bos else []
     ids, truncated = [], 0
@@ -138,7 +138,7 @@ def run_texts(
 
 
 def _any_token(tokenizer: object) -> int:
-    """For a text of which the tokenizer leaves nothing: the end-of-text token, else the first there is."""
+    """For a text that the tokenizer turns into no token: the end-of-text token, else the first of the vocabulary."""
     end = getattr(tokenizer, "eos_token_id", None)
     return end if isinstance(end, int) else 0
 
@@ -150,4 +150,4 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     try:
         return load_file(path)
     except (OSError, SafetensorError):
-        return None  # absent, or cut short by a full disk: it is computed again
+        return None  # absent, or truncated by a full disk: it is computed again

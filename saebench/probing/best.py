@@ -12,13 +12,14 @@ from saebench.probing.values import ValueSource
 
 
 def best_probe(source: ValueSource, acts: TaskActivations, settings: BestLatent, seed: int) -> dict[str, Any]:
-    """Fit a probe to every direction on the training texts, take the one of least loss, and judge it on the test texts.
+    """Fit a probe to every direction on the training texts, select the one with the smallest loss, and evaluate it on the
+    test texts.
 
-    All directions are fitted in float32; the best few are fitted again in float64, and the winner is the best of those.
+    All directions are fitted in float32; the best few are fitted again in float64, and the best of those is selected.
 
     Returns:
-        JSON data: ``index``, ``train_loss``, ``separable``, what ``held_out`` says, ``median_train_loss`` over directions,
-        ``not_converged`` (directions), and ``float32_deviation``, the largest difference of the two precisions.
+        JSON data: ``index``, ``train_loss``, ``separable``, the scores of ``held_out``, ``median_train_loss`` over
+        directions, ``not_converged`` (directions), and ``float32_deviation``, the largest difference of the two precisions.
     """
     train = acts.span("train")
     rows, owner = acts.of_texts(train)

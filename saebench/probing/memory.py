@@ -1,6 +1,6 @@
-"""What a probing run keeps on disk, so that a run that was stopped goes on where it ended.
+"""The cache of a probing run on disk, with which an interrupted run resumes.
 
-Each finished task of each autoencoder is one small JSON file, named by a hash of all that decides its numbers.
+Each finished task of each autoencoder is one small JSON file, named by a hash of everything that determines its numbers.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from saebench.results import canonical_hash
 from saebench.sae import Autoencoder, ForeignAutoencoder, SparseAutoencoder
 
 VERSION = 1
-"""Of what is kept; raised where the same key would stand for other numbers."""
+"""Version of the cache; raised where the same key would mean other numbers."""
 
 HASHED_AT_ONCE = 2**22
 
 
-def remembered(key: dict[str, Any] | None, compute: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
-    """``(data, whether an earlier run had computed it)``. With no key nothing is kept."""
+def cached_or_computed(key: dict[str, Any] | None, compute: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+    """``(data, whether it was read from the cache)``. Without a key nothing is cached."""
     if key is None:
         return compute(), False
     path = _folder() / f"{canonical_hash({'version': VERSION, **key})}.json"
@@ -44,9 +44,9 @@ def _folder() -> Path:
 
 
 def fingerprint(sae: Autoencoder) -> str | None:
-    """Hash of an autoencoder's weights as they are in memory, in bounded memory; None where it shows none.
+    """Hash of an autoencoder's weights as they are in memory, in bounded memory; None where it has none.
 
-    The checkpoint's own hash would not do: the object may have been changed since it was loaded.
+    The checkpoint's own hash is not enough: the object may have been changed since it was loaded.
     """
     if isinstance(sae, SparseAutoencoder):
         named = [*sae.tensors()]

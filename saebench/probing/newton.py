@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GRADIENT_TOLERANCE = 1e-5
-"""A float32 probe is done where both derivatives of its mean loss, by standardised values, are smaller: the loss is then
-within about 1e-8 nats of its minimum."""
+"""A float32 probe has converged where both derivatives of its mean loss, by standardised values, are smaller: the loss is
+then within about 1e-8 nats of its minimum."""
 
 DOUBLE_TOLERANCE = 1e-10
 """The same in float64."""
@@ -26,7 +26,7 @@ DOUBLE_TOLERANCE = 1e-10
 MOST_STEPS = 60
 
 BLOCK_ELEMENTS = 1024 * 1024
-"""Values worked on together: enough that starting operations costs little, few enough to stay near the processor."""
+"""Values processed together: enough to hide the overhead of an operation, few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Probes:
         weight: ``[latents]``; the probability of label 1 is ``sigmoid(weight * x + bias)``.
         bias: ``[latents]``.
         loss: ``[latents]`` nats: the mean cross-entropy's minimum, or its infimum where there is no minimum.
-        separable: ``[latents]`` bool: there is no minimum. ``weight`` is then finite all the same: the examples nearest to
+        separable: ``[latents]`` bool: there is no minimum. ``weight`` is finite even then: the examples nearest to
             the boundary get the probability ``(N + 1) / (N + 2)``, Laplace's rule of succession.
         gap: ``[latents]``: half the distance between the classes in standard deviations; 0 where they overlap.
         converged: ``[latents]`` bool: the gradient's norm fell below the tolerance, or the infimum is known.
@@ -56,7 +56,7 @@ class Probes:
         return Probes(*(torch.cat([getattr(part, name) for part in parts]) for name in Probes.__dataclass_fields__))
 
     def best(self, count: int) -> Tensor:
-        """``[count]``: latents by rising loss; among equals the wider gap comes first, then the lower number."""
+        """``[count]``: latents by rising loss; ties are broken by the wider gap, then by the lower number."""
         count = min(count, self.loss.numel())
         worst = self.loss.kthvalue(count).values
         chosen = (self.loss <= worst).nonzero().flatten()
@@ -68,7 +68,7 @@ def fit_probes(values: Tensor, labels: Tensor) -> Probes:
     """Fit one probe to each row of values.
 
     Args:
-        values: ``[latents, examples]``, float32 or float64; the work is done in that precision.
+        values: ``[latents, examples]``, float32 or float64; the computation uses that precision.
         labels: ``[examples]``, 0 or 1.
 
     Raises:
@@ -124,7 +124,7 @@ def _blank(x: Tensor) -> Probes:
 def _limits(x: Tensor, zeros: int) -> tuple[Probes, Tensor]:
     """``(probes of rows that a threshold separates, [rows] largest magnitude)``.
 
-    Where the classes only touch, in a single value that both have, the infimum is the cross-entropy within that value.
+    Where the classes overlap in a single value only, the infimum is the cross-entropy within that value.
     """
     examples = x.shape[1]
     low_zero, high_zero = x[:, :zeros].amin(1), x[:, :zeros].amax(1)
@@ -173,7 +173,7 @@ def _newton(x: Tensor, zeros: int, largest: Tensor) -> tuple[Tensor, Tensor, Ten
     """``(weight, bias, converged)`` of standardised rows ``x`` whose classes overlap.
 
     A full step is tried first. Where the loss rises at its end (the derivative along the step is positive), the next trial
-    lies at the secant's zero between the two ends. Finished rows leave the block.
+    lies at the secant's zero between the two ends. Converged rows are removed from the block.
     """
     single = x.dtype == torch.float32
     tolerance = GRADIENT_TOLERANCE if single else DOUBLE_TOLERANCE
@@ -199,7 +199,8 @@ def _newton(x: Tensor, zeros: int, largest: Tensor) -> tuple[Tensor, Tensor, Ten
 
 @dataclass
 class _Search:
-    """Where each row's search stands: at ``base + length * step``; ``slope`` is the derivative along it at ``base``."""
+    """The state of each row's search: it is at ``base + length * step``; ``slope`` is the derivative along it at
+    ``base``."""
 
     weight: Tensor
     bias: Tensor
@@ -223,9 +224,9 @@ class _Search:
         return _Search(*(each[keep] for each in vars(self).values()))
 
     def advance(self, derivatives: tuple[Tensor, ...], largest: Tensor, tolerance: float) -> Tensor:
-        """Move every row on; ``[rows]`` bool: those that are done.
+        """Advance every row by one step; ``[rows]`` bool: those that have converged.
 
-        A row is done where its gradient is small, or certain to be after the step now taken: for the logistic loss the
+        A row has converged where its gradient is small, or certain to be after the step now taken: for the logistic loss the
         gradient left by a full Newton step ``d`` is at most ``(e^R - 1 - R) / R * sqrt(h * d'Hd)``, with ``R`` the most that
         any example's logit changes (Bach 2010, "Self-concordant analysis for logistic regression", section 2).
         """

@@ -20,7 +20,7 @@ class _Strict(BaseModel):
 
 
 class Examples(_Strict):
-    """How many examples of which tasks, and how they are divided."""
+    """How many examples of which tasks, and how they are split."""
 
     tasks: str
     most: int = Field(ge=100)
@@ -38,14 +38,14 @@ class Examples(_Strict):
 
 
 class TextLimits(_Strict):
-    """The most tokens of a text (BOS apart), and the side on which a longer one is cut."""
+    """The maximum number of tokens of a text (without BOS), and the side on which a longer one is truncated."""
 
     most_tokens: int = Field(ge=1)
     drop: Literal["start", "end"]
 
 
 class Values(_Strict):
-    """What of the latents is probed, and how a text's tokens become one value."""
+    """Which values of the latents are probed, and how they are pooled over a text's tokens."""
 
     of: Of
     pooling: Pooling
@@ -107,7 +107,7 @@ def read_protocol() -> Protocol:
     """Read the protocols.
 
     Raises:
-        SaebenchError: one is missing or not right.
+        SaebenchError: one is missing or invalid.
     """
     try:
         return Protocol(
@@ -119,5 +119,5 @@ def read_protocol() -> Protocol:
     except ValidationError as error:
         first = error.errors()[0]
         raise SaebenchError(
-            f"A protocol in probes/ is not right: {'.'.join(map(str, first['loc']))}: {first['msg']}."
+            f"A protocol in probes/ is invalid: {'.'.join(map(str, first['loc']))}: {first['msg']}."
         ) from error

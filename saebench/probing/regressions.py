@@ -22,7 +22,7 @@ def k_sparse(source: Activations, acts: TaskActivations, settings: KSparse, draw
     """Logistic regression on the ``k`` latents whose class means differ most on the training texts, for each ``k``.
 
     Returns:
-        JSON data by ``k``: ``latents`` and what ``held_out`` says.
+        JSON data by ``k``: ``latents`` and the scores of ``held_out``.
     """
     train, test = acts.span("train"), acts.span("test")
     rows, owner = acts.of_texts(train)
@@ -40,10 +40,10 @@ def k_sparse(source: Activations, acts: TaskActivations, settings: KSparse, draw
 
 
 def dense_baselines(acts: TaskActivations, width: int, protocol: Protocol, seed: int) -> dict[str, Any]:
-    """What the same texts give without the autoencoder; of it only its ``width`` counts, for the random dictionary.
+    """Baselines on the same texts without the autoencoder; only its ``width`` is used, for the random dictionary.
 
     Returns:
-        for ``channels``, ``pca`` and ``random`` what ``best_probe`` says, for ``logistic`` what ``held_out`` says.
+        for ``channels``, ``pca`` and ``random`` the data of ``best_probe``, for ``logistic`` those of ``held_out``.
     """
     pooling, settings = protocol.best.values.pooling, protocol.dense.probe
     found: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def _directions(name: str, acts: TaskActivations, width: int, pooling: Pooling, 
 
 
 def _full_regression(acts: TaskActivations, settings: Dense, pooling: Pooling, draws: int, seed: int) -> dict[str, Any]:
-    """Logistic regression on all of the residual stream; the penalty that does best on the validation texts is taken."""
+    """Logistic regression on all of the residual stream; the penalty is selected on the validation texts."""
     train, validation, test = acts.span("train"), acts.span("validation"), acts.span("test")
     values = _standardised(pool(acts.rows.double(), acts.owner, acts.texts, pooling), train)
     tried = []
@@ -80,7 +80,7 @@ def _full_regression(acts: TaskActivations, settings: Dense, pooling: Pooling, d
 
 
 def _standardised(values: Tensor, train: slice) -> Tensor:
-    """Mean 0 and variance 1 on the training texts; what is constant there becomes 0."""
+    """Mean 0 and variance 1 on the training texts; constant values become 0."""
     mean, deviation = values[train].mean(dim=0), values[train].std(dim=0, unbiased=False)
     return torch.where(deviation > 0, (values - mean) / deviation.clamp_min(1e-300), 0)
 

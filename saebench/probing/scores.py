@@ -1,4 +1,4 @@
-"""How well a probe does on examples that it was not fitted to."""
+"""Scores of a probe on held-out examples."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from saebench.results.statistics import ratio_estimate
 def held_out(logits: Tensor, labels: Tensor, groups: Tensor, trained_on: int, draws: int, seed: int) -> dict[str, Any]:
     """Loss with standard error and bootstrap interval, accuracy and AUC, as JSON data.
 
-    Probabilities are kept within ``1 / (N + 2)`` of 0 and 1, with ``N`` the examples trained on (the rule of succession):
-    where training examples could be separated a probe claims certainty, and one wrong example would cost any amount.
+    Probabilities are clipped to ``1 / (N + 2)`` and ``1 - 1 / (N + 2)``, with ``N`` training examples (the rule of
+    succession): a probe of separable training examples predicts 0 or 1, and one wrong example would have unbounded loss.
 
     Args:
         logits: ``[examples]``, of label 1.
         labels: ``[examples]``.
-        groups: ``[examples]``: examples with one number came from one source row, and are drawn together.
+        groups: ``[examples]``: examples with the same number came from the same source row, and are resampled together.
         trained_on: number of training examples.
-        draws: of the bootstrap.
+        draws: bootstrap samples.
         seed: of the bootstrap.
     """
     losses = clipped_losses(logits, labels, trained_on)
@@ -52,7 +52,7 @@ def _by_group(losses: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bootstrap_interval(sums: Tensor, counts: Tensor, draws: int, seed: int) -> list[float]:
-    """95 % percentile interval of ``sum(sums) / sum(counts)``, drawing groups (``[groups]`` each) with replacement."""
+    """95 % percentile interval of ``sum(sums) / sum(counts)``, resampling groups (``[groups]`` each) with replacement."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(sums.numel(), (draws, sums.numel()), generator=generator)
     means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
@@ -60,7 +60,7 @@ def bootstrap_interval(sums: Tensor, counts: Tensor, draws: int, seed: int) -> l
 
 
 def area_under_curve(scores: Tensor, labels: Tensor) -> float:
-    """The chance that a random example of label 1 scores above one of label 0; ties count half (Mann-Whitney)."""
+    """The probability that a random example of label 1 scores above one of label 0; ties count half (Mann-Whitney)."""
     ones, zeros = scores[labels == 1].double(), scores[labels == 0].double()
     above = (ones[:, None] > zeros).double() + 0.5 * (ones[:, None] == zeros).double()
     return float(above.mean())

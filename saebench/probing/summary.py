@@ -15,13 +15,13 @@ Found = dict[str, Any]
 
 
 def summarise(found: Found, wanted: int, protocol: Protocol) -> list[Metric]:
-    """Means over tasks. Where tasks are missing, every metric says over how many of how many it is.
+    """Means over tasks. Where tasks are missing, every metric says how many of the tasks it covers.
 
     The tasks are a fixed list, not a sample: a held-out mean's standard error combines those of the tasks.
 
     Args:
         found: by task, as the evaluator collects it.
-        wanted: how many tasks were asked for.
+        wanted: how many tasks were requested.
         protocol: names the baselines and the values of k.
     """
     count = _Count(len(found), wanted)

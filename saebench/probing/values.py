@@ -1,6 +1,6 @@
 """The values that probes read: an autoencoder's latents, or other directions, pooled over each text's tokens.
 
-Latents come in chunks, so that a million of them are never held for all texts.
+Latents are processed in chunks, so that the values of all latents are never in memory at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from saebench.probing.protocol import Of, Pooling
 from saebench.sae import Autoencoder, SparseAutoencoder, SparseLatents
 
 CHUNK_ELEMENTS = 2**22
-"""Values made at once: 16 MiB in float32."""
+"""Values computed at once: 16 MiB in float32."""
 
 
 class ValueSource(Protocol):
@@ -23,7 +23,7 @@ class ValueSource(Protocol):
 
     @property
     def width(self) -> int:
-        """How many directions there are."""
+        """Number of directions."""
 
     def chunks(self, rows: Tensor, owner: Tensor, texts: int) -> Iterator[Tensor]:
         """``[directions, texts]`` float32 for neighbouring directions, in order.
@@ -31,7 +31,7 @@ class ValueSource(Protocol):
         Args:
             rows: ``[rows, d_in]``, activations.
             owner: ``[rows]``, the text each belongs to.
-            texts: how many texts there are.
+            texts: number of texts.
         """
 
     def chosen(self, indices: Tensor, rows: Tensor, owner: Tensor, texts: int) -> Tensor:
@@ -48,7 +48,7 @@ def pool(values: Tensor, owner: Tensor, texts: int, pooling: Pooling) -> Tensor:
 
 
 class PreActivations:
-    """What the activation function of an autoencoder sees (Gao et al. 2024, section 4.2)."""
+    """The input of an autoencoder's activation function (Gao et al. 2024, section 4.2)."""
 
     def __init__(self, sae: SparseAutoencoder, pooling: Pooling) -> None:
         self.sae, self.pooling = sae, pooling
@@ -74,7 +74,7 @@ class PreActivations:
 
 
 class Activations:
-    """What an autoencoder hands on: latents after their competition, most of them 0."""
+    """The output of an autoencoder's activation function: latents after TopK or the like, most of them 0."""
 
     def __init__(self, sae: Autoencoder, pooling: Pooling) -> None:
         self.sae, self.pooling = sae, pooling
@@ -86,7 +86,7 @@ class Activations:
         return self.sae.n_latents
 
     def encode(self, rows: Tensor) -> SparseLatents:
-        """The code of ``rows``; that of the last ones asked for is kept."""
+        """The code of ``rows``; the last one is cached."""
         if self._encoded is None or self._encoded[0] is not rows:
             device = self.sae.W_enc.device if isinstance(self.sae, SparseAutoencoder) else rows.device
             code = self.sae.encode(rows.to(device))
@@ -147,7 +147,7 @@ class Directions:
 
 
 class RandomDirections:
-    """As many random directions of unit norm as an autoencoder has latents; made anew, chunk by chunk, from a seed."""
+    """As many random directions of unit norm as an autoencoder has latents; generated again, chunk by chunk, from a seed."""
 
     def __init__(self, d: int, width: int, seed: int, pooling: Pooling) -> None:
         self.d, self._width, self.seed, self.pooling = d, width, seed, pooling
@@ -182,7 +182,7 @@ class RandomDirections:
 
 
 def latent_values(sae: Autoencoder, of: Of, pooling: Pooling) -> ValueSource:
-    """The values that a protocol probes; an object that shows no pre-activations is probed on its activations."""
+    """The values that a protocol probes; an object without pre-activations is probed on its activations."""
     if of == "pre-activations" and isinstance(sae, SparseAutoencoder):
         return PreActivations(sae, pooling)
     return Activations(sae, pooling)
