@@ -17,7 +17,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Setup
 from saebench.probing.activations import TaskActivations, task_activations
 from saebench.probing.best import best_probe
-from saebench.probing.memory import fingerprint, cached_or_computed
+from saebench.probing.memory import cached_or_computed, fingerprint
 from saebench.probing.protocol import Protocol, read_protocol
 from saebench.probing.regressions import dense_baselines, k_sparse
 from saebench.probing.summary import summarise

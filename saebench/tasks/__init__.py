@@ -25,8 +25,8 @@ class TaskData:
     Attributes:
         task: its definition.
         parts: ``train``, ``validation`` and ``test``: balanced, label 0 before label 1, no text or source row in two.
-        record: where the rows came from, and how many were left out and why; JSON data.
-        sha256: of the texts, labels, groups and their division.
+        record: where the rows came from, and how many were excluded and why; JSON data.
+        sha256: of the texts, labels, groups and their split.
     """
 
     task: Task
@@ -36,17 +36,17 @@ class TaskData:
 
 
 def load_task(task: Task, shares: Mapping[str, float], most: int, seed: int = 0, data_dir: Path | None = None) -> TaskData:
-    """Read, clean and divide a task's data.
+    """Read, clean and split a task's data.
 
     Args:
         task: its definition.
         shares: of ``train``, ``validation`` and ``test``, which add up to 1.
-        most: examples in all.
-        seed: of the division.
-        data_dir: folder with data sets' files, laid out as the definitions name them.
+        most: maximum number of examples.
+        seed: of the split.
+        data_dir: folder with data sets' files, at the relative paths that the definitions name.
 
     Raises:
-        SaebenchError: no source has the data, or there are too few examples; says what was tried.
+        SaebenchError: no source has the data, or there are too few examples; the message says what was tried.
     """
     read = load_rows(task, data_dir)
     try:

@@ -1,4 +1,4 @@
-"""What a probing task's TOML file says, checked strictly: a misspelt key is an error, not a default."""
+"""The schema of a probing task's TOML file, checked strictly: a misspelt key is an error, not a default."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Rule(_Strict):
     """How a row of a data set becomes labelled texts.
 
     ``labelled``: one text a row, with a label. ``choices``: a right and a wrong answer a row, as two texts.
-    ``ordered_pair``: one text that names two things in an order drawn by their hash; label 1 where the better stands first.
+    ``ordered_pair``: one text that names two things in an order given by their hash; label 1 where the better one is first.
 
     Attributes:
         text: template; ``{field}`` stands for a column (``{a.b}`` for a field of it), ``{option}`` for the answer in
             ``choices``, ``{first}`` and ``{second}`` for the two of ``ordered_pair``.
-        group: template of what rows must share to stay on one side of a split; the row's own text where it is empty.
+        group: template of the key by which rows stay in one part of a split; the row's own text where it is empty.
         parse: regular expression searched in the column ``parse_from``; its named groups become further columns.
-        remove: regular expression; what it matches is taken out of the text.
+        remove: regular expression; what it matches is removed from the text.
         label, positive, negative: of ``labelled``: the column, and its values that mean 1 and 0 (all others, where
             ``negative`` is empty).
         right, wrong: of ``choices``: the column with the right answer, and those with wrong ones (or one that is a list).
@@ -66,7 +66,7 @@ class Rule(_Strict):
             "ordered_pair": bool(self.better and self.worse),
         }
         if not complete[self.kind]:
-            raise ValueError(f"a rule of kind {self.kind} lacks what it needs")
+            raise ValueError(f"a rule of kind {self.kind} lacks required keys")
         for expression in (self.parse, self.remove):
             re.compile(expression)
         return self
@@ -77,9 +77,9 @@ class HubPart(_Strict):
 
     Attributes:
         dataset: owner and name; ``config``, ``folder`` and ``split`` as ``datasets.load_dataset`` takes them.
-        revision: commit, or a branch where no commit is known to us; the commit read stands in the result.
-        most_rows: how many are read.
-        columns: new columns made of old ones, as ``{new: old}``; ``constants``, of a fixed value.
+        revision: commit, or a branch where the commit is unknown; the commit that was read is recorded in the result.
+        most_rows: maximum number of rows to read.
+        columns: new columns computed from existing ones, as ``{new: old}``; ``constants``, of a fixed value.
     """
 
     dataset: str
@@ -96,7 +96,7 @@ class PackagePart(_Strict):
     """Rows of a file of the installed package ``sae-probes``.
 
     Attributes:
-        file: its name, without folder and ending.
+        file: its name, without folder and suffix.
         only: columns and the values that rows must have there.
         constants: new columns of a fixed value.
     """
@@ -111,13 +111,13 @@ class Task(_Strict):
 
     Attributes:
         name: of its file; ``sha256``, of the file's content.
-        version: raised where a change changes examples.
-        title: what is to be told apart.
+        version: increased where a change affects the examples.
+        title: what the two classes are.
         sets: the suites it belongs to.
         licence, citation: of the data.
-        same: when two texts count as one: ``words`` (case, punctuation and white space apart) or ``spaces`` (white space
-            apart, for arithmetic and code, where punctuation is the content).
-        hub, local, sae_probes: where rows are; ``local`` names files below the data folder.
+        same: when two texts count as duplicates: ``words`` (ignoring case, punctuation and white space) or ``spaces``
+            (ignoring white space, for arithmetic and code, where punctuation is the content).
+        hub, local, sae_probes: sources of rows; ``local`` names files below the data folder.
         rows: how they are read; ``hub_rows``, ``local_rows`` and ``sae_probes_rows`` where a source's columns differ.
     """
 
@@ -158,7 +158,7 @@ def read_task(name: str) -> Task:
     """The definition of a task.
 
     Raises:
-        SaebenchError: there is none of that name (those there are, are listed), or it is not right.
+        SaebenchError: there is no such task (the message lists those there are), or the file is invalid.
     """
     content: dict[str, Any] = load_definition("tasks", name)
     try:
@@ -166,11 +166,11 @@ def read_task(name: str) -> Task:
     except (ValidationError, TypeError, re.error) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise SaebenchError(f"The task tasks/{name}.toml is not right: {where}: {first['msg']}.") from error
+        raise SaebenchError(f"The task tasks/{name}.toml is invalid: {where}: {first['msg']}.") from error
 
 
 def task_names() -> list[str]:
-    """Every task there is."""
+    """The names of all tasks."""
     return sorted(path.stem for path in definition_folder("tasks").glob("*.toml"))
 
 
@@ -178,7 +178,7 @@ def find_tasks(wanted: str) -> list[Task]:
     """Tasks by name or by suite, several separated by commas; each once, in order.
 
     Raises:
-        SaebenchError: nothing is of that name.
+        SaebenchError: there is no such task or suite.
     """
     names, found = task_names(), {}
     every = None
@@ -191,10 +191,10 @@ def find_tasks(wanted: str) -> list[Task]:
         if not members:
             suites = sorted({suite for task in every for suite in task.sets})
             raise SaebenchError(
-                f"There is no probing task and no set of tasks {word!r}: the sets are {', '.join([*suites, 'all'])}; "
+                f"There is no probing task or set of tasks {word!r}: the sets are {', '.join([*suites, 'all'])}; "
                 "`saebench tasks` lists the tasks."
             )
         found |= {task.name: task for task in members}
     if not found:
-        raise SaebenchError("No probing task is named: give names or sets, separated by commas.")
+        raise SaebenchError("No probing task is given: give names or sets, separated by commas.")
     return list(found.values())

@@ -1,4 +1,4 @@
-"""From rows to labelled texts, as a task's rule says."""
+"""From rows to labelled texts, by a task's rule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Example:
     Attributes:
         text: what the language model reads.
         label: 0 or 1.
-        group: texts of one group stay on one side of a split.
+        group: texts of one group stay in one part of a split.
     """
 
     text: str
@@ -31,10 +31,10 @@ class Example:
 
 
 def make_examples(rows: Iterable[Row], rule: Rule) -> tuple[list[Example], int]:
-    """``(examples, rows that gave none)``: those whose label the rule does not name, or that it cannot parse.
+    """``(examples, rows that gave none)``: rows whose label the rule does not name, or that it cannot parse.
 
     Raises:
-        SaebenchError: a column that the rule names is not there.
+        SaebenchError: a column that the rule names does not exist.
     """
     examples: list[Example] = []
     unused = 0
@@ -78,7 +78,7 @@ def _choices(row: Row, rule: Rule) -> list[Example]:
     wrong = [each for each in wrong if each != right]
     if not right.strip() or not wrong:
         return []
-    drawn = wrong[_draw(_fill(rule.text, row, {"option": right})) % len(wrong)]
+    drawn = wrong[_hash_number(_format_template(rule.text, row, {"option": right})) % len(wrong)]
     return [_example(row, rule, 1, {"option": right}), _example(row, rule, 0, {"option": drawn})]
 
 
@@ -86,19 +86,19 @@ def _ordered_pair(row: Row, rule: Rule) -> list[Example]:
     better, worse = str(lookup(row, rule.better)), str(lookup(row, rule.worse))
     if better == worse:
         return []
-    first = _draw(f"{better}\n{worse}") % 2
+    first = _hash_number(f"{better}\n{worse}") % 2
     names = {"first": better, "second": worse} if first else {"first": worse, "second": better}
     return [_example(row, rule, int(first), names)]
 
 
 def _example(row: Row, rule: Rule, label: int, names: dict[str, str]) -> Example:
-    text = _fill(rule.text, row, names)
+    text = _format_template(rule.text, row, names)
     if rule.remove:
         text = re.sub(rule.remove, "", text)
-    return Example(text, label, _fill(rule.group, row, names) if rule.group else text)
+    return Example(text, label, _format_template(rule.group, row, names) if rule.group else text)
 
 
-def _fill(template: str, row: Row, names: dict[str, str]) -> str:
+def _format_template(template: str, row: Row, names: dict[str, str]) -> str:
     return _FIELD.sub(lambda match: names.get(match[1]) or str(lookup(row, match[1])), template)
 
 
@@ -111,7 +111,7 @@ def _values(row: Row, columns: Sequence[str]) -> list[str]:
 
 
 def _index(answer: Any, first: int) -> int:
-    """The place of an answer that is named by letter or by number."""
+    """The index of an answer that is given by letter or by number."""
     word = str(answer).strip()
     if len(word) == 1 and word.isalpha():
         return ord(word.upper()) - ord("A")
@@ -121,8 +121,8 @@ def _index(answer: Any, first: int) -> int:
         raise SaebenchError(f"an answer is neither a letter nor a number ({word!r})") from error
 
 
-def _draw(text: str) -> int:
-    """A number that depends on the text alone: the same choice whatever the order of the rows."""
+def _hash_number(text: str) -> int:
+    """A number that depends on the text alone, so that the choice does not depend on the order of the rows."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 

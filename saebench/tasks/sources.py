@@ -24,9 +24,9 @@ class Rows:
 
     Attributes:
         source: ``hub``, ``local`` or ``sae_probes``.
-        described: what was read, with the hub's commit; no folders of this machine.
+        described: what was read, with the hub's commit; no local folders.
         rows: column to value.
-        tried: why the sources before this one gave nothing.
+        tried: why the sources before this one could not be used.
     """
 
     source: str
@@ -36,7 +36,7 @@ class Rows:
 
 
 def availability(task: Task, data_dir: Path | None) -> dict[str, str]:
-    """For each source: an empty string where it seems to be there, else why it is not. Nothing is read."""
+    """For each source: an empty string where it seems to be available, else why it is not. Nothing is read."""
     return {source: _missing(task, source, data_dir) for source in SOURCES}
 
 
@@ -44,7 +44,7 @@ def load_rows(task: Task, data_dir: Path | None) -> Rows:
     """Read the rows of a task from the first source that has them.
 
     Raises:
-        SaebenchError: no source has them; says what was tried, and what to do.
+        SaebenchError: no source has them; the message says what was tried, and what to do.
     """
     tried: list[str] = []
     for source, reason in availability(task, data_dir).items():
@@ -60,7 +60,7 @@ def load_rows(task: Task, data_dir: Path | None) -> Rows:
             return Rows(source, described, rows, tuple(tried))
         tried.append(f"{described} has no rows")
     advice = "make the hub reachable, name a folder with the data in --data-dir, or install sae-probes"
-    raise SaebenchError(f"The data of the task {task.name} cannot be had ({'; '.join(tried)}): {advice}.")
+    raise SaebenchError(f"The data of the task {task.name} is not available ({'; '.join(tried)}): {advice}.")
 
 
 def _missing(task: Task, source: str, data_dir: Path | None) -> str:
@@ -87,11 +87,11 @@ def inside(folder: Path, name: str) -> Path:
     """A file below a folder.
 
     Raises:
-        SaebenchError: the name leads out of the folder.
+        SaebenchError: the path leaves the folder.
     """
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise SaebenchError(f"The file {name} lies outside the data folder.")
+        raise SaebenchError(f"The file {name} is outside the data folder.")
     return path
 
 
@@ -117,7 +117,8 @@ def _read_hub(task: Task, data_dir: Path | None) -> tuple[str, list[Row]]:
 
 
 def _hub_part(part: HubPart) -> tuple[str, list[Row]]:
-    """``(commit, rows)``. No code of a data set is run: where one needs it, its task names the hub's Parquet branch."""
+    """``(commit, rows)``. No code of a data set is run: where one has loading code, its task names the hub's Parquet
+    branch."""
     import datasets
     from huggingface_hub import HfApi
 
@@ -128,7 +129,7 @@ def _hub_part(part: HubPart) -> tuple[str, list[Row]]:
             part.dataset, part.config or None, split=part.split, streaming=True, revision=commit, **options
         )
         return str(commit), [dict(row) for _, row in zip(range(part.most_rows), stream, strict=False)]
-    except Exception as error:  # the libraries raise many kinds, all meaning that the data cannot be had
+    except Exception as error:  # the libraries raise many types, all of which mean that the data are not available
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SaebenchError(f"the hub's {part.dataset} could not be read ({reason})") from error
 
@@ -141,7 +142,7 @@ def lookup(row: Row, name: str) -> Any:
     """A column, or with ``a.b`` a field of one.
 
     Raises:
-        SaebenchError: it is not there.
+        SaebenchError: it does not exist.
     """
     value: Any = row
     if name in row:

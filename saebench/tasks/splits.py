@@ -1,4 +1,4 @@
-"""Honest splits: no text twice, no source row on two sides, both classes equally often."""
+"""Splits without leakage: no text twice, no source row in two parts, balanced classes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SPACES = re.compile(r"\s+")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Examples without repetitions.
+    """Examples without duplicates.
 
     Attributes:
         examples: each text once.
-        exact: how many were left out because the same text came before; ``near``, because one that counts as the same did.
-        conflicting: how many were left out because their text occurs with both labels.
+        exact: how many were removed because the same text came before; ``near``, because an equivalent text did.
+        conflicting: how many were removed because their text occurs with both labels.
         empty: how many had no text.
     """
 
@@ -36,7 +36,7 @@ class Cleaned:
 
 
 def clean(examples: Sequence[Example], same: str) -> Cleaned:
-    """Leave out repetitions. ``same`` says when two texts count as one; see ``Task``."""
+    """Remove duplicates. ``same`` says when two texts count as duplicates; see ``Task``."""
     labels: dict[str, set[int]] = {}
     keys = [text_key(example.text, same) for example in examples]
     for key, example in zip(keys, examples, strict=True):
@@ -60,11 +60,11 @@ def clean(examples: Sequence[Example], same: str) -> Cleaned:
 
 
 def text_key(text: str, same: str) -> str:
-    """What texts that count as the same have in common."""
+    """A key that is equal for texts that count as duplicates."""
     plain = unicodedata.normalize("NFKC", text)
     if same == "words":
         words = _NOT_WORDS.sub(" ", plain.casefold()).strip()
-        if words:  # a text of punctuation alone is told apart by it
+        if words:  # a text of punctuation alone keeps it as its key
             return words
     return _SPACES.sub(" ", plain).strip()
 
@@ -72,17 +72,17 @@ def text_key(text: str, same: str) -> str:
 def split(
     examples: Sequence[Example], shares: Mapping[str, float], most: int, same: str, seed: int
 ) -> dict[str, list[Example]]:
-    """Draw balanced parts in which no group occurs twice.
+    """Sample balanced parts in which no group occurs twice.
 
     Groups come in random order; each goes to one of the parts that still need examples of its classes, with a probability
-    in proportion to that need. What a part cannot use of a group goes nowhere else.
+    proportional to that need. Examples of a group that its part cannot use are dropped.
 
     Args:
         examples: cleaned.
         shares: of each part; they add up to 1.
-        most: examples in all; fewer where there are fewer.
-        same: when two groups count as one; see ``Task``.
-        seed: of the draw.
+        most: maximum number of examples.
+        same: when two groups count as duplicates; see ``Task``.
+        seed: of the sampling.
 
     Raises:
         SaebenchError: fewer than 50 examples of a class are left, or only one class.
@@ -121,9 +121,9 @@ def _groups(examples: Sequence[Example], same: str, generator: random.Random) ->
 
 
 def _balanced(part: list[Example], name: str) -> list[Example]:
-    """As many of either class, those of label 0 first."""
+    """Equally many of both classes, those of label 0 first."""
     classes = [[example for example in part if example.label == label] for label in (0, 1)]
     smaller = min(map(len, classes))
     if smaller == 0:
-        raise SaebenchError(f"its groups cannot be divided so that {name} has examples of both classes")
+        raise SaebenchError(f"its groups cannot be split so that {name} has examples of both classes")
     return [*classes[0][:smaller], *classes[1][:smaller]]

@@ -92,7 +92,7 @@ def test_no_group_is_ever_divided(seed: int) -> None:
 
 def test_groups_too_large_to_divide_are_said() -> None:
     examples = [Example(f"text {i}", i % 2, "one story") for i in range(300)]
-    with pytest.raises(SaebenchError, match="cannot be divided"):
+    with pytest.raises(SaebenchError, match="cannot be split"):
         split(examples, SHARES, 200, "words", 0)
 
 

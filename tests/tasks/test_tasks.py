@@ -46,9 +46,9 @@ def test_pinned_revisions_are_commits_or_branches() -> None:
 
 def test_names_and_sets_are_found_and_wrong_ones_are_said() -> None:
     assert [task.name for task in find_tasks("sciq, piqa,sciq")] == ["sciq", "piqa"]
-    with pytest.raises(SaebenchError, match=r"no probing task and no set of tasks 'scqi'.*gao2024"):
+    with pytest.raises(SaebenchError, match=r"no probing task or set of tasks 'scqi'.*gao2024"):
         find_tasks("scqi")
-    with pytest.raises(SaebenchError, match="No probing task is named"):
+    with pytest.raises(SaebenchError, match="No probing task is given"):
         find_tasks(" , ")
 
 
@@ -57,7 +57,7 @@ def test_a_misspelt_key_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         'title = "t"\nsets = []\nlicence = "l"\ncitation = "c"\nlable = 1\nlocal = ["a.jsonl"]\n'
     )
     monkeypatch.setattr(definitions, "definition_folder", lambda kind: tmp_path)
-    with pytest.raises(SaebenchError, match=r"tasks/odd.toml is not right: lable"):
+    with pytest.raises(SaebenchError, match=r"tasks/odd.toml is invalid: lable"):
         read_task("odd")
 
 
