@@ -155,9 +155,7 @@ class Result(_Strict):
         default_factory=dict, description="the same evaluators on autoencoders that should do badly"
     )
     stages: dict[str, float] = Field(default_factory=dict, description="seconds spent in each stage")
-    notices: list[str] = Field(
-        default_factory=list, description="where a slower or other path was taken, and why"
-    )
+    notices: list[str] = Field(default_factory=list, description="where a slower or other path was taken, and why")
     environment: Environment
 
     def metric(self, path: str) -> Metric:

@@ -1,7 +1,7 @@
 """Activation functions: from pre-activations to the few active latents.
 
-Pre-activations arrive in chunks of latents, so that the full row is never held. An activation function either decides on
-each latent alone (``Elementwise``) or lets latents compete (TopK, GroupMax), in which case a running selection is kept.
+Pre-activations arrive in chunks of latents, so that the full row is never in memory. An activation function either acts on
+each latent separately (``Elementwise``) or compares latents (TopK, GroupMax), in which case a running selection is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Selection(Protocol):
     """Collects the active latents of a block of tokens from chunks of pre-activations."""
 
     def add(self, pre: Tensor, start: int) -> None:
-        """Take the pre-activations ``[tokens, chunk]`` of latents ``start`` to ``start + chunk``."""
+        """Add the pre-activations ``[tokens, chunk]`` of latents ``start`` to ``start + chunk``."""
 
     def result(self) -> tuple[Tensor, Tensor]:
         """``(indices, values)``, each ``[tokens, slots]``."""
@@ -43,7 +43,7 @@ class Activation(ABC):
         """The activation function of the first ``n_latents`` latents alone."""
 
     def describe(self) -> dict[str, Any]:
-        """What distinguishes this activation function, as JSON data."""
+        """The activation function's name and parameters, as JSON data."""
         return {"name": self.name}
 
     def parameters(self) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ class Elementwise(Activation):
         """Activations of latents ``start`` and on, from their pre-activations ``[tokens, chunk]``."""
 
     def select(self, tokens: int, n_latents: int) -> Selection:
-        """Keep what is not 0."""
+        """Keep the non-zero values."""
         return _NonZero(self, tokens)
 
 
@@ -147,7 +147,7 @@ class JumpReLU(Elementwise):
 class Gated(Elementwise):
     """A gate and a magnitude that share directions (Rajamanoharan et al. 2024, "Improving dictionary learning").
 
-    The pre-activation is the gate's, ``x @ W_enc + b_enc`` with ``b_enc = b_gate``; the latent is open where it is
+    The pre-activation is the gate's, ``x @ W_enc + b_enc`` with ``b_enc = b_gate``; the latent is active where it is
     positive, and its value is ``relu(x @ (W_enc * exp(r_mag)) + b_mag)``.
     """
 
@@ -195,7 +195,7 @@ class ProLU(Elementwise):
 class TopK(Activation):
     """The ``k`` largest pre-activations of each token (Gao et al. 2024, section 2.3).
 
-    ``relu`` sets negative ones among them to 0, as the released code does; without it they stay. ``signed`` ranks by
+    ``relu`` sets negative ones among them to 0, as the released code does; without it they are kept. ``signed`` ranks by
     absolute value and keeps the sign.
     """
 
@@ -213,14 +213,16 @@ class TopK(Activation):
         return TopK(min(self.k, n_latents), self.relu, self.signed)
 
     def describe(self) -> dict[str, Any]:
-        """The name and ``k``, and what deviates from the usual."""
+        """The name and ``k``, and the options that differ from the default."""
         rest = {} if self.relu and not self.signed else {"relu": self.relu, "signed": self.signed}
         return {"name": self.name, "k": self.k, **rest}
 
     def check(self, n_latents: int) -> None:
         """Raise ``SaebenchError`` unless ``1 <= k <= n_latents``."""
         if not 1 <= self.k <= n_latents:
-            raise SaebenchError(f"The autoencoder has k = {self.k} and {n_latents} latents; k must lie between.")
+            raise SaebenchError(
+                f"The autoencoder has k = {self.k} and {n_latents} latents; k must be between 1 and {n_latents}."
+            )
 
 
 class _RunningTopK:

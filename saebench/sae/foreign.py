@@ -1,4 +1,4 @@
-"""Judging any object that encodes and decodes: a module in a training loop, a notebook's experiment."""
+"""Evaluating any object that encodes and decodes: a module in a training loop, an experiment in a notebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saebench.sae.model import Autoencoder
 
 
 class ForeignAutoencoder:
-    """An object with ``encode(x)`` and ``decode(z)``, seen through the interface of ``Autoencoder``.
+    """An object with ``encode(x)`` and ``decode(z)``, with the interface of ``Autoencoder``.
 
     ``encode`` maps ``[tokens, d]`` to dense latents ``[tokens, n]`` or to ``SparseLatents``; ``decode`` maps what
     ``encode`` returned back to ``[tokens, d]``. Widths are found by one trial call.
@@ -88,7 +88,7 @@ class ForeignAutoencoder:
 
 
 def wrap(candidate: Any, d_in: int, name: str | None = None) -> Autoencoder:
-    """Make an ``Autoencoder`` of ``candidate``.
+    """Wrap ``candidate`` as an ``Autoencoder``.
 
     Raises:
         SaebenchError: it has no ``encode`` and ``decode``, or they do not fit activations of width ``d_in``.

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint besides its weights."""
+"""The metadata of a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself, read without loading its weights where the format allows.
+    """A checkpoint's metadata, read without loading its weights where the format allows.
 
     Attributes:
         origin: where it came from, as the user gave it.
@@ -17,7 +17,7 @@ class CheckpointInfo:
         d_in: width of the activations it reads; ``d_out`` of those it writes.
         n_latents: width of the dictionary.
         activation: the activation function as JSON data, such as ``{"name": "topk", "k": 32}``.
-        scaling: kind of input scaling.
+        scaling: type of input scaling.
         hook_in: where it reads, in the checkpoint's own spelling; ``hook_out`` where it writes (the same unless it is a
             transcoder).
         model: the language model's name as the checkpoint gives it.

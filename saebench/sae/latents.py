@@ -1,4 +1,4 @@
-"""Sparse codes: which latents are active at each token, and how strongly. Dense codes are never made."""
+"""Sparse codes: which latents are active at each token, and how strongly. Dense codes are never materialised."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class SparseLatents:
     """The active latents of a block of tokens.
 
     Attributes:
-        indices: ``[tokens, slots]`` int64, latent numbers. A slot that holds nothing has index 0 and value 0.
+        indices: ``[tokens, slots]`` int64, latent numbers. An empty slot has index 0 and value 0.
         values: ``[tokens, slots]``, activations. A latent is active where its value is not 0.
         n_latents: width of the dictionary, so that ``indices < n_latents``.
-        shift: ``[tokens, 1]`` or None: what decoding adds after ``factor``, to return to the model's own units.
-        factor: ``[tokens, 1]`` or None: what decoding multiplies by, to return to the model's own units.
+        shift: ``[tokens, 1]`` or None: decoding adds it after multiplying by ``factor``, to return to the model's own units.
+        factor: ``[tokens, 1]`` or None: decoding multiplies by it, to return to the model's own units.
     """
 
     indices: Tensor

@@ -20,12 +20,12 @@ PRE_ACTIVATION_BUDGET = 2**24
 """The most pre-activations held at once (64 MiB in float32). More tokens mean narrower chunks of latents."""
 
 SMALLEST_CHUNK = 2048
-"""Narrower chunks of latents would waste the matrix product: the block of tokens is split instead."""
+"""Narrower chunks of latents make the matrix product inefficient: the block of tokens is split instead."""
 
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """What evaluators need of anything they judge. ``SparseAutoencoder`` is one; ``wrap`` makes one of other objects."""
+    """The interface that evaluators require. ``SparseAutoencoder`` has it; ``wrap`` gives it to other objects."""
 
     @property
     def d_in(self) -> int:
@@ -47,7 +47,7 @@ class Autoencoder(Protocol):
         """The code of activations ``[tokens, d_in]``."""
 
     def decode(self, latents: SparseLatents, x: Tensor) -> Tensor:
-        """Reconstructions ``[tokens, d_out]``; ``x`` is what was encoded (a skip connection reads it)."""
+        """Reconstructions ``[tokens, d_out]``; ``x`` is the encoded input (a skip connection reads it)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SparseAutoencoder:
         b_dec: ``[d_out]``.
         activation: which latents are active, and how strongly.
         b_pre: ``[d_in]``, subtracted from the scaled input before the product, or None.
-        W_skip: ``[d_in, d_out]``, a linear path beside the latents, or None.
+        W_skip: ``[d_in, d_out]``, a linear skip connection, or None.
         scaling: input scaling, undone on decoding.
         info: where the weights come from.
     """
@@ -89,7 +89,7 @@ class SparseAutoencoder:
         for name, (tensor, shape) in expected.items():
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise SaebenchError(
-                    f"The checkpoint's {name} has shape {list(tensor.shape)}, but its other weights ask for {list(shape)}."
+                    f"The checkpoint's {name} has shape {list(tensor.shape)}, but its other weights require {list(shape)}."
                 )
         if n == 0 or d_in == 0 or d_out == 0:
             raise SaebenchError(f"The autoencoder is empty: d = {d_in}, n = {n}.")
@@ -141,7 +141,7 @@ class SparseAutoencoder:
         return out
 
     def decode_sparse(self, latents: SparseLatents) -> Tensor:
-        """``z @ W_dec`` alone, ``[tokens, d_out]``: no bias, no skip connection, nothing unscaled."""
+        """``z @ W_dec`` alone, ``[tokens, d_out]``: no bias, no skip connection, no unscaling."""
         if latents.indices.shape[-1] == 0:
             return latents.values.new_zeros(latents.indices.shape[0], self.d_out)
         weights = latents.values.to(self.W_dec.dtype)
@@ -149,11 +149,11 @@ class SparseAutoencoder:
         return bag.to(latents.values.dtype)
 
     def pre_activations(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """What the activation function sees for latents ``start`` to ``stop``: ``[tokens, stop - start]``."""
+        """The activation function's input for latents ``start`` to ``stop``: ``[tokens, stop - start]``."""
         return self._product(self._prepare(x)[1], start, stop)
 
     def prefix(self, n_latents: int) -> SparseAutoencoder:
-        """The autoencoder made of the first ``n_latents`` latents (what a Matryoshka autoencoder is trained for)."""
+        """The autoencoder of the first ``n_latents`` latents (Matryoshka autoencoders are trained to support this)."""
         return replace(
             self,
             W_enc=self.W_enc[:, :n_latents],

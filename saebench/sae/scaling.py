@@ -1,4 +1,4 @@
-"""Input scaling: how activations are brought to the autoencoder's scale, and back."""
+"""Input scaling: from activations to the autoencoder's scale, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ScalingKind = Literal["none", "layer_norm", "unit_norm", "constant_norm", "datas
 
 
 class Scaled(NamedTuple):
-    """Scaled activations and what undoes it: ``model units = decoded * factor + shift``."""
+    """Scaled activations and the inverse: ``model units = decoded * factor + shift``."""
 
     activations: Tensor  # [tokens, d]
     shift: Tensor | None  # [tokens, 1]
@@ -25,14 +25,14 @@ class Scaled(NamedTuple):
 class InputScaling:
     """A part of the autoencoder, undone on decoding, so that reconstructions are in the model's own units.
 
-    Kinds, for an activation ``x`` of width ``d``:
+    Types, for an activation ``x`` of width ``d``:
 
-    - ``none``: ``x`` itself.
-    - ``layer_norm``: ``(x - mean) / (std + epsilon)`` with the unbiased standard deviation over ``d``; undone by
-      ``y * std + mean`` (OpenAI's ``sparse_autoencoder``; the epsilon is not undone).
-    - ``unit_norm``: ``(x - mean) / |x - mean|`` (Gao et al. 2024, section 2.1).
-    - ``constant_norm``: ``x * sqrt(d) / |x|`` (SAELens ``constant_norm_rescale``).
-    - ``dataset``: ``x * input_scale``, one number for every token; undone by dividing by ``output_scale``.
+        - ``none``: ``x`` itself.
+        - ``layer_norm``: ``(x - mean) / (std + epsilon)`` with the unbiased standard deviation over ``d``; undone by
+          ``y * std + mean`` (OpenAI's ``sparse_autoencoder``; the epsilon is not undone).
+        - ``unit_norm``: ``(x - mean) / |x - mean|`` (Gao et al. 2024, section 2.1).
+        - ``constant_norm``: ``x * sqrt(d) / |x|`` (SAELens ``constant_norm_rescale``).
+        - ``dataset``: ``x * input_scale``, one number for every token; undone by dividing by ``output_scale``.
     """
 
     kind: ScalingKind = "none"

@@ -1,8 +1,8 @@
 """Products with sparse codes and their gradients, without dense latents.
 
 A code is a list of entries: token ``rows[e]``, latent ``columns[e]``, value ``values[e]``, sorted by token. Both gradients
-that are sums over entries of one latent are taken by sorting the entries by latent and summing bags of rows, so that
-nothing is written twice and all cores can work.
+that are sums over entries of one latent are computed by sorting the entries by latent and summing bags of rows, so that
+no output row is written twice and all cores are used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SUM_MODE, NO_PADDING = 0, -1  # of PyTorch's embedding bags
 
 
 class Kernels(Protocol):
-    """What ``triton_kernels`` offers."""
+    """The functions of ``triton_kernels``."""
 
     def bags(self, offsets: Tensor, places: Tensor, weights: Tensor, table: Tensor) -> Tensor:
         """``triton_kernels.bags``."""

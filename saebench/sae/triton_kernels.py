@@ -1,8 +1,8 @@
 """The two sparse products of ``sparse_ops`` as Triton kernels, for GPUs; ``sparse_ops`` falls back to PyTorch without them.
 
-``bags`` serves decoding (bags are tokens), and the gradients to decoder and encoder (bags are latents); ``dots`` serves the
-gradient to the values. Sums are in float32 whatever the type of the tables. With ``TRITON_INTERPRET=1`` both run on a CPU,
-slowly, which is how they are tested where there is no GPU.
+``bags`` is used for decoding (bags are tokens), and for the gradients of decoder and encoder (bags are latents); ``dots``
+is used for the gradient of the values. Sums are in float32 whatever the type of the tables. With ``TRITON_INTERPRET=1`` both
+run on a CPU, slowly, which is how they are tested where there is no GPU.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class Module(nn.Module):
         return z @ self.linear.weight
 
 
-def test_any_object_that_encodes_and_decodes_is_judged() -> None:
+def test_any_object_that_encodes_and_decodes_is_evaluated() -> None:
     torch.manual_seed(0)
     inner = Module()
     sae = wrap(inner, 8)
