@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.progress import Task as BarTask
 from rich.text import Text
+
+T = TypeVar("T")
+RATES = ((1.0, "s"), (60.0, "min"), (3600.0, "h"))
+"""Seconds in the unit of time of a rate, and its symbol."""
+
+
+def rate_in_words(per_second: float, unit: str) -> str:
+    """A rate in the first unit of time in which it is at least 1: ``3.2 tokens/min``, never ``0 tokens/s``."""
+    for seconds, symbol in RATES:
+        rate = per_second * seconds
+        if rate >= 1 or symbol == RATES[-1][1]:
+            return f"{rate:,.0f} {unit}/{symbol}" if rate >= 10 else f"{rate:.1f} {unit}/{symbol}"
+    raise AssertionError
 
 
 class _RateColumn(TextColumn):
@@ -18,11 +32,62 @@ class _RateColumn(TextColumn):
 
     def render(self, task: BarTask) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="dim")
+        return Text(rate_in_words(speed, task.fields["unit"]) if speed else "", style="dim")
+
+
+class Advance:
+    """Reports how far a task is. Called with an amount that was done; ``note`` shows current figures."""
+
+    def __call__(self, amount: float = 1) -> None:
+        """``amount`` more units are done."""
+
+    def note(self, text: str) -> None:
+        """Show ``text`` beside the bar until the next note."""
+
+    def resize(self, total: float) -> None:
+        """Set the units that are left, where they become known after the task has begun."""
+
+
+class _Bar(Advance):
+    """A task with a bar of its own."""
+
+    def __init__(self, bars: Bars, words: str, total: float, unit: str) -> None:
+        self._bars, self._figures, self._part = bars, "", ""
+        self._number = bars.add_task(words, total=total, unit=unit, note="")
+
+    def __call__(self, amount: float = 1) -> None:
+        self._bars.advance(self._number, amount)
+
+    def note(self, text: str) -> None:
+        self._figures = text
+        self._show()
+
+    def resize(self, total: float) -> None:
+        self._bars.update(self._number, total=total)
+
+    def part(self, text: str) -> None:
+        """Show what a part of the task is doing; empty when it is done."""
+        self._part = text
+        self._show()
+
+    def _show(self) -> None:
+        self._bars.update(self._number, note="  ".join(filter(None, (self._figures, self._part))))
+
+
+class _Part(Advance):
+    """A task within another: it shows its share in the other's bar."""
+
+    def __init__(self, bar: _Bar, words: str, total: float) -> None:
+        self._bar, self._words, self._total, self._done = bar, words.lower(), total, 0.0
+        self(0)
+
+    def __call__(self, amount: float = 1) -> None:
+        self._done += amount
+        self._bar.part(f"({self._words}: {self._done / self._total:.0%})" if self._total else f"({self._words})")
 
 
 class Progress:
-    """Reports long work on the terminal (standard error), or nowhere.
+    """Reports long work on the terminal (standard error), or nowhere. There is one bar at a time.
 
     Args:
         shown: whether to report at all.
@@ -31,27 +96,50 @@ class Progress:
     def __init__(self, shown: bool = True) -> None:
         self.console = Console(stderr=True)
         self.shown = shown
+        self._bar: _Bar | None = None
 
     @contextmanager
-    def task(self, words: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
-        """A bar for work of ``total`` ``unit``; within the context, call the value with each amount done."""
+    def task(self, words: str, total: float, unit: str) -> Iterator[Advance]:
+        """Work of ``total`` ``unit``; within the context, call the value with each amount done.
+
+        A task that begins within another gets no bar of its own: the other's bar says how far it is.
+        """
         if not self.shown:
-            yield lambda amount: None
-            return
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _RateColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
-        with Bars(*columns, console=self.console) as bars:
-            number = bars.add_task(words, total=total, unit=unit)
-            yield lambda amount: bars.advance(number, amount)
+            yield Advance()
+        elif self._bar is not None:
+            try:
+                yield _Part(self._bar, words, total)
+            finally:
+                self._bar.part("")
+        else:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _RateColumn(), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", style="dim", markup=False),
+            )  # fmt: skip
+            with Bars(*columns, console=self.console) as bars:
+                self._bar = _Bar(bars, words, total, unit)
+                try:
+                    yield self._bar
+                finally:
+                    self._bar = None
+
+    def track(self, words: str, parts: Sequence[T], unit: str) -> Iterator[T]:
+        """``parts``, one after the other, as a task of as many ``unit``."""
+        with self.task(words, len(parts), unit) as advance:
+            for part in parts:
+                yield part
+                advance()
 
     @contextmanager
     def step(self, words: str) -> Iterator[None]:
-        """A spinner for work whose length is not known."""
+        """A spinner for work whose length is not known; within a task, a note on its bar."""
         if not self.shown:
             yield
-            return
-        with Bars(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=self.console) as bars:
-            bars.add_task(words, total=None)
-            yield
+        elif self._bar is not None:
+            with self.task(words, 0, ""):
+                yield
+        else:
+            columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+            with Bars(*columns, console=self.console) as bars:
+                bars.add_task(words, total=None)
+                yield

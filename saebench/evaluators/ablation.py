@@ -25,6 +25,7 @@ from saebench.evaluators.splicing.interventions import (
     token_generators,
     zeroed_channels,
 )
+from saebench.progress import Advance
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate, RowSums, mean_estimate
@@ -77,22 +78,26 @@ class Ablation(Evaluator):
             for number, position, generator in token_generators(self.setup.seed, tokens, corpus.context):
                 if number != current or row is None:
                     current, row = number, _Row(self.setup, self.interventions, number, max(tokens[number]))
-                self._token(row, position, generator)
+                self._token(row, position, generator, advance)
                 self.tokens.append((number, position))
-                advance(1)
         return self.result(self._metrics(), self._details(), {**options, "key_value_cache": self.interventions.cached})
 
-    def _token(self, row: _Row, position: int, generator: torch.Generator) -> None:
+    def _token(self, row: _Row, position: int, generator: torch.Generator, advance: Advance) -> None:
         options, sae = self.options, self.setup.sae
         numbers, without = row.spliced.without_each(sae, position, options["latents_per_token"], generator)
         full = row.spliced.outputs[0, position]
         some = without[torch.randperm(without.shape[0], generator=generator)[: options["baselines_per_token"]]]
         altered = torch.cat([without, random_removals(full, some, generator).to(without)])
-        both = self.interventions.effects(row.with_reconstructions, position, altered)
+        channels = zeroed_channels(row.spliced.prefix.outputs[0, position], options["baselines_per_token"], generator)
+        interventions = altered.shape[0] + channels.shape[0]
+
+        def done(count: int) -> None:
+            advance(count / interventions)
+
+        both = self.interventions.effects(row.with_reconstructions, position, altered, done)
         self.found["latents"].append(Effect(*(each[: without.shape[0]] for each in both)))
         self.found["random_directions"].append(Effect(*(each[without.shape[0] :] for each in both)))
-        channels = zeroed_channels(row.spliced.prefix.outputs[0, position], options["baselines_per_token"], generator)
-        self.found["channels"].append(self.interventions.effects(row.clean, position, channels))
+        self.found["channels"].append(self.interventions.effects(row.clean, position, channels, done))
         self.latents.append(numbers.cpu())
 
     def _sums(self, kind: str) -> RowSums:

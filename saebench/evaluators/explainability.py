@@ -132,7 +132,7 @@ class Explainability(Evaluator):
             ]
         if options.losses and main.tries:
             rows = ground.unseen[: protocol.loss_rows]
-            sums = explained_losses(setup.cut, setup.sae, setup.corpus, rows, main.tries, ground.first)
+            sums = explained_losses(setup.cut, setup.sae, setup.corpus, rows, main.tries, ground.first, setup.progress)
             metrics += loss_metrics(sums, len(main.tries))
         padding = find_padding(setup.cut.model.tokenizer, protocol.padding)._asdict()
         settings = {"protocol": protocol.record(), "baselines": list(options.baselines), "padding": padding}

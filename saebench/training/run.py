@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.progress import Progress
+from saebench.progress import Advance, Progress
 from saebench.training.config import TrainingConfig
 from saebench.training.mesh import Mesh
 from saebench.training.recipe import ALONE
@@ -47,26 +47,48 @@ def train(
         raise SaebenchError("Autoencoders that train together need the same batch, tokens and seed.")
     if first.batch % mesh.replicas:
         raise SaebenchError(f"A batch of {first.batch} tokens cannot be dealt out to {mesh.replicas} replicas.")
-    sample = source.chunk(0)[:SAMPLE_TOKENS]
-    trainers = [Trainer(config, sample, mesh) for config in configs]
-    pairs = list(zip(trainers, folders, strict=True))
+    with progress.task("Training", total=first.steps * first.batch, unit="tokens") as advance:
+        sample = source.chunk(0)[:SAMPLE_TOKENS]
+        trainers = [Trainer(config, sample, mesh) for config in configs]
+        pairs = list(zip(trainers, folders, strict=True))
+        for trainer, folder in pairs:
+            prepare_folder(trainer, folder, resume)
+        seconds = _steps(pairs, source, advance)
     for trainer, folder in pairs:
-        prepare_folder(trainer, folder, resume)
-    start, begun = min(trainer.step for trainer in trainers), time.perf_counter()
-    with progress.task("Training", total=(first.steps - start) * first.batch, unit="tokens") as advance:
-        for number, batch in source.batches(first.batch, first.seed, start):
-            if number >= first.steps:
-                break
-            for trainer, folder in pairs:
-                if trainer.step == number:
-                    _guarded_step(trainer, batch, folder)
-            advance(first.batch)
-            if (number + 1) % first.checkpoint_every == 0 and number + 1 < first.steps:
-                for trainer, folder in pairs:
-                    save(trainer, folder, trainer.record(source, time.perf_counter() - begun))
-    for trainer, folder in pairs:
-        save(trainer, folder, trainer.record(source, time.perf_counter() - begun))
+        save(trainer, folder, trainer.record(source, seconds))
     return trainers
+
+
+def _steps(pairs: Sequence[tuple[Trainer, Path]], source: ChunkedSource, advance: Advance) -> float:
+    """Take all steps that are left, with checkpoints in between.
+
+    Returns:
+        Seconds taken.
+    """
+    trainers = [trainer for trainer, _ in pairs]
+    config, start, begun = trainers[0].config, min(trainer.step for trainer in trainers), time.perf_counter()
+    advance.resize((config.steps - start) * config.batch)
+    for number, batch in source.batches(config.batch, config.seed, start):
+        if number >= config.steps:
+            break
+        for trainer, folder in pairs:
+            if trainer.step == number:
+                _guarded_step(trainer, batch, folder)
+        advance(config.batch)
+        advance.note(_figures(trainers))
+        if (number + 1) % config.checkpoint_every == 0 and number + 1 < config.steps:
+            for trainer, folder in pairs:
+                save(trainer, folder, trainer.record(source, time.perf_counter() - begun))
+    return time.perf_counter() - begun
+
+
+def _figures(trainers: Sequence[Trainer]) -> str:
+    """The last batch's error and sparsity; of several autoencoders their means."""
+    last = [trainer.history[-1] for trainer in trainers if trainer.history]
+    if not last:
+        return ""
+    mse, l0 = (sum(each[place] for each in last) / len(last) for place in (1, 2))
+    return f"normalised MSE {mse:.3f}  L0 {l0:.1f}" + (f"  (means of {len(last)})" if len(last) > 1 else "")
 
 
 def _guarded_step(trainer: Trainer, batch: Tensor, folder: Path) -> None:

@@ -19,6 +19,7 @@ from saebench.evaluators.explainability import Explainability
 from saebench.evaluators.splicing.explained_loss import explained_losses, replaced
 from saebench.explaining.n2g.trie import Path, Trie
 from saebench.lm import LanguageModel
+from saebench.progress import Progress
 from saebench.results import EvaluatorResult
 from saebench.sae import SparseAutoencoder, TopK
 from saebench.text.corpus import TokenCorpus, make_corpus
@@ -131,7 +132,13 @@ def test_the_loss_with_true_latents_is_the_spliced_loss(
 ) -> None:
     sae = make_sae()
     losses = explained_losses(
-        tiny_model.cut(HOOK), sae, tiny_corpus, torch.arange(24), {0: Trie(), 5: Trie([Path((10,), False, 1.0)])}, 1
+        tiny_model.cut(HOOK),
+        sae,
+        tiny_corpus,
+        torch.arange(24),
+        {0: Trie(), 5: Trie([Path((10,), False, 1.0)])},
+        1,
+        Progress(False),
     )
     card = saebench.evaluate(sae, model=tiny_model, corpus=tiny_corpus, evaluators=["downstream"], progress=False)
     for mine, name in (("clean", "ce_clean"), ("true", "ce_spliced")):
@@ -173,7 +180,7 @@ def test_a_perfect_explanation_explains_all_of_the_loss(
         )
         for latent in range(0, 64, 2)
     }
-    losses = explained_losses(tiny_model.cut(hook), sae, corpus, torch.arange(40), tries, 1)
+    losses = explained_losses(tiny_model.cut(hook), sae, corpus, torch.arange(40), tries, 1, Progress(False))
     assert losses.total("simulated") == pytest.approx(losses.total("true"), rel=1e-5)
     assert abs(losses.total("zeroed") - losses.total("true")) > 1
 

@@ -15,6 +15,7 @@ from saebench.evaluators.downstream import chunks, store_losses
 from saebench.explaining.examples.sampling import TOKENS_PER_BATCH
 from saebench.explaining.n2g.trie import Trie
 from saebench.lm import Cut, Prefix
+from saebench.progress import Progress
 from saebench.results import Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate, RowSums, ratio_estimate
@@ -27,7 +28,7 @@ _RUNS = ("clean", "true", "simulated", "zeroed")
 
 @torch.no_grad()
 def explained_losses(
-    cut: Cut, sae: Autoencoder, corpus: TokenCorpus, rows: Tensor, tries: dict[int, Trie], first: int
+    cut: Cut, sae: Autoencoder, corpus: TokenCorpus, rows: Tensor, tries: dict[int, Trie], first: int, progress: Progress
 ) -> RowSums:
     """Cross-entropies on ``rows`` of the corpus: clean, with the reconstruction, and with latents replaced in it.
 
@@ -36,9 +37,10 @@ def explained_losses(
         rows: numbers of rows.
         tries: explanations by latent; these latents are replaced by their simulation, or by 0.
         first: where text begins in a row.
+        progress: told of each batch.
     """
     sums = RowSums(("predictions", *_RUNS))
-    for some in rows.split(max(1, TOKENS_PER_BATCH // corpus.context)):
+    for some in progress.track("Splicing explanations", rows.split(max(1, TOKENS_PER_BATCH // corpus.context)), "batches"):
         tokens, mask = corpus.tokens[some], corpus.loss_mask[some]
         prefix = cut.prefix(tokens)
         places = (~corpus.excluded[some]).nonzero(as_tuple=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -118,7 +118,9 @@ class Interventions:
                 )
         return Continuation(self.cut, outputs, prefix, self.cached)
 
-    def effects(self, row: Continuation, position: int, replacements: Tensor) -> Effect:
+    def effects(
+        self, row: Continuation, position: int, replacements: Tensor, done: Callable[[int], object] = lambda count: None
+    ) -> Effect:
         """The effects of each of ``replacements`` (``[m, d_out]``) at ``position``, the rest of the row left as it is.
 
         The unaltered row runs along in each batch: its rounding is then that of its neighbours.
@@ -130,6 +132,7 @@ class Interventions:
             outputs[1:, 0] = part.to(outputs)
             logits = row.run(outputs, position)
             found.append(effect(logits[1:], logits[0]))
+            done(part.shape[0])
         if not found:
             empty = torch.zeros(0, dtype=torch.float64)
             return Effect(empty, empty)
