@@ -20,6 +20,7 @@ from saebench.commands.examples import examples
 from saebench.commands.explain import explain
 from saebench.commands.studies import meta, scaling, stitch
 from saebench.commands.tasks import tasks
+from saebench.commands.threads import set_threads
 from saebench.commands.training import sweep, train
 from saebench.commands.view import view
 from saebench.errors import SaebenchError
@@ -50,6 +51,14 @@ class Bos(StrEnum):
     row = "row"
     text = "text"
     none = "none"
+
+
+@app.callback()
+def every_command(
+    threads: Annotated[int | None, typer.Option(envvar="SAEBENCH_THREADS", help="Threads of this process; by default one for each core that it may use. Give each of several processes its share.")] = None,
+) -> None:  # fmt: skip
+    """Evaluate sparse autoencoders on language-model activations."""
+    set_threads(threads)
 
 
 @app.command()

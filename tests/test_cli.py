@@ -41,7 +41,9 @@ def checkpoint(tmp_path: Path, make_sae: Callable[..., SparseAutoencoder]) -> Pa
 
 def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "saebench.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+    assert "Warning" not in done.stderr, done.stderr  # of libraries: users can do nothing about them
+    return done
 
 
 def fails(sentence: str, *arguments: object) -> None:

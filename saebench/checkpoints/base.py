@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -186,7 +187,9 @@ def read_torch(location: Location, name: str) -> Any:
     """
     path = location.path(name)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        with warnings.catch_warnings():  # files of other pickle protocols load all the same, or fail below
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # damaged files raise almost anything
         text = str(error)
         if "weights_only" in text.lower() or "Unsupported" in text or "WeightsUnpickler" in text:
