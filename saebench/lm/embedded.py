@@ -82,7 +82,8 @@ def _convert(path: Path, folder: Path) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SaebenchError(f"transformers cannot read the GGUF file {path.name}: {reason}") from error
     # What is in memory now is plain float32; transformers refuses to save it while it still calls itself quantised.
-    del model.config.quantization_config
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
     with quiet():
         model.save_pretrained(folder)

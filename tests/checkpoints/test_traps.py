@@ -62,7 +62,8 @@ def test_a_finetuned_scale_of_latents_is_kept(key: str, tmp_path: Path) -> None:
     folder = tmp_path / "sae"
     shutil.copytree(FIXTURES / "saelens5/standard", folder)
     factor = torch.linspace(0.5, 2, 40)
-    weights = load_file(folder / "sae_weights.safetensors")
+    mapped = load_file(folder / "sae_weights.safetensors")
+    weights = {name: tensor.clone() for name, tensor in mapped.items()}  # the file is overwritten below
     save_file(weights | {key: factor}, folder / "sae_weights.safetensors")
     with pytest.raises(SaebenchError, match="scaling_factor"):
         checkpoints.load(folder)
