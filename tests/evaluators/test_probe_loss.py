@@ -183,7 +183,7 @@ def test_wrong_options_and_no_data_are_said_before_anything_is_run(
         run(make_sae(), tiny_model, tiny_corpus, folder, "alhpa")
     with pytest.raises(SaebenchError, match="There is no data folder"):
         run(make_sae(), tiny_model, tiny_corpus, folder / "nowhere")
-    with pytest.raises(SaebenchError, match="None of the 1 probing tasks"):
+    with pytest.raises(SaebenchError, match="None of the 1 requested probing tasks"):
         run(make_sae(), tiny_model, tiny_corpus, folder, "gone")
 
 
