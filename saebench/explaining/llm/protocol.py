@@ -116,7 +116,7 @@ class Protocol(_Section):
     sampling: SamplingSection
     estimate: EstimateSection
 
-    def draw(self) -> Sampling:
+    def make_sampling(self) -> Sampling:
         """How answers are sampled."""
         return Sampling(self.sampling.temperature, self.sampling.max_tokens, self.sampling.seed)
 

@@ -174,7 +174,7 @@ class ExplanationRun:
             SaebenchError: all latents are active nearly everywhere.
         """
         start = time.perf_counter()
-        pool = Pool.draw(corpus, self.protocol.pool.tokens, self.seed)
+        pool = Pool.sample(corpus, self.protocol.pool.tokens, self.seed)
         pool.encode(sae, cut, [each.latent for each in self.materials], rows_per_batch, self.progress)
         complete = []
         for material in self.materials:

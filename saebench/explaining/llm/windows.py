@@ -80,7 +80,7 @@ class Pool:
         self._places: dict[int, Tensor] = {}
 
     @staticmethod
-    def draw(corpus: TokenCorpus, tokens: int, seed: int) -> Pool:
+    def sample(corpus: TokenCorpus, tokens: int, seed: int) -> Pool:
         """A random sample of rows with about ``tokens`` tokens in total."""
         n_rows = min(max(tokens // corpus.context, 1), corpus.tokens.shape[0])
         drawn = torch.randperm(corpus.tokens.shape[0], generator=torch.Generator().manual_seed(seed))[:n_rows]

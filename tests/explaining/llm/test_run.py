@@ -50,7 +50,9 @@ def run_with(planted: Planted, tmp_path: Path) -> Callable[..., EvaluatorResult]
         protocol, limits = load_protocol(tests), Limits(8, timeout=20.0, retries=1, first_wait=0.01)
         with serve(answer) as server, serve(scorer or answer) as other:
             clients = [
-                ChatClient(Endpoint(each.url, "m", role=role), protocol.draw(), limits, AnswerCache(tmp_path / "answers"))
+                ChatClient(
+                    Endpoint(each.url, "m", role=role), protocol.make_sampling(), limits, AnswerCache(tmp_path / "answers")
+                )
                 for each, role in ((server, "explainer"), (other, "scorer"))
             ]
             for client in clients:
