@@ -34,7 +34,7 @@ def train(
         configs: one for each; ``folders``: where each is saved (averaged weights in ``average/`` below it).
         source: the activations.
         resume: resume from the states in the folders.
-        progress: told of each step.
+        progress: updated after each step.
         mesh: the ranks that train together, each of which calls this.
 
     Raises:
@@ -60,7 +60,7 @@ def train(
 
 
 def _steps(pairs: Sequence[tuple[Trainer, Path]], source: ChunkedSource, advance: Advance) -> float:
-    """Take all steps that are left, with checkpoints in between.
+    """Take all remaining steps, with checkpoints in between.
 
     Returns:
         Seconds taken.

@@ -1,7 +1,7 @@
 """The loss of the language model with latents replaced by the predictions of their explanations.
 
-Source: Gao et al. 2024, section 4.4 (the substitution; which losses are compared is this package's choice). Positions excluded
-from the averages keep their clean activations.
+Source: Gao et al. 2024, section 4.4 (the substitution; which losses are compared is this package's choice). Positions
+excluded from the averages keep their clean activations.
 """
 
 from __future__ import annotations
