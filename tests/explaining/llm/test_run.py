@@ -268,7 +268,7 @@ def test_the_command_asks_before_it_spends(shell: Shell) -> None:
     with serve(understands_words) as server:
         done = shell(server.url, say="n\n")
     assert len(server.requests) == 1 and not shell.out.exists()
-    assert isinstance(done.exception, SaebenchError) and "Nothing was asked" in str(done.exception)
+    assert isinstance(done.exception, SaebenchError) and "No question was sent" in str(done.exception)
     assert "174" in done.output or "171" in done.output
 
 
