@@ -72,7 +72,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(SaebenchError, match="Cannot write"):
         check_writable(tmp_path / "file" / "result.json")
-    with pytest.raises(SaebenchError, match="it is a folder; name a file"):
+    with pytest.raises(SaebenchError, match="it is a folder; give a file"):
         check_writable(tmp_path)
 
 
