@@ -41,7 +41,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: torch takes seconds, ``saebench --help`` should not."""
+    """Import public names on first use: importing torch takes seconds, and ``saebench --help`` does not need it."""
     if name in _LAZY:
         from importlib import import_module
 

@@ -32,7 +32,7 @@ def evaluate(
         sae: a checkpoint's path or hub name, a ``SparseAutoencoder``, any object with ``encode`` and ``decode``, or a list
             of these. Those on the same hook share every forward pass of the language model below it.
         out: where to write: a ``.json`` file for a single autoencoder, else a folder that gets a file for each.
-        resume: go on from what ``out`` holds already; refused where it was made with other settings.
+        resume: resume from the results in ``out``; an error where they were made with other settings.
         progress: show progress bars on standard error.
         **settings: see ``EvaluationSettings``.
 
@@ -40,7 +40,7 @@ def evaluate(
         A scorecard, or a list of them in the order given.
 
     Raises:
-        SaebenchError: something given is not right; raised before heavy work where that can be known.
+        SaebenchError: an argument is invalid; raised before heavy work where possible.
     """
     several = isinstance(sae, list | tuple)
     candidates = list(sae) if several else [sae]
@@ -53,7 +53,7 @@ def evaluate(
 
 
 def _targets(out: str | Path | None, candidates: Sequence[Any]) -> list[Path | None]:
-    """Where each result goes; every place is checked. A single result may be named by its file."""
+    """The path of each result, checked to be writable. A single result may have the path of a file."""
     if out is None:
         return [None] * len(candidates)
     if len(candidates) == 1 and Path(out).suffix == ".json":

@@ -38,7 +38,7 @@ INTERRUPTED = 130
 
 
 class Dtype(StrEnum):
-    """Of the language model."""
+    """Data type of the language model."""
 
     auto = "auto"
     float32 = "float32"
@@ -46,7 +46,7 @@ class Dtype(StrEnum):
 
 
 class Bos(StrEnum):
-    """Where BOS tokens go."""
+    """Where BOS tokens are added."""
 
     row = "row"
     text = "text"
@@ -63,32 +63,32 @@ def every_command(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[list[str], typer.Argument(help="Checkpoints: paths or hub names. Several on one hook share the work.")],
+    checkpoint: Annotated[list[str], typer.Argument(help="Checkpoints: paths or hub names. Several on one hook share one pass.")],
     model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
     hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads, such as blocks.8.hook_resid_post.")] = None,
     hook_out: Annotated[str | None, typer.Option(help="Where it writes, for transcoders.")] = None,
     corpus: Annotated[str, typer.Option(help="python-docs, a .txt, .jsonl or .parquet file, or a data set on the hub.")] = "python-docs",
-    text: Annotated[Path | None, typer.Option(help="Exactly this text file, with one BOS in front of all of it.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Exactly this text file, with one BOS at its start.")] = None,
     revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus; 0 for all. With --text, all by default.")] = None,
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows run together.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the language model.")] = Dtype.auto,
+    batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the language model.")] = Dtype.auto,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     evaluators: Annotated[str, typer.Option(help="Names, separated by commas; see `saebench evaluators`.")] = "reconstruction,downstream",
     option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,
-    controls: Annotated[str, typer.Option(help="The same evaluators on controls, for comparison: random, pca, reinitialised, or all.")] = "",
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    bos: Annotated[Bos | None, typer.Option(help="BOS in front of each row, of the text, or none.")] = None,
-    exclude: Annotated[bool, typer.Option(help="Leave special tokens and first positions out of all averages.")] = True,
+    controls: Annotated[str, typer.Option(help="Also run the evaluators on controls: random, pca, reinitialised, or all.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    bos: Annotated[Bos | None, typer.Option(help="BOS at the start of each row, of the text, or none.")] = None,
+    exclude: Annotated[bool, typer.Option(help="Exclude special tokens and first positions from all averages.")] = True,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets; see `saebench tasks`.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Probing tasks or sets of them, separated by commas; gao2024 by default.")] = None,
     scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
     out: Annotated[Path, typer.Option(help="A .json file for one checkpoint, else a folder.")] = Path("saebench-results"),
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from an earlier result made with the same settings.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume from an earlier result with the same settings.")] = False,
 ) -> None:  # fmt: skip
-    """Judge checkpoints: print the scorecard and write a result file."""
+    """Evaluate checkpoints: print the scorecard and write a result file."""
     from saebench.api import evaluate
     from saebench.evaluation.controls import CONTROLS
     from saebench.evaluation.settings import DEFAULT_TOKENS
@@ -146,7 +146,7 @@ def evaluators() -> None:
 
 @app.command()
 def inspect(checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")]) -> None:
-    """Say what a checkpoint is, without loading its weights where the format allows."""
+    """Describe a checkpoint, without loading its weights where the format allows."""
     from dataclasses import asdict
 
     from saebench import checkpoints
@@ -223,7 +223,7 @@ app.command()(scaling)
 
 
 def main() -> None:
-    """Run the command line: errors of the user are one sentence and exit code 2; Ctrl-C leaves what is finished."""
+    """Run the command line: errors of the user are one sentence and exit code 2; Ctrl-C keeps finished results."""
     try:
         app()
     except SaebenchError as error:
@@ -231,7 +231,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            Console(stderr=True).print("Stopped. What was finished is kept: repeat the command with --resume to go on.")
+            Console(stderr=True).print("Stopped. Finished results are kept: repeat the command with --resume to continue.")
         raise
 
 

@@ -13,7 +13,7 @@ KINDS = ("tasks", "probes", "explain")
 
 
 def definition_folder(kind: str) -> Path:
-    """The folder ``tasks``, ``probes`` or ``explain``: of the checkout, else the copy that the wheel carries."""
+    """The folder ``tasks``, ``probes`` or ``explain``: of the checkout, else the copy in the wheel."""
     if kind not in KINDS:
         raise ValueError(f"there are definitions of {', '.join(KINDS)}, not of {kind}")
     package = Path(__file__).resolve().parent
@@ -25,7 +25,7 @@ def definition_file(kind: str, name: str) -> Path:
     """The file of a definition.
 
     Raises:
-        SaebenchError: there is none of that name (those there are, are listed).
+        SaebenchError: there is no such definition (the message lists those there are).
     """
     folder = definition_folder(kind)
     known = sorted(path.stem for path in folder.glob("*.toml"))
@@ -38,7 +38,7 @@ def load_definition(kind: str, name: str) -> dict[str, Any]:
     """A definition's content.
 
     Raises:
-        SaebenchError: there is none of that name, or it is not TOML.
+        SaebenchError: there is no such definition, or it is not TOML.
     """
     path = definition_file(kind, name)
     try:

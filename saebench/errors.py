@@ -1,8 +1,8 @@
-"""The one exception a user is meant to read."""
+"""The exception for errors that a user causes."""
 
 
 class SaebenchError(Exception):
-    """Something the user gave or has is not right.
+    """An argument, a file or the environment of the user is invalid.
 
     Its message is one plain sentence that says what is wrong and what to do. The command line prints it and exits
     with code 2; the library raises it.

@@ -1,4 +1,4 @@
-"""Where files lie and how they are written: the cache folder, atomic writing, the Hugging Face hub."""
+"""Paths of files and how they are written: the cache folder, atomic writing, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 5.0
 
 @functools.cache
 def hub_reachable() -> bool:
-    """Whether a connection to the hub can be opened. Asked once per process; False at once under ``HF_HUB_OFFLINE=1``."""
+    """Whether a connection to the hub can be opened. Checked once per process; False at once under ``HF_HUB_OFFLINE=1``."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return False
     from huggingface_hub import constants
@@ -29,12 +29,12 @@ def hub_reachable() -> bool:
     try:
         socket.create_connection((address.hostname or "", address.port or 443), timeout=TIMEOUT_SECONDS).close()
     except OSError:
-        return bool(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"))  # a proxy may reach it for us
+        return bool(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"))  # a proxy may reach it
     return True
 
 
 def require_hub(what: str) -> None:
-    """Raise ``SaebenchError`` where the hub cannot be reached; ``what`` says what was wanted from it."""
+    """Raise ``SaebenchError`` where the hub cannot be reached; ``what`` names the requested item."""
     if not hub_reachable():
         raise SaebenchError(
             f"{what} is on the Hugging Face hub, which cannot be reached from here: give a local path instead, "
@@ -43,10 +43,10 @@ def require_hub(what: str) -> None:
 
 
 def cache_folder() -> Path:
-    """``$SAEBENCH_CACHE``, else ``saebench`` in the user's cache folder. Made where it is missing.
+    """``$SAEBENCH_CACHE``, else ``saebench`` in the user's cache folder. Created where it is missing.
 
     Raises:
-        SaebenchError: it cannot be made.
+        SaebenchError: it cannot be created.
     """
     given = os.environ.get("SAEBENCH_CACHE")
     base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saebench"
@@ -54,7 +54,7 @@ def cache_folder() -> Path:
         base.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaebenchError(
-            f"The cache folder {base} cannot be made ({error.strerror}): name another in SAEBENCH_CACHE."
+            f"The cache folder {base} cannot be created ({error.strerror}): set another in SAEBENCH_CACHE."
         ) from error
     return base
 
@@ -77,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise ``SaebenchError`` where a file cannot be written at ``path``; makes missing folders."""
+    """Raise ``SaebenchError`` where a file cannot be written at ``path``; creates missing folders."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -85,11 +85,11 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         raise SaebenchError(f"Cannot write {path}: {error.strerror}.") from error
     if path.is_dir():
-        raise SaebenchError(f"Cannot write {path}: it is a folder; name a file.")
+        raise SaebenchError(f"Cannot write {path}: it is a folder; give a file.")
 
 
 def write_safetensors(tensors: dict[str, Tensor], folder: Path, name: str) -> None:
-    """Write tensors atomically as ``folder/name``; tensors that share memory are stored apart.
+    """Write tensors atomically as ``folder/name``; tensors that share memory are stored separately.
 
     Raises:
         SaebenchError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Records of what was judged and what with: the parts of a result that make it repeatable."""
+"""Records of autoencoder, model, text and environment: the parts of a result that make it reproducible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIBRARIES = ("torch", "transformers", "transformer-lens", "numpy", "safetensors"
 
 
 def portable_name(origin: str) -> str:
-    """A local path without the folders above it; anything else as it is."""
+    """A local path without the folders above it; other names unchanged."""
     path = Path(origin).expanduser()
     if not path.exists():
         return origin
@@ -30,7 +30,7 @@ def portable_name(origin: str) -> str:
 
 
 def sae_record(sae: Autoencoder, cut: Cut | None) -> SaeRecord:
-    """The autoencoder's record; without a language model (``cut``) its hooks are what the checkpoint says."""
+    """The autoencoder's record; without a language model (``cut``) its hooks are those of the checkpoint."""
     info = sae.info
     return SaeRecord(
         origin=portable_name(info.origin),
@@ -80,7 +80,7 @@ def corpus_record(corpus: TokenCorpus) -> CorpusRecord:
 
 
 def environment(device: torch.device) -> Environment:
-    """What this process computes with."""
+    """The software and hardware of this process."""
     return Environment(
         saebench=__version__,
         commit=_own_commit(),
@@ -113,7 +113,7 @@ def _own_commit() -> str | None:
 
 
 def _hash_tensors(sae: Autoencoder) -> str | None:
-    """Hash of an autoencoder in memory: of names, shapes and values; None where it shows no weights."""
+    """Hash of an autoencoder in memory: of names, shapes and values; None where it has no weights."""
     if isinstance(sae, SparseAutoencoder):
         named = list(sae.tensors())
     elif isinstance(sae, ForeignAutoencoder) and isinstance(sae.inner, nn.Module):

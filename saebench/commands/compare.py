@@ -24,7 +24,7 @@ class By(StrEnum):
 
 
 class Format(StrEnum):
-    """Of the tables."""
+    """Format of the tables."""
 
     terminal = "terminal"
     markdown = "markdown"
@@ -35,12 +35,12 @@ def compare(
     results: Annotated[list[Path], typer.Argument(help="Result files; verdicts are against the first.")],
     by: Annotated[By, typer.Option(help="Compare frontiers by architecture, k or number of latents.")] = By.arch,
     at: Annotated[str, typer.Option(help="L0 at which to compare, such as 16,32; with --by k numbers of latents.")] = "",
-    metric: Annotated[list[str] | None, typer.Option(help="Metrics to show, such as downstream.kl_divergence; repeat it.")] = None,
-    format: Annotated[Format, typer.Option(help="Of what is printed.")] = Format.terminal,
+    metric: Annotated[list[str] | None, typer.Option(help="A metric to show, such as downstream.kl_divergence; repeatable.")] = None,
+    format: Annotated[Format, typer.Option(help="Format of the output.")] = Format.terminal,
     html: Annotated[Path | None, typer.Option(help="Also write a page with frontier figures here.")] = None,
-    force: Annotated[bool, typer.Option(help="Set results of different benchmarks side by side, marked and not judged.")] = False,
+    force: Annotated[bool, typer.Option(help="Also show results of different benchmarks, marked and without verdicts.")] = False,
 ) -> None:  # fmt: skip
-    """Set results side by side: tables, frontiers at matched L0, and a verdict for each metric."""
+    """Compare results: tables, frontiers at matched L0, and a verdict for each metric."""
     from saebench.comparison.compare import compare as run
 
     found = run(results, by=by.value, at=_numbers(at), metrics=metric or [], force=force)

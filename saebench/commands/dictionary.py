@@ -16,11 +16,14 @@ console = Console()
 
 def dictionary(
     a: Annotated[str, typer.Argument(help="Path or hub name.")],
-    b: Annotated[str | None, typer.Argument(help="Another on the same hook: a larger one, or another seed's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of samples and random dictionaries.")] = 0,
+    b: Annotated[
+        str | None, typer.Argument(help="Another one on the same hook: a larger one, or one from another seed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of samples and random dictionaries.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
 ) -> None:
-    """Look at a dictionary's weights; with two, at what they share and how one splits the other. Needs no model or text."""
+    """Measure a dictionary's weights; with two, also what they share and how one splits the other. Needs no model or
+    text."""
     from saebench import checkpoints
     from saebench.evaluators.dictionary import geometry
     from saebench.evaluators.dictionary_pair import check_pair, compare

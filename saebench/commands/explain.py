@@ -29,42 +29,43 @@ def explain(
     checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
     examples: Annotated[Path, typer.Option(help="Folder that `saebench examples` wrote for this checkpoint.")],
     explainer_url: Annotated[
-        str, typer.Option(help="Endpoint that speaks chat completions, such as http://localhost:8000/v1.")
+        str, typer.Option(help="Endpoint with the chat-completions protocol, such as http://localhost:8000/v1.")
     ],
-    explainer_model: Annotated[str, typer.Option(help="Model that writes explanations, as the endpoint calls it.")],
+    explainer_model: Annotated[str, typer.Option(help="Name of the model that writes explanations, at the endpoint.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Result file to write.")],
     explainer_key: Annotated[
         str, typer.Option(help="Environment variable that holds the endpoint's key.")
     ] = "OPENAI_API_KEY",
     explainer_price: Annotated[
-        str | None, typer.Option(help="Money for a million tokens in and out, such as 0.15,0.60.")
+        str | None, typer.Option(help="Price of a million tokens in and out, such as 0.15,0.60.")
     ] = None,
     scorer_url: Annotated[
-        str | None, typer.Option(help="Endpoint that is asked the tests; the explainer's by default.")
+        str | None, typer.Option(help="Endpoint that answers the tests; the explainer's by default.")
     ] = None,
     scorer_model: Annotated[
-        str | None, typer.Option(help="Model that is asked the tests; the explainer's by default.")
+        str | None, typer.Option(help="Model that answers the tests; the explainer's by default.")
     ] = None,
     scorer_key: Annotated[str | None, typer.Option(help="Environment variable with the scorer's key.")] = None,
     scorer_price: Annotated[str | None, typer.Option(help="As --explainer-price, for the scorer.")] = None,
     tests: Annotated[
-        str | None, typer.Option(help="Of detection, fuzzing, simulation and intruder; all by default.")
+        str | None,
+        typer.Option(help="Tests, separated by commas: detection, fuzzing, simulation, intruder; all by default."),
     ] = None,
-    latents: Annotated[str | None, typer.Option(help="Numbers separated by commas; a random sample by default.")] = None,
+    latents: Annotated[str | None, typer.Option(help="Indices separated by commas; a random sample by default.")] = None,
     count: Annotated[int | None, typer.Option(help="Size of the random sample.")] = None,
-    concurrency: Annotated[int, typer.Option(help="Questions under way at a time.")] = 8,
-    requests_per_minute: Annotated[float, typer.Option(help="Limit; 0 for none.")] = 0.0,
-    tokens_per_minute: Annotated[float, typer.Option(help="Limit; 0 for none.")] = 0.0,
-    timeout: Annotated[float, typer.Option(help="Seconds until a question counts as not answered.")] = 120.0,
-    retries: Annotated[int, typer.Option(help="Further attempts at a question.")] = 6,
+    concurrency: Annotated[int, typer.Option(help="Questions in flight at a time.")] = 8,
+    requests_per_minute: Annotated[float, typer.Option(help="Rate limit; 0 for none.")] = 0.0,
+    tokens_per_minute: Annotated[float, typer.Option(help="Rate limit; 0 for none.")] = 0.0,
+    timeout: Annotated[float, typer.Option(help="Seconds until a question times out.")] = 120.0,
+    retries: Annotated[int, typer.Option(help="Retries of a question.")] = 6,
     answers: Annotated[
-        Path | None, typer.Option(help="Folder that keeps all answers; in the cache folder by default.")
+        Path | None, typer.Option(help="Cache folder of answers; in saebench's cache folder by default.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before questions are sent.")] = False,
-    seed: Annotated[int, typer.Option(help="Of samples and orders.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Send questions without confirmation.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of samples and orders.")] = 0,
     model: Annotated[str | None, typer.Option(help="Language model that the autoencoder reads.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows run together.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
 ) -> None:
     """Explain latents in words with a language model, and score the explanations."""
     from saebench.evaluation.settings import TOKENS_PER_BATCH
@@ -80,7 +81,7 @@ def explain(
 
     check_writable(out)
     if out.exists() and out.stat().st_size:
-        read_result(out)  # an earlier result is replaced, anything else is not
+        read_result(out)  # an earlier result is replaced, other files are not
     protocol = load_protocol(_names(tests) if tests is not None else None)
     limits = Limits(concurrency, requests_per_minute, tokens_per_minute, timeout, retries)
     asked = {"url": explainer_url, "model": explainer_model, "key_variable": explainer_key}
@@ -90,7 +91,7 @@ def explain(
         "key_variable": scorer_key or explainer_key,
     }
     prices = explainer_price, scorer_price or (explainer_price if scoring == asked else None)
-    explainer, scorer = _clients(asked, scoring, prices, protocol.draw(), limits, answers)
+    explainer, scorer = _clients(asked, scoring, prices, protocol.make_sampling(), limits, answers)
     collected = ActivatingExamples.open(examples)
     sae = _load(checkpoint, collected)
     progress = Progress()
@@ -108,12 +109,12 @@ def explain(
     _show(loads, (explainer, scorer), len(run.materials))
     if any(load.to_ask for load in loads):
         _check([client for client, load in zip((explainer, scorer), loads, strict=True) if load.to_ask], checked)
-        if not yes and not typer.confirm("Go on?"):
-            raise SaebenchError("Nothing was asked; --yes goes on without this question.")
+        if not yes and not typer.confirm("Continue?"):
+            raise SaebenchError("No question was sent; --yes skips this confirmation.")
     try:
         outcomes = run.run()
     except KeyboardInterrupt as stop:
-        raise SaebenchError("Stopped: the answers so far are kept, and the same command goes on from there.") from stop
+        raise SaebenchError("Stopped: the answers so far are cached; repeat the command to resume.") from stop
     result = make_result(run, outcomes, cut.model.device)
     write_result(result, out)
     console.print(render_terminal(result))
@@ -174,13 +175,13 @@ def _load(checkpoint: str, collected: ActivatingExamples) -> SparseAutoencoder:
     theirs, own = record.get("weights_sha256"), sae.info.weights_sha256
     if collected.n_latents != sae.n_latents or (theirs and own and theirs != own):
         raise SaebenchError(
-            f"The examples in {collected.folder} are of another autoencoder ({record.get('origin')}); collect this one's."
+            f"The examples in {collected.folder} are of another autoencoder ({record.get('origin')}); collect examples of this one."
         )
     return sae
 
 
 def _check(clients: list[ChatClient], done: set[int]) -> set[int]:
-    """One call to each endpoint that was not called yet."""
+    """One call to each endpoint that was not checked yet."""
     for client in clients:
         if id(client) not in done:
             client.check()
@@ -205,7 +206,7 @@ def _prepare(
     _, cut, _ = prepare(sae, progress, model=name, hook=collected.manifest["sae"]["hook_in"], corpus=text, device=device)
     own = model_record(cut.model)
     if own.weights_sha256 and of.get("weights_sha256") and own.weights_sha256 != of["weights_sha256"]:
-        raise SaebenchError(f"The examples were collected with another language model ({of['name']}): name it with --model.")
+        raise SaebenchError(f"The examples were collected with another language model ({of['name']}): give it with --model.")
     corpus = make_corpus(
         tokens, cut.model.tokenizer, name=record["name"], bos=record["bos"], exclude=record["excluded"] != "nothing"
     )
@@ -215,8 +216,8 @@ def _prepare(
 
 
 def _show(loads: tuple[Load, Load], clients: tuple[ChatClient, ChatClient], latents: int) -> None:
-    """What is going to be asked, and what it costs."""
-    table = Table("", "Model", "Questions", "Known", "To ask", "Tokens in", "Tokens out", "Cost", show_edge=False)
+    """The planned questions and their cost."""
+    table = Table("", "Model", "Questions", "Cached", "To ask", "Tokens in", "Tokens out", "Cost", show_edge=False)
     for role, load, client in zip(("Explainer", "Scorer"), loads, clients, strict=True):
         cost = "unknown" if load.cost is None else f"{load.cost:.2f}"
         numbers = [

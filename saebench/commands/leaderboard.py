@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-app = typer.Typer(help="Submit results to leaderboards, check them, and make their site.", no_args_is_help=True)
+app = typer.Typer(help="Submit results to leaderboards, check them, and build their site.", no_args_is_help=True)
 console = Console(soft_wrap=True)
 
 Root = Annotated[Path, typer.Option(help="The leaderboards' folder.")]
@@ -18,12 +18,12 @@ ROOT = Path("leaderboards")
 
 @app.command()
 def start(
-    result: Annotated[Path, typer.Argument(help="A result file made the way all submissions shall be.")],
-    title: Annotated[str, typer.Option(help="Of the leaderboard.")],
-    controls: Annotated[str, typer.Option(help="That every submission must have, separated by commas.")] = "random,pca,reinitialised",
+    result: Annotated[Path, typer.Argument(help="A result file with the conditions that all submissions must have.")],
+    title: Annotated[str, typer.Option(help="Title of the leaderboard.")],
+    controls: Annotated[str, typer.Option(help="Controls required of every submission, separated by commas.")] = "random,pca,reinitialised",
     root: Root = ROOT,
 ) -> None:  # fmt: skip
-    """Begin a leaderboard: write its benchmark.toml from a result."""
+    """Start a leaderboard: write its benchmark.toml from a result."""
     from saebench.leaderboard.submit import start as run
     from saebench.results import read_result
 
@@ -34,14 +34,14 @@ def start(
 @app.command()
 def submit(
     result: Annotated[Path, typer.Argument(help="A result file.")],
-    origin: Annotated[str, typer.Option(help="Where the weights can be had: an address, a hub name, or how to make them.")],
-    licence: Annotated[str, typer.Option(help="Of the weights.")],
+    origin: Annotated[str, typer.Option(help="Where the weights are available: an address, a hub name, or how to make them.")],
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")],
     contact: Annotated[str, typer.Option(help="Who answers questions.")],
-    name: Annotated[str | None, typer.Option(help="Of the entry; made of the architecture, n and L0 by default.")] = None,
-    command: Annotated[str | None, typer.Option(help="What makes the weights again.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the entry; by default from the architecture, n and L0.")] = None,
+    command: Annotated[str | None, typer.Option(help="Command that reproduces the weights.")] = None,
     root: Root = ROOT,
 ) -> None:  # fmt: skip
-    """Write a submission into the leaderboard whose benchmark the result follows."""
+    """Write a submission to the leaderboard whose benchmark the result follows."""
     from saebench.leaderboard.submit import submit as run
     from saebench.results import read_result
 
@@ -52,10 +52,10 @@ def submit(
 @app.command()
 def check(
     files: Annotated[list[Path] | None, typer.Argument(help="Submissions; all of them by default.")] = None,
-    recompute: Annotated[str | None, typer.Option(help="A checkpoint: compute its cheap metrics again and compare.")] = None,
+    recompute: Annotated[str | None, typer.Option(help="A checkpoint: recompute its cheap metrics and compare.")] = None,
     root: Root = ROOT,
 ) -> None:  # fmt: skip
-    """Check submissions; exit code 1 where something is wrong."""
+    """Check submissions; exit code 1 if there is a problem."""
     from saebench.leaderboard.checks import load_boards, problems_of
     from saebench.leaderboard.submit import recompute as repeat
 
@@ -69,7 +69,7 @@ def check(
         raise typer.Exit(1)
     counts = [len(files)] if files else [sum(len(board.submissions) + len(board.imports) for board in boards)]
     again = "; the checkpoint gives the stated numbers" if recompute is not None else ""
-    console.print(Text(f"{counts[0]} checked, nothing wrong{again}."))
+    console.print(Text(f"{counts[0]} checked, no problems{again}."))
 
 
 @app.command()
@@ -77,7 +77,7 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder for the site.")] = Path("site"),
     root: Root = ROOT,
 ) -> None:
-    """Make the site: static pages that open from a file."""
+    """Build the site: static pages that open from a file."""
     from saebench.leaderboard.site import build as run
 
     pages = run(root, out)
@@ -89,7 +89,7 @@ def import_saebench(
     files: Annotated[list[Path], typer.Argument(help="SAEBench's *_eval_results.json.")],
     root: Root = ROOT,
 ) -> None:
-    """Take results of SAEBench into the tables, marked as measured elsewhere."""
+    """Import results of SAEBench into the tables, marked as measured by another suite."""
     from saebench.leaderboard.submit import import_results
 
     for path in import_results(files, root):

@@ -22,7 +22,7 @@ def stitch(
     revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the corpus; 0 for all.")] = 32_768,
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows run together; numbers do not depend on it.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows per batch; results do not depend on it.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Decoder cosine above which a latent is not novel; the paper's 0.7.")
@@ -30,7 +30,7 @@ def stitch(
     points: Annotated[int, typer.Option(help="Steps at which error and L0 are measured.")] = 129,
     stops: Annotated[int, typer.Option(help="Steps at which the model's loss is measured.")] = 7,
 ) -> None:
-    """Walk from a smaller autoencoder to a larger one: which latents are new, and what they bring (Leask et al.)."""
+    """Stitch a smaller autoencoder to a larger one: which latents are new, and their effect on the error (Leask et al.)."""
     from saebench.files import check_writable
     from saebench.progress import Progress
     from saebench.studies.stitching.figures import stitching_figures
@@ -59,10 +59,10 @@ def meta(
     ],
     latents: Annotated[int, typer.Option(help="Meta-latents; by default the paper's proportion, one for 21 latents.")] = 0,
     active: Annotated[int, typer.Option(help="Mean number active per latent; the paper's 4 by default.")] = 0,
-    steps: Annotated[int, typer.Option(help="Of training.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Steps of training.")] = 1000,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 3e-3,
     against: Annotated[str | None, typer.Option(help="A smaller autoencoder to compare the meta-latents with.")] = None,
-    seed: Annotated[int, typer.Option(help="Of training and of the controls.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of training and of the controls.")] = 0,
 ) -> None:
     """Train a meta-autoencoder on the decoder directions, with two controls (Leask et al.)."""
     from saebench.checkpoints import save_native
@@ -89,13 +89,13 @@ def scaling(
         typer.Argument(help="Result files, checkpoints of `saebench train`, or folders of them, such as a sweep's."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for scaling.json and scaling.html.")],
-    metric: Annotated[str, typer.Option(help="Of result files: evaluator.name.")] = "reconstruction.normalised_mse",
-    arch: Annotated[str | None, typer.Option(help="Which architecture, where there are several.")] = None,
+    metric: Annotated[str, typer.Option(help="Metric of result files: evaluator.name.")] = "reconstruction.normalised_mse",
+    arch: Annotated[str | None, typer.Option(help="The architecture, where there are several.")] = None,
     fit: Annotated[
-        str, typer.Option(help="size, joint, compute, rate, separated by commas; all that can be made by default.")
+        str, typer.Option(help="size, joint, compute, rate, separated by commas; all that the data allow by default.")
     ] = "",
     bootstraps: Annotated[int, typer.Option(help="Refits behind each interval.")] = 400,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Fit scaling laws to trained or evaluated autoencoders (Gao et al. section 3)."""
     from saebench.studies.scaling.report import scaling_figures, scaling_result

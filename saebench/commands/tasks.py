@@ -22,10 +22,10 @@ def list_tasks(
     context: typer.Context,
     data_dir: DataDir = None,
     suite: Annotated[
-        str, typer.Option("--set", help="gao2024, sae-probes, saebench or all; or names, with commas.")
+        str, typer.Option("--set", help="gao2024, sae-probes, saebench or all; or names, separated by commas.")
     ] = "all",
 ) -> None:
-    """List the probing tasks, and where the data of each can be had from here."""
+    """List the probing tasks, and where the data of each are available."""
     if context.invoked_subcommand is not None:
         return
     from saebench.tasks import availability, find_tasks
@@ -33,8 +33,8 @@ def list_tasks(
     found = find_tasks(suite)
     table = Table(show_edge=False)
     table.add_column("Task", no_wrap=True)
-    table.add_column("What is told apart")
-    table.add_column("Data here", no_wrap=True)
+    table.add_column("Classes")
+    table.add_column("Data", no_wrap=True)
     missing = 0
     for task in found:
         here = [source for source, reason in availability(task, data_dir).items() if not reason]
@@ -42,12 +42,12 @@ def list_tasks(
         shown = Text(", ".join(here)) if here else Text("missing", style="red")
         table.add_row(Text(task.name), Text(task.title), shown)
     console.print(table)
-    console.print(Text(f"{len(found)} tasks, {len(found) - missing} with data here, {missing} without."))
+    console.print(Text(f"{len(found)} tasks, {len(found) - missing} with data, {missing} without."))
 
 
 @tasks.command()
 def show(name: Annotated[str, typer.Argument(help="A task.")], data_dir: DataDir = None) -> None:
-    """Say what a task is, and print two real examples of each label."""
+    """Describe a task, and print two examples of each label."""
     from saebench.probing.protocol import read_protocol
     from saebench.tasks import load_task, read_task
 
@@ -57,10 +57,10 @@ def show(name: Annotated[str, typer.Argument(help="A task.")], data_dir: DataDir
     head = Table.grid(padding=(0, 2))
     record = data.record
     facts = {
-        "task": f"{task.name}, version {task.version}", "told apart": task.title, "sets": ", ".join(task.sets),
+        "task": f"{task.name}, version {task.version}", "classes": task.title, "sets": ", ".join(task.sets),
         "licence": task.licence, "citation": task.citation, "source": record["source"],
         "not used": "; ".join(record["tried_before"]),
-        "examples": f"{record['examples']:,} from {record['rows']:,} rows; left out: {record['exact_duplicates']} duplicates, "
+        "examples": f"{record['examples']:,} from {record['rows']:,} rows; removed: {record['exact_duplicates']} duplicates, "
         f"{record['near_duplicates']} near duplicates, {record['conflicting_labels']} with both labels",
         "used": ", ".join(f"{count} {part}" for part, count in record["used"].items()),
     }  # fmt: skip

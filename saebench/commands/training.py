@@ -16,12 +16,12 @@ from saebench.errors import SaebenchError
 console = Console()
 PAGE = "training.html"
 SWEEP = ("grid", "member")
-"""What makes a recipe a sweep; for one autoencoder its common settings are taken."""
+"""The keys that make a recipe a sweep; for one autoencoder only its common settings are used."""
 
 
 def train(
     recipe: Annotated[
-        str | None, typer.Option(help="A TOML file, or a built-in recipe's name; of a sweep, what its members share.")
+        str | None, typer.Option(help="A TOML file, or a built-in recipe's name; of a sweep, its common settings.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = Path("saebench-runs/sae"),
     arch: Annotated[
@@ -37,10 +37,10 @@ def train(
     context: Annotated[int | None, typer.Option(help="Length of a row.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; by default it falls as 1/sqrt(n).")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Coefficient of the sparsity penalty.")] = None,
-    target_l0: Annotated[float | None, typer.Option(help="Adapt the penalty so that L0 comes out so.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of initialisation and order.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = False,
+    target_l0: Annotated[float | None, typer.Option(help="Adapt the penalty to reach this L0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialisation and order.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache folder of activations, for further runs.")] = None,
+    resume: Annotated[bool, typer.Option(help="Resume from the last checkpoint in the folder.")] = False,
     shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
 ) -> None:
     """Train an autoencoder and save it in saebench's format."""
@@ -59,8 +59,8 @@ def sweep(
         str, typer.Argument(help="A TOML file with [[member]] tables or a [grid], or a built-in recipe's name.")
     ],
     out: Annotated[Path, typer.Option(help="Folder; each member gets one below it.")] = Path("saebench-runs"),
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the activations for further runs.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoints.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Cache folder of activations, for further runs.")] = None,
+    resume: Annotated[bool, typer.Option(help="Resume from the last checkpoints.")] = False,
     shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
 ) -> None:
     """Train many autoencoders on one stream of activations."""
@@ -102,19 +102,19 @@ def _run(
         table.add_row(str(folder), f"{final['normalised_mse']:.4f}", f"{final['l0']:.1f}", f"{final['dead_share']:.2%}")
         aim = record.get("target_l0")
         if aim and not aim["within_5_percent"]:
-            console.print(Text(f"{folder}: L0 came out as {aim['reached']:.1f}, not within 5 % of {aim['wanted']:g}."))
+            console.print(Text(f"{folder}: L0 is {aim['reached']:.1f}, not within 5 % of {aim['wanted']:g}."))
     console.print(table)
 
 
 def _stream(config: Any, cache: Path | None, progress: Any, mesh: Any) -> Any:
-    """The activations; several processes share the work of computing them through the cache."""
+    """The activations; several processes distribute their computation through the cache."""
     from saebench.training.sources import CachedSource, open_source
 
     alone = mesh.shards * mesh.replicas == 1
     if cache is None and not alone:
-        raise SaebenchError("Several processes share their activations through a cache: name its folder with --cache.")
+        raise SaebenchError("Several processes share their activations through a cache: give its folder with --cache.")
     if not mesh.writes:
-        mesh.barrier()  # the first process lays the cache out
+        mesh.barrier()  # the first process initialises the cache
     source = open_source(config, cache, progress)
     if mesh.writes:
         mesh.barrier()
@@ -125,7 +125,7 @@ def _stream(config: Any, cache: Path | None, progress: Any, mesh: Any) -> Any:
 
 
 def _show(configs: list[Any], folders: list[Path]) -> None:
-    """The resolved configuration: what all have in common, and of a sweep where its members differ."""
+    """The resolved configuration: the common settings, and those in which a sweep's members differ."""
     records = [config.record() for config in configs]
     differing = [name for name in records[0] if len({str(record[name]) for record in records}) > 1]
     common = Table("Setting", "Value", show_edge=False)

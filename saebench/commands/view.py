@@ -16,16 +16,18 @@ def view(
     checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
     examples: Annotated[Path | None, typer.Option(help="Folder that `saebench examples` wrote.")] = None,
     result: Annotated[Path | None, typer.Option(help="Result file with tries or explanations of latents.")] = None,
-    meta: Annotated[Path | None, typer.Option(help="Folder that `saebench meta` wrote: the parts of latents.")] = None,
+    meta: Annotated[
+        Path | None, typer.Option(help="Folder that `saebench meta` wrote, for the meta-latents of latents.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
     hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads.")] = None,
     live: Annotated[bool, typer.Option(help="Load the language model, for text search and the logit lens.")] = True,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     static: Annotated[Path | None, typer.Option(help="Write the pages to this folder instead of serving them.")] = None,
     host: Annotated[str, typer.Option(help="Address to serve at; only this machine can reach the default.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8765,
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8765,
 ) -> None:
-    """Look at latents in the browser."""
+    """Browse latents in the browser."""
     from saebench.progress import Progress
     from saebench.viewer.opening import open_viewer
     from saebench.viewer.server import serve

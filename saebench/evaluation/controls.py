@@ -1,6 +1,6 @@
-"""Sanity floor: what an autoencoder that learned nothing, a PCA, and a language model that learned nothing would score.
+"""Controls: the scores of an untrained autoencoder, of a PCA, and on a re-initialised language model.
 
-A metric that a control passes as well says little about an autoencoder.
+A metric on which a control scores as well says little about an autoencoder.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from saebench.text.corpus import TokenCorpus
 from saebench.training.recipe import initial_decoder, initial_encoder
 
 CONTROLS = {
-    "random": "an autoencoder of the same width and L0 with random directions, as training would start",
+    "random": "an autoencoder of the same width and L0 with random directions, as initialised for training",
     "pca": "the first principal components of the activations, as many as the autoencoder has active latents",
-    "reinitialised": "the autoencoder itself, on a language model whose weight matrices are drawn anew",
+    "reinitialised": "the autoencoder itself, on a language model with re-initialised weight matrices",
 }
 SAMPLE_TOKENS = 16_384
 ROWS_PER_FORWARD = 8
@@ -38,7 +38,7 @@ def check_controls(names: Sequence[str]) -> None:
 class Sample:
     """Activations that controls are made from: ``inputs`` ``[tokens, d_in]`` and ``targets`` ``[tokens, d_out]``.
 
-    They are the first counted tokens of the text that is evaluated, which flatters PCA a little.
+    They are the first counted tokens of the evaluated text, which gives PCA a small advantage.
     """
 
     inputs: Tensor
@@ -81,7 +81,7 @@ def random_autoencoder(like: Autoencoder, sample: Sample, seed: int) -> SparseAu
 def pca_autoencoder(like: Autoencoder, sample: Sample) -> SparseAutoencoder:
     """As many principal components of the inputs as ``like`` has active latents, all of them always active.
 
-    Where the target is another place, the components' scores predict it by least squares.
+    Where the target hook differs from the input hook, the components' scores predict it by least squares.
     """
     inputs, targets = sample.inputs.double(), sample.targets.double()
     rank = min(_active(like, sample), like.d_in, max(1, inputs.shape[0] - 1))
@@ -107,13 +107,14 @@ def pca_autoencoder(like: Autoencoder, sample: Sample) -> SparseAutoencoder:
 def reinitialised(model: LanguageModel, seed: int) -> Iterator[None]:
     """Within this context every weight matrix of ``model`` is normal noise of the matrix's own mean and spread.
 
-    Norms' gains and biases stay. Name and hash say so too, so that nothing computed here is taken for the model's own.
+    Norms' gains and biases are unchanged. Name and hash are changed too, so that cached values are never mistaken for those
+    of the model itself.
     """
     generator = torch.Generator().manual_seed(seed)
     matrices = [parameter for parameter in model.bridge.parameters() if parameter.dim() > 1]
     kept = [matrix.detach().clone() for matrix in matrices]
     name, revision, sha256 = model.name, model.revision, model.weights_sha256
-    model.name, model.revision, model.weights_sha256 = f"{name} drawn anew", None, f"seed {seed} of {revision or sha256}"
+    model.name, model.revision, model.weights_sha256 = f"{name} re-initialised", None, f"seed {seed} of {revision or sha256}"
     try:
         with torch.no_grad():
             for matrix in matrices:
@@ -128,12 +129,12 @@ def reinitialised(model: LanguageModel, seed: int) -> Iterator[None]:
 
 
 def make_control(name: str, like: Autoencoder, sample: Sample, seed: int) -> SparseAutoencoder:
-    """The autoencoder that stands in for ``like`` in a control (``random`` or ``pca``)."""
+    """The autoencoder that replaces ``like`` in a control (``random`` or ``pca``)."""
     return random_autoencoder(like, sample, seed) if name == "random" else pca_autoencoder(like, sample)
 
 
 def _active(sae: Autoencoder, sample: Sample) -> int:
-    """The L0 of an autoencoder on a sample, as a whole number of latents from 1 on."""
+    """The L0 of an autoencoder on a sample, rounded to a whole number of latents, at least 1."""
     parts = [sae.encode(part).l0().double() for part in sample.inputs[:4096].split(1024)]
     return min(max(1, round(float(torch.cat(parts).mean()))), sae.n_latents)
 

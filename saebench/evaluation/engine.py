@@ -23,12 +23,12 @@ from saebench.sae import Autoencoder
 from saebench.text.corpus import TokenCorpus
 
 LATENT_BUDGET = 2**26
-"""Tokens times latents of a block: bounds what an autoencoder with very many active latents can take."""
+"""Tokens times latents of a block: bounds the memory of an autoencoder with very many active latents."""
 
 
 @dataclass
-class Judged:
-    """An autoencoder, the evaluators that watch it, and those that failed on the way."""
+class EvaluatedAutoencoder:
+    """An autoencoder with its evaluators, and the errors of those that failed."""
 
     sae: Autoencoder
     setup: Setup
@@ -37,7 +37,7 @@ class Judged:
 
     @contextmanager
     def guarded(self, name: str) -> Iterator[None]:
-        """An evaluator that raises is taken out of the pass; the others go on."""
+        """An evaluator that raises is removed from the pass; the others continue."""
         try:
             yield
         except Exception as error:
@@ -53,7 +53,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time within this context to a stage."""
+        """Add the time spent within this context to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -63,23 +63,28 @@ class Clock:
 
 @torch.no_grad()
 def stream(
-    judged: Sequence[Judged], cut: Cut, corpus: TokenCorpus, shared: Shared, rows_per_batch: int, progress: Progress
+    evaluated: Sequence[EvaluatedAutoencoder],
+    cut: Cut,
+    corpus: TokenCorpus,
+    shared: Shared,
+    rows_per_batch: int,
+    progress: Progress,
 ) -> Clock:
     """Drive all streaming evaluators over the corpus and fill in the shared figures.
 
     Args:
-        judged: the autoencoders with their evaluators.
+        evaluated: the autoencoders with their evaluators.
         cut: the language model, cut at their hook.
         corpus: the rows of tokens.
         shared: the language model's own figures, filled in here.
         rows_per_batch: rows run together.
-        progress: told of each batch.
+        progress: updated after each batch.
 
     Returns:
         Seconds spent in each stage.
     """
     clock = Clock()
-    splicing = any(each.needs_logits for one in judged for each in one.evaluators.values())
+    splicing = any(each.needs_logits for one in evaluated for each in one.evaluators.values())
     with progress.task("Evaluating", total=corpus.tokens.shape[0] * corpus.context, unit="tokens") as advance:
         batches = zip(
             corpus.tokens.split(rows_per_batch),
@@ -91,8 +96,8 @@ def stream(
             batch = _clean(cut, tokens, ~excluded, loss_mask, splicing, clock)
             places = _Places(batch, shared)
             shared.moments.update(places.targets, places.rows, tokens.shape[0], places.groups)
-            for one in judged:
-                _judge(one, cut, batch, places, clock)
+            for one in evaluated:
+                _evaluate_batch(one, cut, batch, places, clock)
             advance(tokens.numel())
     if splicing:
         with clock.stage("ablated runs"):
@@ -103,7 +108,7 @@ def stream(
 
 
 class _Places:
-    """The counted tokens of a batch, laid out one after the other."""
+    """The counted tokens of a batch, flattened."""
 
     def __init__(self, batch: CleanBatch, shared: Shared) -> None:
         device = batch.prefix.outputs.device
@@ -128,8 +133,8 @@ def _clean(cut: Cut, tokens: Tensor, counted: Tensor, loss_mask: Tensor, splicin
         return clean_batch(tokens, counted, loss_mask, prefix, logits)
 
 
-def _judge(one: Judged, cut: Cut, batch: CleanBatch, places: _Places, clock: Clock) -> None:
-    """Encode and decode a batch, let the evaluators look, and run the layers above where one of them splices."""
+def _evaluate_batch(one: EvaluatedAutoencoder, cut: Cut, batch: CleanBatch, places: _Places, clock: Clock) -> None:
+    """Encode and decode a batch, update the evaluators, and run the layers above where one of them splices."""
     splicing = any(each.needs_logits for each in one.evaluators.values())
     with clock.stage("autoencoders"):
         for name, evaluator in list(one.evaluators.items()):

@@ -1,4 +1,4 @@
-"""Checks that need no weights: what a checkpoint says against what the language model's configuration says."""
+"""Checks that need no weights: a checkpoint's metadata against the language model's configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL_NAMES = {
     "pythia-70m-deduped": "EleutherAI/pythia-70m-deduped",
     "pythia-160m-deduped": "EleutherAI/pythia-160m-deduped",
 }
-"""Short names that checkpoints use for models, and where those are."""
+"""Short names that checkpoints use for models, and their names on the hub."""
 
 _WIDTH_OF_MODEL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out", "mlp.hook_in")
 
@@ -36,7 +36,7 @@ def model_name(given: str | LanguageModel | None, infos: Sequence[CheckpointInfo
     named = {info.model for info in infos if info is not None and info.model}
     if len(named) > 1:
         raise SaebenchError(
-            f"The checkpoints name different language models ({', '.join(sorted(named))}): evaluate them apart."
+            f"The checkpoints name different language models ({', '.join(sorted(named))}): evaluate them separately."
         )
     if not named:
         raise SaebenchError("The checkpoint does not name its language model: give it with --model.")

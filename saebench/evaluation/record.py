@@ -1,4 +1,4 @@
-"""One autoencoder's result as it grows: written after each evaluator, and gone on from."""
+"""One autoencoder's result during a run: written after each evaluator, and read again on resuming."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saebench.text.corpus import TokenCorpus
 
 
 class Record:
-    """One autoencoder's result as it grows."""
+    """One autoencoder's result during a run."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Record:
         }
 
     def open(self, resume: bool) -> None:
-        """Take in what the file holds already, or make sure that it may be replaced.
+        """Read the existing file's results, or check that it may be replaced.
 
         Raises:
             SaebenchError: the file was made with other settings, or is not a result.
@@ -71,14 +71,14 @@ class Record:
         self._fixed["definitions"] = earlier.definitions
 
     def _keep_unrelated(self, path: Path) -> None:
-        """An existing result is replaced; anything else at that place is somebody's work and is not."""
+        """An existing result file is replaced; any other file at that path is not."""
         try:
             read_result(path)
         except SaebenchError as error:
-            raise SaebenchError(f"{path} exists and is not a result file of this version; name another place.") from error
+            raise SaebenchError(f"{path} exists and is not a result file of this version; choose another path.") from error
 
     def uses(self, definitions: dict[str, str]) -> None:
-        """Note the definition files of an evaluator.
+        """Record the definition files of an evaluator.
 
         Raises:
             SaebenchError: the result that is resumed was made with other versions of them.
@@ -90,7 +90,7 @@ class Record:
         self._fixed["definitions"] = before | definitions
 
     def finish(self, name: str, compute: Callable[[], EvaluatorResult], seconds: float | None) -> None:
-        """Take in an evaluator's result, or its failure."""
+        """Record an evaluator's result, or its failure."""
         timer = Clock()
         try:
             with timer.stage(name):
@@ -103,7 +103,7 @@ class Record:
         self.failures.pop(name, None)
 
     def take_control(self, name: str, result: Result) -> None:
-        """Take in a control's metrics and failures, and write. Details of controls are not kept."""
+        """Record a control's metrics and failures, and write. Details of controls are not kept."""
         found = {each: made.model_copy(update={"details": {}}) for each, made in result.evaluators.items()}
         self.controls[name] = self.controls.get(name, {}) | found
         self.failures |= {f"{each} ({name} control)": words for each, words in result.failures.items()}
@@ -122,16 +122,16 @@ class Record:
         )
 
     def _controlled(self) -> bool:
-        """Whether every control asked for has what the autoencoder itself has."""
+        """Whether every requested control has the same evaluators as the autoencoder itself."""
         each = (self.controls.get(name, {}) for name in self.controls_wanted)
         return all(name in found for found in each for name in self.evaluators)
 
     def write(self) -> None:
-        """Write what is finished, where a file was asked for."""
+        """Write the finished results, where a file was requested."""
         if self.path is not None:
             write_result(self.result(), self.path)
 
 
 def in_words(error: Exception) -> str:
-    """An error as a result tells it."""
+    """An error as text for a result file."""
     return str(error) if isinstance(error, SaebenchError) else f"{type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ from typing import Any
 from saebench import checkpoints
 from saebench.errors import SaebenchError
 from saebench.evaluation.controls import Sample, check_controls, make_control, reinitialised
-from saebench.evaluation.engine import Clock, Judged, stream
+from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
 from saebench.evaluation.preflight import check_against_config, model_name
 from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.settings import DEFAULT_CONTEXT, TOKENS_PER_BATCH, EvaluationSettings
@@ -73,20 +73,20 @@ class EvaluationRun:
         return [results[index] for index in range(len(self.candidates))]
 
     def open(self) -> tuple[list[Autoencoder], Cut]:
-        """The candidates, and their language model cut at the hook that they share; nothing is evaluated.
+        """The candidates, and their language model cut at their common hook; nothing is evaluated.
 
         Raises:
             SaebenchError: their hooks differ.
         """
         if len(set(self.hooks)) > 1:
             named = ", ".join(sorted({str(reads) for reads, _ in self.hooks}))
-            raise SaebenchError(f"The autoencoders are of different hooks ({named}): this needs them on one.")
+            raise SaebenchError(f"The autoencoders are of different hooks ({named}): they must be on one hook.")
         loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
         cut = self._load_model().cut(*self.hooks[0])
         return [self._fitted(each, cut) for each in loaded], cut
 
     def prepare(self) -> tuple[list[Autoencoder], Cut, TokenCorpus]:
-        """The same, and the text."""
+        """As ``open``, with the text."""
         saes, cut = self.open()
         return saes, cut, self._corpus(cut.model)
 
@@ -98,7 +98,7 @@ class EvaluationRun:
     def _hooks(self, info: CheckpointInfo | None) -> tuple[Hook, Hook]:
         reads = self.settings.hook or (info.hook_in if info is not None else None)
         if reads is None:
-            raise SaebenchError("The checkpoint does not say where it reads: name the place with --hook.")
+            raise SaebenchError("The checkpoint does not say where it reads: give the hook with --hook.")
         own_out = info.hook_out if info is not None and self.settings.hook is None else None
         writes = self.settings.hook_out or own_out or reads
         return parse_hook(reads), parse_hook(writes)
@@ -148,7 +148,7 @@ class EvaluationRun:
     ) -> dict[int, Result]:
         shared = make_shared(corpus, len(cut.model.tokenizer))
         records = [self._record(index, sae, cut, corpus) for index, sae in zip(indices, saes, strict=True)]
-        streaming: list[tuple[Record, Judged]] = []
+        streaming: list[tuple[Record, EvaluatedAutoencoder]] = []
         for record in records:
             setups = {name: self._setup(record.sae, cut, corpus, shared, name) for name in self.evaluators}
             for name, evaluator in self.evaluators.items():
@@ -161,11 +161,11 @@ class EvaluationRun:
             }
             if watching:
                 setup = next(iter(setups.values()))
-                streaming.append((record, Judged(record.sae, setup, watching)))
+                streaming.append((record, EvaluatedAutoencoder(record.sae, setup, watching)))
         if streaming:
             rows = self.settings.batch or max(1, TOKENS_PER_BATCH // corpus.context)
-            judged = [one for _, one in streaming]
-            clock = stream(judged, cut, corpus, shared, rows, self.progress)
+            evaluated = [one for _, one in streaming]
+            clock = stream(evaluated, cut, corpus, shared, rows, self.progress)
             for record, one in streaming:
                 record.stages |= clock.seconds
                 for name, watcher in one.evaluators.items():
@@ -200,7 +200,7 @@ class EvaluationRun:
             record.write()
 
     def _run_control(self, name: str, records: Sequence[Record], cut: Cut, corpus: TokenCorpus) -> None:
-        """Run what a control lacks of the evaluators, for several autoencoders on a hook together, and record it."""
+        """Run a control's missing evaluators, for several autoencoders on a hook together, and record their results."""
         wanted = [each for each in self.evaluators if any(each not in record.controls.get(name, {}) for record in records)]
         if not wanted:
             return
@@ -233,7 +233,7 @@ def prepare(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder,
         **settings: see ``EvaluationSettings``.
 
     Raises:
-        SaebenchError: something given is not right.
+        SaebenchError: an argument is invalid.
     """
     saes, cut, corpus = prepare_together([sae], progress, **settings)
     return saes[0], cut, corpus
@@ -243,7 +243,7 @@ def prepare_together(saes: Sequence[Any], progress: Progress, **settings: Any) -
     """Several autoencoders on one hook, as ``prepare`` does with one.
 
     Raises:
-        SaebenchError: something given is not right, or their hooks differ.
+        SaebenchError: an argument is invalid, or their hooks differ.
     """
     places: list[Path | None] = [None] * len(saes)
     return EvaluationRun(saes, EvaluationSettings(evaluators=(), **settings), places, False, progress).prepare()

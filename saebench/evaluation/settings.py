@@ -20,16 +20,16 @@ TOKENS_PER_BATCH = 1024
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to evaluate. What is None is read from the checkpoint, or has the default named.
+    """How to evaluate. None means the checkpoint's value, or else the stated default.
 
     Attributes:
-        model: hub name, folder, GGUF file or ``smollm2``; or a ``LanguageModel`` that is loaded already.
+        model: hub name, folder, GGUF file or ``smollm2``; or a loaded ``LanguageModel``.
         hook: where the autoencoder reads; ``hook_out`` where it writes (transcoders).
         corpus: a text for ``load_corpus``, or a ``TokenCorpus``.
         corpus_revision: pins a data set on the hub.
-        tokens: how many tokens of the text; all with 0.
+        tokens: number of tokens of the text; 0 for all.
         context: length of a row (the checkpoint's, else 128).
-        batch: rows run together (as many as hold 1,024 tokens); numbers do not depend on it beyond rounding.
+        batch: rows per batch (1,024 tokens by default); results do not depend on it beyond rounding.
         dtype: of the language model: ``float32``, ``bfloat16`` or ``auto``.
         device: such as ``cuda``; an accelerator where there is one.
         evaluators: names of those to run.
@@ -38,7 +38,7 @@ class EvaluationSettings:
         exclude: whether special tokens and first positions are left out.
         options: settings of single evaluators, by evaluator.
         controls: names from ``saebench.evaluation.controls.CONTROLS``; the same evaluators are run on each, for comparison.
-        data_dir: a folder with the files of probing data sets; where it lies does not count as a setting of the result.
+        data_dir: a folder with the files of probing data sets; its path is not a setting of the result.
     """
 
     model: str | LanguageModel | None = None

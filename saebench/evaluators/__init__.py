@@ -1,1 +1,1 @@
-"""Evaluators: each judges one aspect of an autoencoder."""
+"""Evaluators: each measures one aspect of an autoencoder."""

@@ -1,8 +1,8 @@
 """How sparse the effects of single latents on the model's output are.
 
-Source: Gao et al. 2024, section 4.5. At sampled tokens each active latent is left out alone while everything else stays
-spliced; ``saebench.evaluators.splicing.effects`` has the measure. Two baselines stand beside it: zeroing single channels
-of the clean activations, and taking away random directions as long as the latents' contributions.
+Source: Gao et al. 2024, section 4.5. At sampled tokens each active latent is ablated alone while the rest of the
+reconstruction stays spliced; ``saebench.evaluators.splicing.effects`` defines the measure. The two baselines are zeroing
+single channels of the clean activations, and removing random directions of the same norm as the latents' contributions.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate, RowSums, mean_estimate
 
 DEFAULTS = {"tokens": 32, "tokens_per_row": 2, "horizon": 16, "latents_per_token": 64, "baselines_per_token": 8, "batch": 48}
-"""Sampled tokens and how many share a row; positions looked at (T); the most latents ablated at a token; channels and
-random directions tried at each; interventions run together."""
+"""Sampled tokens, and the most in one row; positions compared (T); the most latents ablated at a token; channels and
+random directions tried at each; interventions in a batch."""
 
 KINDS = ("latents", "channels", "random_directions")
 QUANTILES = (5, 25, 50, 75, 95)
@@ -55,11 +55,12 @@ class Ablation(Evaluator):
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where options are wrong, no token has T positions, or the model's dtype is too coarse."""
+        """Raise ``SaebenchError`` where options are invalid, no token has T positions, or the model's dtype is too
+        coarse."""
         options = read_options(cls.name, setup.options, DEFAULTS)
         if setup.cut.model.dtype not in (torch.float32, torch.float64):
             raise SaebenchError(
-                f"Differences of logits drown in the rounding of {setup.cut.model.dtype}: "
+                f"Differences of logits are smaller than the rounding of {setup.cut.model.dtype}: "
                 "run the evaluator ablation with --dtype float32."
             )
         if not sample_tokens(setup.corpus, 1, 1, options["horizon"], setup.seed):
@@ -70,7 +71,7 @@ class Ablation(Evaluator):
 
     @torch.no_grad()
     def compute(self) -> EvaluatorResult:
-        """Run all interventions and sum up."""
+        """Run all interventions and summarise their effects."""
         corpus, options = self.setup.corpus, self.options
         tokens = sample_tokens(corpus, options["tokens"], options["tokens_per_row"], options["horizon"], self.setup.seed)
         current, row = -1, None
@@ -184,7 +185,7 @@ class _Row:
     """A row's two passes through the layers above: with reconstructions in place, and clean."""
 
     def __init__(self, setup: Setup, interventions: Interventions, number: int, last: int) -> None:
-        stop = last + interventions.horizon  # what comes after cannot matter
+        stop = last + interventions.horizon  # later positions have no influence
         tokens, excluded = setup.corpus.tokens[number, :stop], setup.corpus.excluded[number, :stop]
         self.spliced = SplicedRow.make(setup.sae, setup.cut, tokens, excluded)
         self.with_reconstructions = interventions.start(self.spliced.outputs, self.spliced.prefix)

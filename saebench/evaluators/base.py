@@ -1,6 +1,7 @@
-"""What an evaluator is: an object that watches one pass over a corpus, or one that does its own work.
+"""The interface of evaluators: an object that is updated during one pass over a corpus, or one that runs on its own.
 
-An evaluator is a class registered in the entry-point group ``saebench.evaluators``. One instance judges one autoencoder.
+An evaluator is a class registered in the entry-point group ``saebench.evaluators``. One instance evaluates one
+autoencoder.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ DEFAULT_EVALUATORS = ("reconstruction", "downstream")
 
 @dataclass(frozen=True)
 class Setup:
-    """All that an evaluator may need to know before it starts.
+    """The inputs of an evaluator.
 
     Attributes:
-        sae: what it judges.
+        sae: the autoencoder that it evaluates.
         cut: the language model, cut at the autoencoder's hooks.
-        corpus: the tokens, and which positions are left out.
+        corpus: the tokens, and which positions are excluded.
         shared: figures of the language model alone, computed once for all autoencoders.
-        seed: where any randomness of the evaluator starts from.
+        seed: of any randomness in the evaluator.
         options: the user's settings for this evaluator.
         data_dir: a folder with data sets' files, where the user has one.
-        progress: where long work is reported.
+        progress: where progress is shown.
     """
 
     sae: Autoencoder
@@ -60,7 +61,7 @@ class TokenBlock:
 
     Attributes:
         inputs: ``[tokens, d_in]`` float32, what was encoded.
-        targets: ``[tokens, d_out]`` float32, what the reconstruction should equal.
+        targets: ``[tokens, d_out]`` float32, the target of the reconstruction.
         latents: the code.
         reconstruction: ``[tokens, d_out]`` float32, in the model's own units.
         rows: ``[tokens]``, each token's row within the batch.
@@ -79,7 +80,7 @@ class TokenBlock:
 
 @dataclass(frozen=True)
 class CleanBatch:
-    """A batch of rows as the unaltered model sees it.
+    """A batch of rows with the outputs of the clean model.
 
     Attributes:
         tokens: ``[rows, context]``.
@@ -103,11 +104,11 @@ class CleanBatch:
 
 
 class Evaluator(ABC):
-    """What all evaluators share.
+    """The base class of all evaluators.
 
     Class attributes:
-        name: as it is asked for and reported.
-        version: of its definition; a change that changes numbers raises it.
+        name: as used in options and results.
+        version: of its definition; increased by a change that changes numbers.
         description: one line for ``saebench evaluators``.
     """
 
@@ -120,7 +121,7 @@ class Evaluator(ABC):
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where this evaluator cannot run, before anything heavy is done."""
+        """Raise ``SaebenchError`` where this evaluator cannot run, before heavy work."""
 
     @classmethod
     def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
@@ -134,7 +135,7 @@ class Evaluator(ABC):
     def result(
         self, metrics: Sequence[Metric], details: dict[str, Any] | None = None, settings: dict[str, Any] | None = None
     ) -> EvaluatorResult:
-        """Put together this evaluator's result; the engine fills in the time it took."""
+        """Build this evaluator's result; the engine adds the duration."""
         return EvaluatorResult(
             name=self.name,
             version=self.version,
@@ -146,33 +147,33 @@ class Evaluator(ABC):
 
 
 class StreamingEvaluator(Evaluator):
-    """An evaluator that watches the one pass over the corpus, which serves all autoencoders of a hook together.
+    """An evaluator that is updated during the one pass over the corpus for all autoencoders of a hook.
 
     Class attributes:
-        needs_logits: whether the model is to be run on with the reconstruction in place.
+        needs_logits: whether it needs the logits of the model with the reconstruction spliced in.
     """
 
     needs_logits: ClassVar[bool] = False
 
     def start_batch(self, batch: CleanBatch) -> None:
-        """A batch begins."""
+        """Start a batch."""
 
     def observe(self, block: TokenBlock) -> None:
-        """Some of the batch's counted tokens, encoded and decoded."""
+        """Update with some of the batch's counted tokens, encoded and decoded."""
 
     def splice(self, batch: CleanBatch, logits: Tensor) -> None:
-        """The logits ``[rows, context, V]`` of the model with the reconstruction in place (where ``needs_logits``)."""
+        """Update with the logits ``[rows, context, V]`` of the spliced model (where ``needs_logits``)."""
 
     def end_batch(self) -> None:
-        """The batch is complete."""
+        """Finish a batch."""
 
     @abstractmethod
     def merge(self, other: StreamingEvaluator) -> None:
-        """Take in what another instance saw of later rows, as if this one had seen it."""
+        """Add the state of an instance that was updated with later rows."""
 
 
 def installed_evaluators() -> dict[str, type[Evaluator]]:
-    """Every evaluator found through the entry points, this package's and others', by name.
+    """Every evaluator found through the entry points, of this package and of others, by name.
 
     Raises:
         SaebenchError: an entry point cannot be imported or is not an evaluator.
@@ -190,7 +191,7 @@ def installed_evaluators() -> dict[str, type[Evaluator]]:
 
 
 def find_evaluators(names: Sequence[str]) -> dict[str, type[Evaluator]]:
-    """The evaluators asked for.
+    """The requested evaluators.
 
     Raises:
         SaebenchError: one is not installed (the nearest name is suggested).

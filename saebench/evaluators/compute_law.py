@@ -1,4 +1,4 @@
-"""Reading a rise in loss as a loss of pretraining compute (Gao et al. 2024, section 4.1)."""
+"""Converting an increase in loss to a loss of pretraining compute (Gao et al. 2024, section 4.1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ComputeLaw:
     """Losses of a family of models by pretraining compute, with power laws between neighbours.
 
     Attributes:
-        models: names of the models the law speaks of.
+        models: names of the models that the law covers.
         parameters: of each member, smallest first.
         compute: pretraining compute of each, in any one unit.
         loss: of each, in nats per token.
@@ -33,8 +33,8 @@ class ComputeLaw:
         """``(share, None)`` or ``(None, reason)`` for a model of the family whose loss rises by ``increase`` nats.
 
         The family's loss at the model's own compute, plus the increase, is looked up in the law; only the increase is
-        taken from our corpus, so that its own level of loss does not matter. Between members the loss is a power of
-        compute; a loss above the smallest member's is read off the power law of the two smallest.
+        measured on the corpus, so that the corpus's own level of loss has no effect. Between members the loss is a power of
+        compute; a loss above the smallest member's is extrapolated by the power law of the two smallest.
         """
         if increase <= 0:
             return 1.0, None

@@ -1,4 +1,4 @@
-"""What a dictionary's weights alone tell: neighbours, rank, and how encoder and decoder agree.
+"""Properties of a dictionary's weights: neighbours, rank, and agreement of encoder and decoder.
 
 ``saebench.evaluators.dictionary_pair`` compares two dictionaries.
 """
@@ -27,7 +27,7 @@ from saebench.results.statistics import mean_estimate
 from saebench.sae import SparseAutoencoder
 
 SIMILAR = 0.7
-"""Cosine from which two latents count as the same feature (Leask et al. 2025)."""
+"""Cosine above which two latents count as the same feature (Leask et al. 2025)."""
 
 DUPLICATE = 0.9
 BINS = 40
@@ -47,11 +47,11 @@ class Dictionary(Evaluator):
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where options are given or the weights are not shown."""
+        """Raise ``SaebenchError`` where options are given or the weights are not available."""
         read_options(cls.name, setup.options, {})
         if not isinstance(setup.sae, SparseAutoencoder):
             raise SaebenchError(
-                f"The evaluator dictionary needs weights, which a {type(setup.sae).__name__} does not show: "
+                f"The evaluator dictionary needs weights, which a {type(setup.sae).__name__} does not have: "
                 "leave it out or give a checkpoint."
             )
 
@@ -64,7 +64,7 @@ class Dictionary(Evaluator):
 
 @torch.no_grad()
 def geometry(sae: SparseAutoencoder, seed: int) -> tuple[list[Metric], dict[str, Any]]:
-    """``(metrics, details)`` of one dictionary. Very large ones are judged on a seeded sample of their latents."""
+    """``(metrics, details)`` of one dictionary. Very large ones are evaluated on a seeded sample of their latents."""
     chosen = sampled_latents(sae.n_latents, seed)
     neighbour, number = nearest(sae.W_dec[chosen], direction_chunks(sae.W_dec), own=chosen)
     random, _ = nearest(sae.W_dec[chosen], lookalike_chunks(sae.W_dec, sae.n_latents, seed))

@@ -21,7 +21,7 @@ from saebench.results import Metric
 from saebench.sae import CheckpointInfo, SparseAutoencoder
 
 MOST_PAIRS = 8192**2
-"""Larger tables of cosines are not matched: the time grows with the cube of the number of latents."""
+"""Larger matrices of cosines are not matched: the time grows with the cube of the number of latents."""
 
 
 def check_pair(one: CheckpointInfo, other: CheckpointInfo) -> None:
@@ -79,7 +79,7 @@ def compare(one: SparseAutoencoder, other: SparseAutoencoder, seed: int) -> tupl
 def hungarian(one: Tensor, other: Tensor) -> Tensor | None:
     """``[min(n, m)]``: cosines of the one-to-one matching of directions (``[n, d]``, ``[m, d]``) whose sum is largest.
 
-    None where the table of cosines would be too large.
+    None where the matrix of cosines would be too large.
     """
     if one.shape[0] * other.shape[0] > MOST_PAIRS:
         return None

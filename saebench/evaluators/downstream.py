@@ -1,6 +1,6 @@
-"""What the reconstruction costs the language model: losses with the reconstruction spliced in.
+"""The loss of the language model with the reconstruction spliced in.
 
-Source: Gao et al. 2024, section 4.1. Positions left out of the averages keep their clean activations in every run.
+Source: Gao et al. 2024, section 4.1. Positions excluded from the averages keep their clean activations in every run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Downstream(StreamingEvaluator):
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where nothing could be counted, or the scaling law asked for is unreadable."""
+        """Raise ``SaebenchError`` where nothing could be counted, or the requested scaling law is unreadable."""
         if not bool(setup.corpus.loss_mask.any()):
             raise SaebenchError(
                 "No prediction in this corpus counts: every target is excluded. Use --no-exclude or more text."
@@ -70,7 +70,7 @@ class Downstream(StreamingEvaluator):
         )
 
     def merge(self, other: StreamingEvaluator) -> None:
-        """Take in another instance's sums."""
+        """Add another instance's sums."""
         assert isinstance(other, Downstream)
         self.sums.merge(other.sums)
 
@@ -185,9 +185,9 @@ class Downstream(StreamingEvaluator):
 
 
 def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any, logits: Tensor) -> CleanBatch:
-    """What the unaltered model says of a batch, from its logits (``[rows, context, V]``), computed once for all.
+    """The clean model's outputs for a batch, from its logits (``[rows, context, V]``), computed once for all autoencoders.
 
-    The logits' memory is not kept: probabilities take its place.
+    The logits are overwritten with the probabilities.
     """
     rows, context, _ = logits.shape
     negentropy = torch.empty(rows, context, device=logits.device)

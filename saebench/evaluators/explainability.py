@@ -1,6 +1,6 @@
-"""How well Neuron2Graph explains latents: precision, recall, and the loss with explanations in place of latents.
+"""How well Neuron2Graph explains latents: precision, recall, and the loss with latents replaced by their explanations.
 
-Source: Gao et al. 2024, sections 4.3 and 4.4. Numbers of the protocol stand in ``explain/*.toml``.
+Source: Gao et al. 2024, sections 4.3 and 4.4. The protocol's numbers are in ``explain/*.toml``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Options:
         """Check and complete the options.
 
         Raises:
-            SaebenchError: one is not known or out of range.
+            SaebenchError: one is unknown or out of range.
         """
         rest = dict(given)
         name = str(rest.pop("definition", "n2g"))
@@ -86,18 +86,18 @@ class Explainability(Evaluator):
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where options are wrong, or the corpus is too short or has too few rows."""
+        """Raise ``SaebenchError`` where options are invalid, or the corpus is too short or has too few rows."""
         options = Options.read(setup.options)
         rows, context = setup.corpus.tokens.shape
         window, name = options.protocol.window, options.protocol.definition
         if context < window:
             raise SaebenchError(
-                f"The corpus's rows have {context} tokens, but explain/{name}.toml looks at windows "
+                f"The corpus's rows have {context} tokens, but explain/{name}.toml uses windows "
                 f"of {window}: use --context {window} or more."
             )
         if rows < 4:
             raise SaebenchError(
-                f"Explanations need some rows for examples and some for scoring, and there are {rows}: use more --tokens."
+                f"Explanations need rows for examples and rows for scoring, but there are {rows}: use more --tokens."
             )
         if options.only is not None and not all(0 <= each < setup.sae.n_latents for each in options.only):
             raise SaebenchError(f"The explainability option only names latents beyond 0 to {setup.sae.n_latents - 1}.")
@@ -141,7 +141,7 @@ class Explainability(Evaluator):
         return self.result(metrics, details, settings)
 
     def _baseline(self, name: str, ground: Ground, main: Study, moments: InputMoments) -> tuple[Study, list[LatentScore]]:
-        """The study that a baseline's scores belong to, and the scores."""
+        """A baseline's study and its scores."""
         if name == "unigram":
             tries = unigram_tries(main.examples)
             held_out, levels = main.held_out, main.levels

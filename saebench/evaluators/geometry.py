@@ -1,4 +1,4 @@
-"""Geometry of a dictionary: how its directions lie to each other, without any data."""
+"""Geometry of a dictionary: similarities of its directions, without data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saebench.results.statistics import Estimate, mean_estimate
 from saebench.sae import SparseAutoencoder
 
 EXACT_UP_TO = 32_768
-"""Larger dictionaries are judged on a seeded sample of this many latents over 4, each against all others."""
+"""Larger dictionaries are evaluated on a seeded sample of this many latents over 4, each against all others."""
 
 CHUNK_ELEMENTS = 2**24
 
@@ -36,7 +36,7 @@ def alignment(sae: SparseAutoencoder) -> Tensor:
 
 
 def sampled_latents(n: int, seed: int) -> Tensor:
-    """Numbers of the latents that are judged: all up to ``EXACT_UP_TO``, beyond that a seeded sample, in order."""
+    """Indices of the latents that are evaluated: all up to ``EXACT_UP_TO``, beyond that a seeded sample, in order."""
     if n <= EXACT_UP_TO:
         return torch.arange(n)
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: EXACT_UP_TO // 4].sort().values
@@ -48,7 +48,7 @@ def decoder_similarity(W_dec: Tensor, seed: int) -> tuple[Estimate, int]:
     Exact for every latent up to ``EXACT_UP_TO``; beyond, exact for a seeded sample.
 
     Returns:
-        The estimate and how many latents it is over.
+        The estimate and the number of latents behind it.
     """
     n = W_dec.shape[0]
     if n < 2:
@@ -64,15 +64,15 @@ def max_similarity(W_dec: Tensor, chosen: Tensor) -> Tensor:
 
 
 def direction_chunks(W_dec: Tensor) -> Iterator[Tensor]:
-    """The directions of a dictionary (``[n, d]``), some at a time."""
+    """The directions of a dictionary (``[n, d]``), in chunks."""
     yield from W_dec.split(max(1, CHUNK_ELEMENTS // W_dec.shape[1]))
 
 
 def lookalike_chunks(W_dec: Tensor, n: int, seed: int) -> Iterator[Tensor]:
-    """``n`` random directions, some at a time, that lie where those of ``W_dec`` (``[m, d]``) lie.
+    """``n`` random directions with the distribution of those of ``W_dec`` (``[m, d]``), in chunks.
 
-    They are Gaussian with the second moments of its unit directions: a random autoencoder that knows which subspace
-    matters, and no single feature.
+    They are Gaussian with the second moments of its unit directions: a random control that has the right subspace, but no
+    single feature.
     """
     values, vectors = torch.linalg.eigh(second_moments(W_dec))
     root = (vectors * values.clamp_min(0).sqrt()).float()
@@ -94,7 +94,7 @@ def second_moments(W_dec: Tensor) -> Tensor:
 def effective_rank(W_dec: Tensor) -> float | None:
     """Exponential of the entropy of the unit directions' singular values, scaled to sum to 1 (Roy and Vetterli 2007).
 
-    Between 1 (all directions alike) and the smaller of ``n`` and ``d`` (directions spread evenly); None where all are 0.
+    Between 1 (all directions equal) and the smaller of ``n`` and ``d`` (directions spread evenly); None where all are 0.
     """
     singular = torch.linalg.eigvalsh(second_moments(W_dec)).clamp_min(0).sqrt()
     if float(singular.sum()) == 0:
@@ -108,8 +108,8 @@ def nearest(queries: Tensor, chunks: Iterable[Tensor], own: Tensor | None = None
 
     Args:
         queries: ``[m, d]``, of any length.
-        chunks: directions, some at a time, ``[some, d]`` each.
-        own: ``[m]``: a direction that is the query itself, by its number over all chunks, and does not count.
+        chunks: directions, in chunks, ``[some, d]`` each.
+        own: ``[m]``: the index over all chunks of the query itself, which is excluded.
 
     Returns:
         ``(cosines [m] float32, numbers [m])`` on the CPU; -1 and number 0 where there is no direction.

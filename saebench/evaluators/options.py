@@ -1,4 +1,4 @@
-"""Settings of single evaluators: whole numbers with defaults, checked before anything heavy is done."""
+"""Settings of single evaluators: whole numbers with defaults, checked before heavy work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saebench.errors import SaebenchError
 
 
 def read_options(evaluator: str, given: Mapping[str, Any], defaults: Mapping[str, int]) -> dict[str, int]:
-    """The evaluator's ``defaults`` with what the user gave.
+    """The evaluator's ``defaults``, updated with the user's options.
 
     Raises:
         SaebenchError: an option is unknown (the nearest is suggested), not a whole number, or below 1.
@@ -29,10 +29,10 @@ def read_options(evaluator: str, given: Mapping[str, Any], defaults: Mapping[str
 def parse_options(texts: Sequence[str], evaluators: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Options as the command line gives them, ``evaluator.option=value`` each, by evaluator.
 
-    A value is JSON where it can be read so, else text.
+    A value is parsed as JSON where possible, else it is text.
 
     Raises:
-        SaebenchError: a text is not of that form, or its evaluator is not among ``evaluators``, those that are run.
+        SaebenchError: a text is not of that form, or its evaluator is not in ``evaluators``.
     """
     found: dict[str, dict[str, Any]] = {}
     for text in texts:

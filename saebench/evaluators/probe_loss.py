@@ -1,8 +1,8 @@
-"""Whether the features one expects are there: the best latent's probe loss on many binary tasks.
+"""Whether expected features exist: the best latent's probe loss on many binary tasks.
 
-Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", section 4.2. Beside the paper's number (the minimum
-over latents of the training loss) stands the loss of the same latent on held-out texts, which picking among many latents
-cannot flatter, and what the residual stream gives without the autoencoder.
+Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", section 4.2. The paper's number is the minimum
+over latents of the training loss. In addition the same latent's loss on held-out texts is reported, which is free of the
+selection bias, and baselines on the residual stream without the autoencoder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTIONS = ("tasks",)
 
 
 class ProbeLoss(Evaluator):
-    """Best latent of every task, with baselines; finished tasks are kept on disk and not computed again."""
+    """Best latent of every task, with baselines; finished tasks are cached on disk and not computed again."""
 
     name = "probe_loss"
     version = 1
@@ -39,38 +39,38 @@ class ProbeLoss(Evaluator):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.protocol = read_protocol()
-        self.tasks = asked_for(setup.options, self.protocol)
+        self.tasks = requested_tasks(setup.options, self.protocol)
         self.weights = fingerprint(setup.sae)
         self.bos = setup.corpus.bos != "none" and setup.cut.model.tokenizer.bos_token_id is not None
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where an option or a definition is wrong, or no task's data can be had."""
+        """Raise ``SaebenchError`` where an option or a definition is invalid, or no task's data are available."""
         unknown = sorted(set(setup.options) - set(OPTIONS))
         if unknown:
             raise SaebenchError(f"probe_loss has no option {unknown[0]!r}; it has {', '.join(OPTIONS)}.")
         if setup.data_dir is not None and not setup.data_dir.is_dir():
-            raise SaebenchError(f"There is no data folder {setup.data_dir}: name one in --data-dir.")
-        tasks = asked_for(setup.options, read_protocol())
+            raise SaebenchError(f"There is no data folder {setup.data_dir}: give an existing one with --data-dir.")
+        tasks = requested_tasks(setup.options, read_protocol())
         if not any("" in availability(task, setup.data_dir).values() for task in tasks):
             reasons = "; ".join(dict.fromkeys(availability(tasks[0], setup.data_dir).values()))
             raise SaebenchError(
-                f"None of the {len(tasks)} probing tasks asked for can be had here (for {tasks[0].name}: {reasons}): "
+                f"None of the {len(tasks)} requested probing tasks has available data (for {tasks[0].name}: {reasons}): "
                 "make the hub reachable, name a folder with the data in --data-dir, or install sae-probes."
             )
 
     @classmethod
     def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
-        """SHA-256 of the protocols and of the tasks asked for."""
+        """SHA-256 of the protocols and of the requested tasks."""
         protocol = read_protocol()
-        tasks = asked_for(options, protocol)
+        tasks = requested_tasks(options, protocol)
         return {
             **{f"probes/{name}": sha for name, sha in protocol.sha256.items()},
             **{f"tasks/{task.name}": definition_hash("tasks", task.name) for task in tasks},
         }
 
     def compute(self) -> EvaluatorResult:
-        """Probe every task whose data can be had.
+        """Probe every task whose data are available.
 
         Raises:
             SaebenchError: none could be probed.
@@ -128,7 +128,7 @@ class ProbeLoss(Evaluator):
 
 
 class _Pooled:
-    """A task's activations as different poolings need them; each kind is computed once."""
+    """A task's activations for each pooling; each is computed once."""
 
     def __init__(self, evaluator: ProbeLoss, data: TaskData, advance: Callable[[float], None]) -> None:
         self._evaluator, self._data, self._advance = evaluator, data, advance
@@ -146,7 +146,7 @@ class _Pooled:
 
 
 class _Steps:
-    """Turns texts that are done into parts of a task."""
+    """Converts finished texts to fractions of a task, for the progress bar."""
 
     def __init__(self, advance: Callable[[float], None], texts: int) -> None:
         self._advance, self._texts = advance, texts
@@ -155,6 +155,6 @@ class _Steps:
         self._advance(amount / self._texts)
 
 
-def asked_for(options: Mapping[str, Any], protocol: Protocol) -> list[Task]:
+def requested_tasks(options: Mapping[str, Any], protocol: Protocol) -> list[Task]:
     """The tasks: those of the option ``tasks`` (names and sets, with commas), else the protocol's set."""
     return find_tasks(str(options.get("tasks") or protocol.best.examples.tasks))

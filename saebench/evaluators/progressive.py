@@ -1,4 +1,4 @@
-"""How gracefully a code degrades with fewer latents, and whether it takes more.
+"""How a code degrades with fewer latents, and whether more latents improve it.
 
 Source: Gao et al. 2024, section 5.3. Reconstruction and downstream loss are measured with only the ``k'`` largest latents
 of each token, with a fixed threshold for all tokens, and for Matryoshka autoencoders with each nested prefix.
@@ -47,7 +47,7 @@ class Progressive(StreamingEvaluator):
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where options are wrong."""
+        """Raise ``SaebenchError`` where options are invalid."""
         read_options(cls.name, setup.options, DEFAULTS)
 
     def _prefixes(self) -> dict[str, SparseAutoencoder]:
@@ -55,7 +55,7 @@ class Progressive(StreamingEvaluator):
         return {f"prefix {size}": sae.prefix(size) for size in prefix_sizes(sae) if isinstance(sae, SparseAutoencoder)}
 
     def _start(self) -> None:
-        """Choose levels on the first batch: not before, so that a failure is this evaluator's own."""
+        """Choose levels on the first batch, so that an error there counts as a failure of this evaluator alone."""
         self._levels = find_levels(self.setup, self.options["calibration_rows"])
         names = [f"{rule} {count}" for rule in RULES for count in self._levels.counts] + list(self.prefixes)
         self._sums = RowSums(("tokens", *(f"{kind} {name}" for name in names for kind in ("error", "l0"))))
@@ -63,7 +63,7 @@ class Progressive(StreamingEvaluator):
 
     @property
     def levels(self) -> Levels:
-        """The levels; known once a batch has begun."""
+        """The levels; known after the first ``start_batch``."""
         assert self._levels is not None, "nothing was observed"
         return self._levels
 
@@ -80,7 +80,7 @@ class Progressive(StreamingEvaluator):
         return self._spliced
 
     def start_batch(self, batch: CleanBatch) -> None:
-        """Open the batch's rows."""
+        """Start a batch."""
         if self._levels is None:
             self._start()
         self._batch = batch
@@ -106,20 +106,20 @@ class Progressive(StreamingEvaluator):
             yield name, latents, prefix.decode(latents, inputs).float()
 
     def end_batch(self) -> None:
-        """Close the batch's rows, and measure the losses of those in the sample."""
+        """Finish a batch, and measure the losses of its sampled rows."""
         assert self._batch is not None
         self.sums.end_batch()
         self.spliced.end_batch(self._batch)
         self._batch = None
 
     def merge(self, other: StreamingEvaluator) -> None:
-        """Take in another instance's sums, which were taken at the same levels."""
+        """Add another instance's sums, which must have the same levels."""
         assert isinstance(other, Progressive) and other.levels == self.levels
         self.sums.merge(other.sums)
         self.spliced.merge(other.spliced)
 
     def compute(self) -> EvaluatorResult:
-        """Areas under the curves, what lies beyond the autoencoder's own level, and the curves."""
+        """Areas under the curves, errors above the autoencoder's own level, and the curves."""
         own = self.levels.own_count
         names = {rule: [f"{rule} {count}" for count in self.levels.counts if count <= own] for rule in RULES}
         metrics = [
@@ -193,7 +193,8 @@ class Progressive(StreamingEvaluator):
         return self.sums.ratio(f"l0 {name}", "tokens").value or 0.0
 
     def _weights(self, names: list[str], by_size: bool = False) -> dict[str, float]:
-        """Of the trapezoidal rule over log2 L0 (or the prefixes' sizes), for a mean; empty where there is no range."""
+        """Weights of the trapezoidal rule over log2 L0 (or the prefixes' sizes), for a mean; empty where there is no
+        range."""
         sizes = [float(self.prefixes[name].n_latents) if by_size else self._l0(name) for name in names]
         points = [(math.log2(size), name) for size, name in zip(sizes, names, strict=True) if size > 0]
         span = points[-1][0] - points[0][0] if points else 0.0

@@ -1,4 +1,4 @@
-"""How well the autoencoder reconstructs, how sparsely, and what its dictionary looks like.
+"""Reconstruction error, sparsity and dictionary statistics of the autoencoder.
 
 Sources: Gao et al. 2024 (sections 2.1 and 4) for normalised MSE and input normalisation; Rajamanoharan et al. 2024 for
 the relative reconstruction bias; Bricken et al. 2023 for densities.
@@ -21,8 +21,8 @@ from saebench.sae import SparseAutoencoder
 _SUMS = (
     "tokens",
     "squared_error",
-    "unit_error",  # squared error of activations brought to unit norm
-    "relative_error",  # squared error over the target's squared norm, token by token
+    "unit_error",  # squared error of activations scaled to unit norm
+    "relative_error",  # squared error over the target's squared norm, for each token
     "cosine",
     "norm_ratio",
     "reconstruction_squares",
@@ -52,7 +52,7 @@ class Reconstruction(StreamingEvaluator):
         }
 
     def start_batch(self, batch: CleanBatch) -> None:
-        """Open the batch's rows."""
+        """Start a batch."""
         self.sums.start_batch(batch.tokens.shape[0])
 
     def observe(self, block: TokenBlock) -> None:
@@ -87,11 +87,11 @@ class Reconstruction(StreamingEvaluator):
         self.error_by["frequency"].index_add_(0, bins, squared_error.double().cpu())
 
     def end_batch(self) -> None:
-        """Close the batch's rows."""
+        """Finish a batch."""
         self.sums.end_batch()
 
     def merge(self, other: StreamingEvaluator) -> None:
-        """Take in another instance's sums."""
+        """Add another instance's sums."""
         assert isinstance(other, Reconstruction)
         self.sums.merge(other.sums)
         self.active_counts += other.active_counts
@@ -277,5 +277,5 @@ def _rescaled(estimate: Estimate, denominator: float, wanted: float) -> Estimate
 
 
 def _rounded(values: Tensor) -> list[float | None]:
-    """JSON numbers of seven digits; what is not finite is null."""
+    """JSON numbers with seven digits; null where not finite."""
     return [float(f"{value:.7g}") if value == value and abs(value) != float("inf") else None for value in values.tolist()]

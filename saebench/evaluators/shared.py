@@ -1,4 +1,4 @@
-"""Figures of the language model alone: computed once, however many autoencoders are judged."""
+"""Figures of the language model alone: computed once for all evaluated autoencoders."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from saebench.text.corpus import TokenCorpus
 
 LOGIT_CHUNK = 32
-"""Rows of logits worked on at once: 6 MiB at a vocabulary of 49,152, so that passes over them stay in the cache."""
+"""Rows of logits processed at once: 6 MiB at a vocabulary of 49,152, so that passes over them stay in the cache."""
 
 
 class Moments:
-    """First and second moments of the activations that reconstructions are compared with.
+    """First and second moments of the target activations.
 
     Sums are taken about a reference point (the mean of the first batch), which keeps them exact where the mean is large
-    against the spread. Everything is also kept by position and by frequency of the token.
+    relative to the spread. All sums are also kept by position and by frequency of the token.
 
     Attributes:
         reference: ``[d]`` float64, the reference point.
@@ -39,11 +39,11 @@ class Moments:
         self._sizes = {"position": positions, "frequency": frequency_bins}
 
     def update(self, targets: Tensor, rows: Tensor, n_rows: int, groups: dict[str, Tensor]) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             targets: ``[tokens, d]``, the counted activations.
-            rows: ``[tokens]``, each token's row of text within the batch; ``n_rows``, how many rows there are.
+            rows: ``[tokens]``, each token's row of text within the batch; ``n_rows``, the number of rows.
             groups: ``position`` and ``frequency``: each token's group, ``[tokens]``.
         """
         if self.reference is None:
@@ -90,7 +90,7 @@ class Moments:
         return groups[:, 1] - 2 * (groups[:, 2:] @ shift) + groups[:, 0] * shift.square().sum()
 
     def _shift(self) -> Tensor:
-        """``[d]``: the mean, seen from the reference point."""
+        """``[d]``: the mean relative to the reference point."""
         assert self._rows is not None and self.reference is not None
         return (self._rows.groups()[:, 2:].sum(dim=0) / max(self.count, 1)).to(self.reference.device)
 
@@ -109,13 +109,13 @@ class Moments:
 
 @dataclass
 class Shared:
-    """What the evaluators of all autoencoders on a hook share.
+    """Figures that the evaluators of all autoencoders on a hook share.
 
     Attributes:
         moments: of the activations at the output hook.
         ablated: row sums of the model with its activations replaced by 0 (``zero``) and by their mean (``mean``), in
             the same rows; filled once the mean is known.
-        frequency_bin: ``[vocabulary]``, each token's group by how often the corpus has it.
+        frequency_bin: ``[vocabulary]``, each token's group by its frequency in the corpus.
         frequency_edges: the groups' lower bounds, as counts.
     """
 
@@ -126,7 +126,7 @@ class Shared:
 
 
 def make_shared(corpus: TokenCorpus, vocabulary: int) -> Shared:
-    """Start the shared figures for a corpus: tokens are grouped by how often they occur in it, in powers of four."""
+    """Start the shared figures for a corpus: tokens are grouped by their frequency in it, in powers of four."""
     counts = torch.bincount(corpus.tokens.flatten(), minlength=vocabulary)
     edges = [4**power for power in range(int(counts.max()).bit_length() // 2 + 1)]
     bins = torch.bucketize(counts.clamp_min(1), torch.tensor(edges), right=True) - 1
@@ -141,8 +141,8 @@ def ablated_losses(cut: Cut, corpus: TokenCorpus, values: dict[str, Tensor], row
     """Cross-entropies of the model with each of ``values`` (``[d_out]``) in place of the activations at counted positions.
 
     Where the cut is in the residual stream, what the layers above compute depends on a row only through the positions
-    that are left out (they keep their clean activations), so rows that agree up to the last such position share one
-    forward pass: with a BOS token in front of each row, that is one pass for the whole corpus.
+    that are excluded (they keep their clean activations), so rows that agree up to the last such position share one
+    forward pass: with a BOS token at the start of each row, that is one pass for the whole corpus.
     """
     groups = [torch.tensor([row]) for row in range(corpus.tokens.shape[0])]
     if cut.hook_out.is_residual:
@@ -165,7 +165,7 @@ def ablated_losses(cut: Cut, corpus: TokenCorpus, values: dict[str, Tensor], row
 
 
 def _rows_by_excluded_past(corpus: TokenCorpus) -> list[Tensor]:
-    """Row numbers, grouped by which positions are left out and by the tokens up to the last of them."""
+    """Row numbers, grouped by their excluded positions and by the tokens up to the last of them."""
     found: dict[tuple[bytes, bytes], list[int]] = {}
     for index, (tokens, excluded) in enumerate(zip(corpus.tokens, corpus.excluded, strict=True)):
         places = excluded.nonzero()

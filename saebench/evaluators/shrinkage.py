@@ -1,7 +1,7 @@
-"""Whether the encoder's values are the best for the latents it chose, or shrunk.
+"""Whether the encoder's values are optimal for the latents that it selected, or shrunk.
 
 Source: Gao et al. 2024, section 5.1. The values of each token's active latents are refined by non-negative least squares
-on the same support and compared with the encoder's: a ReLU autoencoder trained with an L1 penalty wants to grow.
+on the same support and compared with the encoder's: values of a ReLU autoencoder trained with an L1 penalty increase.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ DEFAULTS = {"downstream_rows": 16}
 
 _SUMS = ("tokens", "error", "refined_error", "active", "values", "refined_values", "ratios", "zeroed", "converged")
 LOWEST, HIGHEST = -20, 20
-"""Magnitudes are grouped by powers of two between these; what lies beyond falls into the outermost groups."""
+"""Magnitudes are grouped by powers of two between these; values outside are counted in the outermost groups."""
 
 
 class Shrinkage(StreamingEvaluator):
-    """Refined against encoded values, and what refining gains."""
+    """Refined against encoded values, and the gain in reconstruction and loss."""
 
     name = "shrinkage"
     version = 1
@@ -49,16 +49,16 @@ class Shrinkage(StreamingEvaluator):
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where options are wrong or the decoder's weights are not shown."""
+        """Raise ``SaebenchError`` where options are invalid or the decoder's weights are not available."""
         read_options(cls.name, setup.options, DEFAULTS)
         if not isinstance(setup.sae, SparseAutoencoder):
             raise SaebenchError(
-                f"The evaluator shrinkage needs decoder weights, which a {type(setup.sae).__name__} does not show: "
+                f"The evaluator shrinkage needs decoder weights, which a {type(setup.sae).__name__} does not have: "
                 "leave it out or give a checkpoint."
             )
 
     def start_batch(self, batch: CleanBatch) -> None:
-        """Open the batch's rows."""
+        """Start a batch."""
         self._batch = batch
         self.sums.start_batch(batch.tokens.shape[0])
         self.spliced.start_batch(batch)
@@ -92,14 +92,14 @@ class Shrinkage(StreamingEvaluator):
         self.spliced.observe(block, "after", reconstruction)
 
     def end_batch(self) -> None:
-        """Close the batch's rows, and measure the losses of those in the sample."""
+        """Finish a batch, and measure the losses of its sampled rows."""
         assert self._batch is not None
         self.sums.end_batch()
         self.spliced.end_batch(self._batch)
         self._batch = None
 
     def merge(self, other: StreamingEvaluator) -> None:
-        """Take in another instance's sums."""
+        """Add another instance's sums."""
         assert isinstance(other, Shrinkage)
         self.sums.merge(other.sums)
         self.spliced.merge(other.spliced)

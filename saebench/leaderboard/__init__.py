@@ -1,1 +1,1 @@
-"""Leaderboards: submissions that anyone can check, and the site that is made of them."""
+"""Leaderboards: submissions that anyone can check, and the site built from them."""

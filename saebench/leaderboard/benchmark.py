@@ -1,4 +1,4 @@
-"""``benchmark.toml``: what every submission to a leaderboard measures, so that its rows can be compared."""
+"""``benchmark.toml``: the conditions of every submission to a leaderboard, so that its rows can be compared."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from saebench.results import Result, canonical_hash
 DEFINITION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 CONTROLS = ("random", "pca", "reinitialised")
-"""What scores are to be read against: a random dictionary, a PCA of the same L0, the model with random weights."""
+"""The controls: a random dictionary, a PCA of the same L0, the model with random weights."""
 REFERENCE = ("ce_clean", "ce_zero_ablated", "ce_mean_ablated")
 REFERENCE_TOLERANCE = 1e-3
-"""Relative: the same model on the same text gives the same loss, up to the arithmetic of machines."""
+"""Relative: the same model on the same text gives the same loss, up to the rounding of different machines."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -47,7 +47,7 @@ class CorpusRule(Strict):
 
 
 class EvaluatorRule(Strict):
-    """An evaluator that submissions may have run, and with what."""
+    """An evaluator of the benchmark, with its settings."""
 
     version: int
     settings: Sha256 = Field(description="canonical hash of its settings and options")
@@ -58,8 +58,8 @@ class Benchmark(Strict):
     """A leaderboard's conditions.
 
     Attributes:
-        reference: losses of the unaltered and the ablated model in nats, which no autoencoder changes.
-        controls: that every submission must have beside its scores.
+        reference: losses of the clean and the ablated model in nats, which do not depend on the autoencoder.
+        controls: required of every submission.
     """
 
     benchmark_version: Literal[1]
@@ -79,7 +79,7 @@ def read_benchmark(folder: Path) -> Benchmark:
     """The benchmark of a leaderboard's folder.
 
     Raises:
-        BadFile: it is missing or wrong.
+        BadFile: it is missing or invalid.
     """
     path = folder / BENCHMARK
     if not path.exists():
@@ -123,14 +123,14 @@ def benchmark_of(result: Result, title: str, controls: tuple[str, ...] = CONTROL
 
 
 def settings_hash(result: Result, evaluator: str) -> str:
-    """Canonical hash of what an evaluator was run with."""
+    """Canonical hash of an evaluator's settings and options."""
     options = result.settings.get("options", {})
     given = options.get(evaluator, {}) if isinstance(options, dict) else {}
     return canonical_hash({"settings": result.evaluators[evaluator].settings, "options": given})
 
 
 def mismatches(benchmark: Benchmark, result: Result) -> list[str]:
-    """Where a result departs from the benchmark, in sentences without a full stop."""
+    """Differences of a result from the benchmark, as sentences without a full stop."""
     wanted: dict[str, Any] = {
         "model.weights_sha256": benchmark.model.weights_sha256,
         "model.dtype": benchmark.model.dtype,
@@ -148,7 +148,7 @@ def mismatches(benchmark: Benchmark, result: Result) -> list[str]:
 
 
 def definition_problems(benchmark: Benchmark) -> list[str]:
-    """Definitions of this checkout that are no longer those that the benchmark was made with."""
+    """Definitions of this checkout that differ from those of the benchmark."""
     problems = []
     for path, sha256 in benchmark.definitions.items():
         kind, _, name = path.partition("/")
@@ -203,7 +203,7 @@ def _evaluator_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
 
 
 def _reference_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
-    """The losses that no autoencoder changes, where they differ from the benchmark's."""
+    """The losses that do not depend on the autoencoder, where they differ from the benchmark's."""
     downstream = result.evaluators.get("downstream")
     problems = []
     for name, value in benchmark.reference.items():

@@ -1,4 +1,4 @@
-"""Whether submissions may stand in a leaderboard: what ``saebench leaderboard check`` and the site's build ask."""
+"""The checks of submissions for ``saebench leaderboard check`` and the site's build."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saebench.results import Result
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file of the leaderboards, as a sentence without a full stop."""
+    """A problem of a file of the leaderboards, as a sentence without a full stop."""
 
     path: Path
     words: str
@@ -28,12 +28,12 @@ class Problem:
 
 @dataclass
 class Board:
-    """A leaderboard as it lies on disk.
+    """A leaderboard read from disk.
 
     Attributes:
-        benchmark: None where the folder only holds imported results, or its benchmark is wrong.
+        benchmark: None where the folder only holds imported results, or its benchmark is invalid.
         submissions, imports: those that could be read, by their file.
-        problems: everything that is wrong.
+        problems: of all its files.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Board:
     problems: list[Problem] = field(default_factory=list)
 
     def report(self, path: Path, words: str) -> None:
-        """Note a problem."""
+        """Record a problem."""
         self.problems.append(Problem(path, words))
 
 
@@ -58,7 +58,7 @@ def load_boards(root: Path) -> list[Board]:
     if strays:
         loose = Board(root)
         for path in strays:
-            loose.report(path, "it lies outside the folders <model>/<hook>")
+            loose.report(path, "it is outside the folders <model>/<hook>")
         boards.append(loose)
     return boards
 
@@ -82,16 +82,16 @@ def load_board(folder: Path) -> Board:
 
 
 def check_submission(submission: Submission, benchmark: Benchmark) -> list[str]:
-    """What keeps a submission out of a leaderboard, in sentences without a full stop."""
+    """Why a submission is not accepted, as sentences without a full stop."""
     result = submission.result
     return [*_incomplete(result), *mismatches(benchmark, result), *_controls(result, benchmark), *implausible(result)]
 
 
 def problems_of(boards: Sequence[Board], only: Sequence[Path] = ()) -> list[Problem]:
-    """The problems of all files, or of those named.
+    """The problems of all files, or of the given ones.
 
     Raises:
-        SaebenchError: a file that is named is no part of the leaderboards.
+        SaebenchError: a given file is not part of the leaderboards.
     """
     found = [problem for board in boards for problem in board.problems]
     if not only:
@@ -100,7 +100,7 @@ def problems_of(boards: Sequence[Board], only: Sequence[Path] = ()) -> list[Prob
     known = {path.absolute() for board in boards for path in (*board.submissions, *board.imports)}
     for path in only:
         if path.absolute() not in known and not any(problem.path.absolute() == path.absolute() for problem in found):
-            raise SaebenchError(f"{path} is no submission below the leaderboards' folder: name that folder with --root.")
+            raise SaebenchError(f"{path} is not a submission below the leaderboards' folder: give that folder with --root.")
     return [problem for problem in found if problem.path.absolute() in wanted]
 
 
@@ -123,13 +123,14 @@ def _read_benchmark(board: Board) -> None:
 def _misplaced(benchmark: Benchmark, folder: Path) -> Iterator[str]:
     wanted = (folder_name(benchmark.model.name), folder_name(benchmark.hook_in))
     if (folder.parent.name, folder.name) != wanted:
-        yield f"it belongs into {wanted[0]}/{wanted[1]}"
+        yield f"it belongs in {wanted[0]}/{wanted[1]}"
 
 
 def _read_entry(board: Board, path: Path) -> None:
     if not is_name(path.stem) or path.suffix != ".json":
         board.report(
-            path, "only submissions lie here: <name>.json, of lower-case letters and digits with '.', '-' or '_' between"
+            path,
+            "only submissions are allowed here: <name>.json, of lower-case letters and digits with '.', '-' or '_' between",
         )
         return
     try:
@@ -138,9 +139,9 @@ def _read_entry(board: Board, path: Path) -> None:
         board.report(path, str(error))
         return
     if submission.name != path.stem:
-        board.report(path, f"it calls itself {submission.name}: its file must be {submission.name}.json")
+        board.report(path, f"its name is {submission.name}: its file must be {submission.name}.json")
     if board.benchmark is None:
-        board.report(path, f"there is no {BENCHMARK} that it could be checked against")
+        board.report(path, f"there is no {BENCHMARK} to check it against")
     else:
         for problem in check_submission(submission, board.benchmark):
             board.report(path, problem)
@@ -150,7 +151,7 @@ def _read_entry(board: Board, path: Path) -> None:
 def _read_imports(board: Board, folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if not is_name(path.stem) or path.suffix != ".json":
-            board.report(path, "only imported results lie here, as <name>.json")
+            board.report(path, "only imported results are allowed here, as <name>.json")
             continue
         try:
             board.imports[path] = read_imported(path)

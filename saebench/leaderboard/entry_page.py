@@ -1,4 +1,4 @@
-"""The page of one entry: every metric with its interval and its controls, what was measured, and who vouches for it."""
+"""The page of one entry: every metric with its interval and its controls, what was measured, and its submitter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saebench.results import EvaluatorResult, Metric
 
 
 def render_entry(row: Row, entry: Submission | Imported, file: str) -> str:
-    """The page of an entry; ``file`` is the entry's own file, beside the page."""
+    """The page of an entry; ``file`` is the entry's own file, in the page's folder."""
     content = _submitted(entry) if isinstance(entry, Submission) else _imported(entry)
     home = "../" * row.page.count("/") + "index.html"
     return templates().get_template("entry.html").render(name=row.name, home=home, file=file, **content)

@@ -1,6 +1,6 @@
-"""Where files of leaderboards lie and how they are read: they come from strangers.
+"""Paths of leaderboard files and how they are read: their content is untrusted.
 
-``leaderboards/<model>/<hook>/benchmark.toml`` says what is measured, ``<name>.json`` beside it is a submission, and
+``leaderboards/<model>/<hook>/benchmark.toml`` states the conditions, ``<name>.json`` next to it is a submission, and
 ``imported/<name>.json`` a result of another suite.
 """
 
@@ -29,22 +29,22 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in (
 
 
 class Strict(BaseModel):
-    """What a file of a leaderboard must follow to the letter."""
+    """Base class of leaderboard files: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class BadFile(Exception):
-    """A file is not what it should be; the message is a sentence that begins with 'it'."""
+    """A file is invalid; the message is a sentence that begins with 'it'."""
 
 
 def is_name(text: str) -> bool:
-    """Whether a submission may be called so: a file of that name is safe on every system."""
+    """Whether this is a valid name of a submission: a file of that name is safe on every system."""
     return len(text) <= LONGEST_NAME and NAME.fullmatch(text) is not None and text.partition(".")[0] not in WINDOWS_DEVICES
 
 
 def is_folder_name(text: str) -> bool:
-    """Whether a folder of a model or hook may be called so."""
+    """Whether this is a valid name of a model's or hook's folder."""
     return len(text) <= LONGEST_NAME and FOLDER.fullmatch(text) is not None
 
 
@@ -52,12 +52,12 @@ def folder_name(text: str) -> str:
     """A folder's name for a model or a hook: ``owner/model`` becomes ``owner--model``.
 
     Raises:
-        SaebenchError: nothing sensible can be made of it.
+        SaebenchError: no valid name can be derived from it.
     """
     made = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "--"))
     made = re.sub(r"[._-]{2,}", "--", made).strip("._-")
     if not is_folder_name(made):
-        raise SaebenchError(f"{text!r} makes no name for a folder: use a name of letters, digits, '.', '_' and '-'.")
+        raise SaebenchError(f"{text!r} cannot be the name of a folder: use a name of letters, digits, '.', '_' and '-'.")
     return made
 
 
@@ -65,7 +65,7 @@ def read_bytes(path: Path, largest: int = LARGEST_SUBMISSION) -> bytes:
     """A regular file's content; its size is checked before it is read, and links are not followed.
 
     Raises:
-        BadFile: it is no regular file, is too large or cannot be read.
+        BadFile: it is not a regular file, is too large or cannot be read.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -82,10 +82,10 @@ def read_bytes(path: Path, largest: int = LARGEST_SUBMISSION) -> bytes:
 
 
 def read_json(path: Path, largest: int = LARGEST_SUBMISSION) -> tuple[str, Any]:
-    """``(text, data)`` of a JSON file in which no key stands twice and every number is finite.
+    """``(text, data)`` of a JSON file without duplicate keys in which every number is finite.
 
     Raises:
-        BadFile: it is something else.
+        BadFile: it is not such a file.
     """
     try:
         text = read_bytes(path, largest).decode("utf-8")
@@ -101,7 +101,7 @@ def read_json(path: Path, largest: int = LARGEST_SUBMISSION) -> tuple[str, Any]:
 
 
 def in_words(error: ValidationError) -> list[str]:
-    """What does not follow the schema, each with its place."""
+    """The violations of the schema, each with its location."""
     return [
         f"{'.'.join(map(str, each['loc'])) or 'the file'}: {each['msg'].removeprefix('Value error, ')}"
         for each in error.errors(include_input=False, include_url=False)
@@ -112,10 +112,10 @@ def board_folders(root: Path) -> Iterator[Path]:
     """The folders of all (model, hook) pairs, in order of their names.
 
     Raises:
-        SaebenchError: there is no such root.
+        SaebenchError: the root does not exist.
     """
     if not root.is_dir():
-        raise SaebenchError(f"There is no folder {root}: name the leaderboards' with --root.")
+        raise SaebenchError(f"There is no folder {root}: give the leaderboards' folder with --root.")
     for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         yield from sorted(path for path in model.iterdir() if path.is_dir() and not path.name.startswith("."))
 

@@ -1,4 +1,4 @@
-"""Results of SAEBench (Karvonen et al.) as rows of the same tables, with what cannot be vouched for marked as such.
+"""Results of SAEBench (Karvonen et al.) as rows of the same tables, with everything that cannot be verified marked as such.
 
 An ``*_eval_results.json`` holds the numbers of one evaluation of one autoencoder, without the hash of its weights or of its
 text, and without errors. Several files of one autoencoder become one entry.
@@ -47,8 +47,8 @@ class Imported(Strict):
     """An entry that another suite measured.
 
     Attributes:
-        files: SHA-256 of the files it was made of, by their names.
-        unvouched: what of it cannot be checked, and why.
+        files: SHA-256 of its source files, by their names.
+        unvouched: the parts of it that cannot be verified, and why.
         evaluators: the numbers; none has a standard error.
     """
 
@@ -82,12 +82,12 @@ def read_imported(path: Path) -> Imported:
     except ValidationError as error:
         raise BadFile(f"it does not follow the schema: {in_words(error)[0]}") from error
     if found.name != path.stem:
-        raise BadFile(f"it calls itself {found.name}: its file must be {found.name}.json")
+        raise BadFile(f"its name is {found.name}: its file must be {found.name}.json")
     return found
 
 
 def import_saebench(paths: Sequence[Path]) -> list[Imported]:
-    """Entries made of SAEBench's files; files of one autoencoder are put together.
+    """Entries from SAEBench's files; files of one autoencoder are merged.
 
     Raises:
         BadFile: a file is not one of SAEBench's; the message names it.
@@ -159,7 +159,7 @@ def _entry(path: Path) -> Imported:
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """Every number below ``data`` by its path; the groups ``llm`` and ``sae`` stand in the names already."""
+    """Every number below ``data`` by its path; the groups ``llm`` and ``sae`` are part of the names already."""
     for name, value in data.items():
         if isinstance(value, dict):
             yield from _flat(value, prefix if name in ("llm", "sae") else f"{prefix}{name}.")

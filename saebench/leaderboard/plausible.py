@@ -1,4 +1,4 @@
-"""What numbers of a result can be: within their ranges, in agreement with each other and with the sums by row."""
+"""Plausibility of a result's numbers: their ranges, their agreement with each other and with the sums by row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AT_MOST_ONE = ("explained_variance",)
 AT_LEAST_ZERO = ("l0", "mse", "ce_clean", "ce_spliced", "ce_zero_ablated", "ce_mean_ablated", "normalised_mse",
                  "normalised_mse_unit_norm", "per_token_normalised_mse", "kl_divergence", "probe_loss")  # fmt: skip
 ROUNDING = 1e-5
-"""Relative: sums by row are kept to seven digits."""
+"""Relative: sums by row have seven digits."""
 SLACK = 1e-6
 SUMS = (
     ("reconstruction", "explained_variance", (("normalised_mse", -1.0),), 1.0),
@@ -24,7 +24,7 @@ SUMS = (
 
 
 def implausible(result: Result) -> list[str]:
-    """Numbers of a result (and of its controls) that cannot be, in sentences without a full stop."""
+    """Implausible numbers of a result (and of its controls), as sentences without a full stop."""
     problems = _of_evaluators(result, result.evaluators, "")
     for control, evaluators in result.controls.items():
         problems += _of_evaluators(result, evaluators, f"control {control}: ")
@@ -64,11 +64,11 @@ def _interval(metric: Metric) -> list[str]:
     if metric.value is None or metric.interval is None:
         return []
     low, high = metric.interval
-    return [] if low - SLACK <= metric.value <= high + SLACK else ["lies outside its own interval"]
+    return [] if low - SLACK <= metric.value <= high + SLACK else ["is outside its own interval"]
 
 
 def _rows(evaluator: EvaluatorResult, path: str, metric: Metric) -> list[str]:
-    """A metric against the sums by row that stand in the same file."""
+    """A metric against the sums by row in the same file."""
     ratio = RATIOS.get(path)
     sums = row_ratio(evaluator, ratio) if ratio is not None else None
     if ratio is None or sums is None or metric.value is None or ratio.kind == "scaled":
@@ -90,7 +90,7 @@ def _rows(evaluator: EvaluatorResult, path: str, metric: Metric) -> list[str]:
 
 
 def _parts(evaluator: EvaluatorResult, numerator: str, path: str) -> float:
-    """The size of what a numerator is the difference of: its rounding is what the ratio has."""
+    """The magnitude of the terms of a numerator: their rounding determines that of the ratio."""
     names = numerator.split(" - ")
     if len(names) == 1:
         return 0.0

@@ -1,4 +1,4 @@
-"""A submission's cheap metrics computed once more, from its checkpoint."""
+"""A submission's cheap metrics, recomputed from its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from saebench.sae import SparseAutoencoder
 
 CHEAP = ("reconstruction", "downstream")
 ARITHMETIC = 1e-3
-"""Relative: what other processors and batch sizes may change."""
+"""Relative: tolerance for other processors and batch sizes."""
 
 
 def recompute(submission: Submission, benchmark: Benchmark, sae: SparseAutoencoder) -> list[str]:
-    """Where the checkpoint does not give the submission's numbers, in sentences without a full stop.
+    """Differences of the checkpoint's numbers from the submission's, as sentences without a full stop.
 
-    A number may differ by its standard error: the stated one, or that found now where it is smaller.
+    A number may differ by its standard error: the stated one, or the recomputed one where it is smaller.
 
     Raises:
-        SaebenchError: the model or the text cannot be had.
+        SaebenchError: the model or the text is not available.
     """
     claimed = submission.result
     found = sae.info.weights_sha256
@@ -60,17 +60,17 @@ def matching(submissions: list[Submission], sae: SparseAutoencoder) -> Submissio
     sha256, checkpoint = sae.info.weights_sha256, sae.info.origin
     own = [submission for submission in submissions if submission.result.sae.weights_sha256 == sha256]
     if len(own) > 1:
-        raise SaebenchError(f"Several submissions have the weights of {checkpoint}: name the file to check.")
+        raise SaebenchError(f"Several submissions have the weights of {checkpoint}: give the file to check.")
     if own:
         return own[0]
     if len(submissions) == 1:
-        return submissions[0]  # it is to be told that the weights are not its own
-    raise SaebenchError(f"No submission has the weights of {checkpoint} (SHA-256 {sha256}): name the file to check.")
+        return submissions[0]  # the check reports that the weights differ
+    raise SaebenchError(f"No submission has the weights of {checkpoint} (SHA-256 {sha256}): give the file to check.")
 
 
 def _differences(claimed: Result, found: Result) -> Iterator[str]:
     if found.corpus.sha256 != claimed.corpus.sha256 or found.model.weights_sha256 != claimed.model.weights_sha256:
-        yield "this machine's text or model is another than the submission's, so its numbers cannot be repeated here"
+        yield "this machine's text or model differs from the submission's, so its numbers cannot be reproduced here"
         return
     for failure, words in found.failures.items():
         yield f"{failure} could not be recomputed: {words.removesuffix('.')}"

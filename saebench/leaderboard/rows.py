@@ -1,4 +1,4 @@
-"""What the site's table and plot are made of: one row for each entry, its numbers in columns."""
+"""The data of the site's table and plot: one row for each entry, with its numbers in columns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from saebench.report.content import plain
 from saebench.results import EvaluatorResult, Metric
 
 L0_PATHS = (L0, "saebench_core.sparsity.l0", "claimed.l0")
-"""Where an entry's L0 stands, best first; the last is a claim."""
+"""The metrics that hold an entry's L0, the most reliable first; the last is a claim."""
 DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Row:
-    """An entry as the table shows it.
+    """An entry of the table.
 
     Attributes:
         page: the entry's page, relative to the site's root.
@@ -68,7 +68,7 @@ def entry_rows(boards: Sequence[Board]) -> list[tuple[Row, Submission | Imported
 
 
 def table_data(rows: Sequence[Row], boards: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """The table as the page's script reads it: columns, so that ten thousand rows stay small.
+    """The table for the page's script, by columns, so that ten thousand rows stay small.
 
     ``boards`` are ``{model, hook, title}``.
     """

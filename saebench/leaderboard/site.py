@@ -16,14 +16,14 @@ from saebench.report.content import plain
 from saebench.report.page import script_json, templates
 
 MARKER = "made-by-saebench"
-"""A file in the site's folder by which a later build knows that it may replace what is there."""
+"""A file in the site's folder that marks it as written by saebench, so that a later build may replace it."""
 
 
 def build(root: Path, out: Path) -> int:
-    """Write the site of the leaderboards below ``root`` into ``out``; gives the number of entries.
+    """Write the site of the leaderboards below ``root`` into ``out``; returns the number of entries.
 
     Raises:
-        SaebenchError: an entry would not pass the check, there is none, or ``out`` holds something else.
+        SaebenchError: an entry would not pass the check, there is none, or ``out`` holds other files.
     """
     boards = load_boards(root)
     problems = [problem for board in boards for problem in board.problems]
@@ -51,7 +51,7 @@ def render_index(rows: Sequence[Row], boards: Sequence[dict[str, Any]]) -> str:
 
 
 def _describe(board: Board) -> dict[str, Any]:
-    """What stands on the index about a leaderboard."""
+    """A leaderboard's description for the index."""
     benchmark = board.benchmark
     if benchmark is None:
         entry = next(iter(board.imports.values()))
@@ -72,12 +72,12 @@ def _describe(board: Board) -> dict[str, Any]:
 
 
 def _clear(out: Path) -> None:
-    """Make the folder, empty: what an earlier build wrote is removed, anything else is left and refused."""
+    """Create the folder, empty: files of an earlier build are removed; other files are an error."""
     if out.exists() and not out.is_dir():
-        raise SaebenchError(f"{out} is a file: name a folder for the site.")
+        raise SaebenchError(f"{out} is a file: choose a folder for the site.")
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARKER).is_file():
-            raise SaebenchError(f"{out} holds something else than a site of saebench: name an empty folder.")
+            raise SaebenchError(f"{out} holds other files than a site of saebench: choose an empty folder.")
         shutil.rmtree(out)
     check_writable(out / "index.html")
     (out / MARKER).write_text("")

@@ -1,4 +1,4 @@
-"""A submission: a result, the hash of it, and who vouches for it."""
+"""A submission: a result, its hash, and its submitter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saebench.results import Result, canonical_hash
 
 def _readable(text: str) -> str:
     if plain(text) != text or not text.strip():
-        raise ValueError("is empty or holds characters that steer a terminal or reorder text")
+        raise ValueError("is empty or holds control characters")
     return text
 
 
@@ -35,10 +35,10 @@ class Submission(Strict):
 
     Attributes:
         name: of the entry; its file is ``<name>.json``.
-        origin: where the weights can be had: an address, a name on the hub, or how to make them.
+        origin: where the weights are available: an address, a name on the hub, or how to make them.
         licence: of the weights.
         contact: who answers questions about the entry.
-        command: what makes the weights again, where one command does.
+        command: the command that reproduces the weights, if there is one.
         result_sha256: canonical hash of ``result``.
     """
 
@@ -53,7 +53,7 @@ class Submission(Strict):
 
     @property
     def autoencoder(self) -> str:
-        """What makes two entries the same autoencoder: the weights, and the activation function that reads them."""
+        """The identity of the autoencoder: its weights and its activation function."""
         sae = self.result.sae
         return canonical_hash([sae.weights_sha256, sae.activation])
 
@@ -79,7 +79,7 @@ def result_hash(result: Result) -> str:
 
 
 def proposed_name(result: Result) -> str:
-    """A name made of the architecture, the number of latents and L0."""
+    """A name from the architecture, the number of latents and L0."""
     metric = result.evaluators["reconstruction"].metrics.get("l0") if "reconstruction" in result.evaluators else None
     l0 = f"-l0-{metric.value:.0f}" if metric is not None and metric.value is not None else ""
     architecture = re.sub(r"[^a-z0-9]+", "-", result.sae.architecture.lower()).strip("-") or "sae"
@@ -88,7 +88,7 @@ def proposed_name(result: Result) -> str:
 
 
 def read_submission(path: Path) -> Submission:
-    """A submission's file, whose hash must fit its result.
+    """Read a submission's file, whose hash must match its result.
 
     Raises:
         BadFile: it is not a submission, or it was altered after its hash was taken.

@@ -1,4 +1,4 @@
-"""Writing into the leaderboards: a benchmark, a submission, imported results; and repeating a submission."""
+"""Writing to the leaderboards: a benchmark, a submission, imported results; and recomputing a submission."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from saebench.results import Result
 
 
 def start(result: Result, title: str, controls: Sequence[str], root: Path) -> Path:
-    """Write ``benchmark.toml`` from a result that was made the way all submissions shall be.
+    """Write ``benchmark.toml`` from a result with the conditions that all submissions must have.
 
     Raises:
-        SaebenchError: there is one already, or the result cannot serve as a model.
+        SaebenchError: there is one already, or the result cannot define a benchmark.
     """
     folder = root / folder_name(result.model.name) / folder_name(result.sae.hook_in)
     path = folder / BENCHMARK
@@ -32,10 +32,10 @@ def start(result: Result, title: str, controls: Sequence[str], root: Path) -> Pa
 def submit(
     result: Result, root: Path, name: str | None, origin: str, licence: str, contact: str, command: str | None
 ) -> Path:
-    """Write a submission into the leaderboard that its result fits.
+    """Write a submission to the leaderboard that its result matches.
 
     Raises:
-        SaebenchError: no leaderboard fits, something of it would not pass the check, or it was submitted before.
+        SaebenchError: no leaderboard matches, it does not pass the checks, or it was submitted before.
     """
     folder = _fitting(result, root)
     try:
@@ -62,10 +62,10 @@ def submit(
 
 
 def recompute(boards: Sequence[Board], files: Sequence[Path], checkpoint: str) -> list[str]:
-    """Where a checkpoint does not give the numbers of its submission, in sentences.
+    """Differences of a checkpoint's numbers from its submission's, as sentences.
 
     Raises:
-        SaebenchError: no submission has its weights, or something cannot be had.
+        SaebenchError: no submission has its weights, or the model or text is not available.
     """
     from saebench import checkpoints
     from saebench.leaderboard.recompute import matching
@@ -81,15 +81,15 @@ def recompute(boards: Sequence[Board], files: Sequence[Path], checkpoint: str) -
     sae = checkpoints.load(checkpoint)
     chosen = matching([submission for _, submission, _ in found.values()], sae)
     path, submission, benchmark = found[id(chosen)]
-    assert benchmark is not None  # or the check before would have stopped
+    assert benchmark is not None  # the check above has raised otherwise
     return [f"{path}: {problem}." for problem in run(submission, benchmark, sae)]
 
 
 def import_results(files: Sequence[Path], root: Path) -> list[Path]:
-    """Write entries made of SAEBench's files; an entry that exists is replaced.
+    """Write entries from SAEBench's files; an entry that exists is replaced.
 
     Raises:
-        SaebenchError: a file is none of SAEBench's.
+        SaebenchError: a file is not one of SAEBench's.
     """
     try:
         entries = import_saebench(files)
@@ -121,7 +121,7 @@ def _fitting(result: Result, root: Path) -> Path:
         more = f" (and {count - 1} more)" if count > 1 else ""
         raise SaebenchError(f"The result does not follow the benchmark of {folder}: {problem}{more}.")
     raise SaebenchError(
-        f"No leaderboard in {root} is for {result.model.name} at {result.sae.hook_in}: begin one with "
+        f"No leaderboard in {root} is for {result.model.name} at {result.sae.hook_in}: start one with "
         "`saebench leaderboard start`."
     )
 

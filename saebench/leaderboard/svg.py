@@ -1,4 +1,4 @@
-"""A report's figures as drawings without a script: pages of single entries stay small and need nothing else."""
+"""A report's figures as SVG without a script, so that pages of single entries stay small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sequences of different lengths go through a model together."""
+"""Batches of sequences of different lengths."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 
 def batches_by_length(lengths: Sequence[int], most: int, filling: int | None = None) -> list[list[int]]:
-    """Numbers of sequences by falling length, so that each batch begins with its longest.
+    """Indices of sequences by descending length, so that each batch begins with its longest.
 
     Args:
         lengths: tokens of each sequence.
-        most: tokens of a batch, filled up to its longest; a longer sequence goes alone.
-        filling: tokens with which a batch may be filled up before another is begun; any number by default.
+        most: tokens of a batch, with padding; a longer sequence is a batch of its own.
+        filling: maximum padding tokens of a batch; unlimited by default.
     """
     batches: list[list[int]] = []
     longest = filled = 0

@@ -1,4 +1,4 @@
-"""How saebench reaches into a bridged model: hooks that end a pass early, skipped blocks, the key-value cache."""
+"""Access to the internals of a bridged model: hooks that end a pass early, skipped blocks, the key-value cache."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ HookFunctions = list[tuple[str, Callable[..., Tensor | None]]]
 
 
 class Stop(Exception):
-    """Raised in a hook to leave the forward pass once everything wanted was seen."""
+    """Raised in a hook to end the forward pass once all wanted activations were read."""
 
 
 class NoCache(Exception):
-    """A model does not take a key-value cache, or does not fill it as expected."""
+    """A model does not accept a key-value cache, or does not fill it as expected."""
 
 
 MODEL_ERRORS = (NoCache, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What an architecture raises where it is given a cache or an attention mask that it does not support."""
+"""Errors that an architecture raises for a cache or an attention mask that it does not support."""
 
 
 class PassThrough(nn.Module):
-    """Stands in for a block: returns what it is given, or a residual stream in its place."""
+    """Replaces a block: returns its input, or a given residual stream."""
 
     def __init__(self, block: nn.Module, residual: Tensor | None) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class PassThrough(nn.Module):
 
 
 def find_layers(bridge: Any) -> nn.ModuleList:
-    """The wrapped model's own list of blocks, whose entries the bridge replaced by its own."""
+    """The wrapped model's list of blocks, whose entries the bridge replaced."""
     first = bridge.blocks[0]
     for module in bridge.original_model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == len(bridge.blocks) and module[0] is first:
@@ -59,11 +59,11 @@ CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
 def cache_argument(model: nn.Module) -> str | None:
-    """The name under which a Hugging Face model's forward pass takes a key-value cache; None where it takes none.
+    """The forward argument with which a Hugging Face model accepts a key-value cache; None where it accepts none.
 
-    What saebench relies on to continue a row from a cache, all of it here and in ``saebench.lm.continuation``:
+    Continuing a row from a cache depends on the following, here and in ``saebench.lm.continuation`` only:
 
-    - the forward pass takes a ``transformers.DynamicCache`` under one of ``CACHE_ARGUMENTS``, and ``use_cache``;
+    - the forward pass accepts a ``transformers.DynamicCache`` under one of ``CACHE_ARGUMENTS``, and ``use_cache``;
     - ``DynamicCache.update(keys, values, layer)`` appends, and ``DynamicCache.layers[i].keys`` and ``.values`` hold
       ``[batch, heads, position, d_head]``;
     - positions and masks of new tokens follow from the length of the first layer's cache;
@@ -74,9 +74,9 @@ def cache_argument(model: nn.Module) -> str | None:
 
 
 def rename_cache(bridge: Any) -> None:
-    """Let the attention of TransformerLens 4.3 find the cache that transformers 5.24 and later pass as ``cache``.
+    """Pass the cache that transformers 5.24 and later call ``cache`` to the attention of TransformerLens 4.3.
 
-    TransformerLens reads ``past_key_values`` alone and would ignore the cache without a word.
+    TransformerLens reads ``past_key_values`` alone and would ignore the cache without an error.
     """
 
     def rename(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

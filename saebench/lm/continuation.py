@@ -1,7 +1,7 @@
-"""Running the layers above a cut again from one position on, with keys and values of the positions before it kept.
+"""Running the layers above a cut again from one position on, with cached keys and values of earlier positions.
 
 An intervention at one position of a row changes nothing before it, so a batch of interventions there needs the layers
-above the cut at that position and the few after it that are looked at, and nothing else.
+above the cut only at that position and at the few compared positions after it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from saebench.lm.bridge import MODEL_ERRORS, NoCache
 from saebench.lm.model import Cut, Prefix
 
 TOLERANCE = 1e-3
-"""Largest difference of logits, against their largest magnitude, at which a model is taken to support the cache."""
+"""Largest difference of logits, relative to their largest magnitude, at which a model counts as supporting the cache."""
 
 
 class Continuation:
     """One row's pass through the layers above a cut, from which later positions can be run again.
 
-    Where the model cannot do that with a key-value cache (it has none, or its logits come out otherwise), whole rows are
+    Where the model does not support that with a key-value cache (it has none, or its logits differ), whole rows are
     run again; the numbers are the same.
 
     Args:
         cut: the language model, cut where activations are replaced.
         outputs: ``[1, position, d_out]``, the activations at ``hook_out``.
-        prefix: what ``cut.prefix`` returned for the row.
+        prefix: the result of ``cut.prefix`` for the row.
         cached: whether to use a cache; False where ``cache_trouble`` found a reason against it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Continuation:
         self.logits = cut.suffix(self._outputs, prefix, self._filled)
 
     def outputs(self, start: int, length: int) -> Tensor:
-        """``[length, d_out]``: the activations in place from position ``start`` on."""
+        """``[length, d_out]``: the row's activations from position ``start`` on."""
         return self._outputs[0, start : start + length]
 
     def run(self, outputs: Tensor, start: int) -> Tensor:
@@ -65,7 +65,7 @@ class Continuation:
     def _past(self, length: int, batch: int) -> Any:
         """A cache of the first ``length`` positions for a batch; layers that are skipped hold as many empty entries.
 
-        Positions and masks are derived from the first layer's cache, which is why skipped layers need entries at all.
+        Positions and masks are derived from the first layer's cache, so skipped layers need entries too.
         """
         cache = _empty_cache()
         blank = self._outputs.new_zeros(batch, 1, length, 1)

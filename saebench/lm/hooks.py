@@ -19,7 +19,7 @@ POINTS = {
     "attn_out": "hook_attn_out",
     "z": "attn.hook_z",
 }
-"""Points of a block that go by several names, with TransformerLens's own."""
+"""Points of a block with several names, by TransformerLens's name."""
 
 _SYNONYMS = {
     # OpenAI's sparse_autoencoder
@@ -56,12 +56,12 @@ class Hook:
 
     @property
     def is_residual(self) -> bool:
-        """Whether the whole residual stream passes here, between two blocks."""
+        """Whether it is the whole residual stream between two blocks."""
         return self.point in ("hook_resid_pre", "hook_resid_post", "hook_in", "hook_out")
 
     @property
     def is_block_output(self) -> bool:
-        """Whether it is the residual stream behind its block."""
+        """Whether it is the residual stream after its block."""
         return self.point in ("hook_resid_post", "hook_out")
 
     def __str__(self) -> str:

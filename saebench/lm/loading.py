@@ -22,7 +22,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model as transformers loads it, and what identifies it."""
+    """A model as transformers loads it, with its identity."""
 
     model: nn.Module
     tokenizer: Any
@@ -31,10 +31,10 @@ class Loaded:
 
 
 def locate(name: str) -> str | Path:
-    """The folder that holds the model, or its name on the hub. Nothing heavy is read but an unconverted GGUF file.
+    """The folder that holds the model, or its name on the hub. No weights are read, except of an unconverted GGUF file.
 
     Raises:
-        SaebenchError: the name looks like a path and nothing is there.
+        SaebenchError: the name looks like a path that does not exist.
     """
     if name == EMBEDDED_MODEL:
         return embedded_model_folder()
@@ -78,7 +78,7 @@ def load_pretrained(name: str, dtype: str, device: str, revision: str | None) ->
 
 
 def pick_device(device: str | None) -> str:
-    """The device asked for, else the accelerator where there is one.
+    """The requested device, else the accelerator where there is one.
 
     Raises:
         SaebenchError: torch cannot use the device.
@@ -93,7 +93,7 @@ def pick_device(device: str | None) -> str:
 
 
 def pick_dtype(dtype: str, device: str) -> torch.dtype | str:
-    """What ``auto`` means on a device, else the dtype named."""
+    """The given dtype; ``auto`` is resolved for the device."""
     if dtype in DTYPES:
         return DTYPES[dtype]
     if dtype != "auto":

@@ -1,7 +1,7 @@
 """A language model cut at a hook: activations below, logits above, and no layer run twice.
 
-``LanguageModel`` wraps a TransformerLens bridge. ``LanguageModel.cut`` names the place; the cut's ``prefix`` runs the
-layers up to it and stops there; its ``suffix`` puts activations back and runs only the layers above.
+``LanguageModel`` wraps a TransformerLens bridge. ``LanguageModel.cut`` cuts it at a hook. The cut's ``prefix`` runs the
+layers up to it and stops there; its ``suffix`` replaces the activations and runs only the layers above.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from saebench.lm.quiet import quiet
 
 @dataclass(frozen=True)
 class Prefix:
-    """What the layers up to the cut made of a batch of tokens.
+    """The activations of the layers up to the cut for a batch of tokens.
 
     Attributes:
         tokens: ``[batch, position]``.
@@ -47,7 +47,7 @@ class LanguageModel:
         name: as given; ``revision`` is the hub's commit, where there is one.
         bridge: the ``TransformerBridge``.
         tokenizer: the Hugging Face tokenizer.
-        cache_argument: the forward argument that takes a key-value cache; None where the model takes none.
+        cache_argument: the forward argument for a key-value cache; None where the model accepts none.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class LanguageModel:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = next(self.bridge.original_model.parameters()).device
         return device
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Data type of the weights."""
         dtype: torch.dtype = next(self.bridge.original_model.parameters()).dtype
         return dtype
 
@@ -119,7 +119,7 @@ class LanguageModel:
 
     @property
     def identity(self) -> str:
-        """What distinguishes this model's activations from another's: name, revision or weights, dtype."""
+        """The identity of this model's activations: name, revision or weights, dtype."""
         known_by = self.revision or self.weights_sha256 or "unknown"
         return f"{Path(self.name).name if Path(self.name).exists() else self.name}@{known_by}/{self.dtype}"
 
@@ -148,8 +148,8 @@ class LanguageModel:
     def starting_at(self, layer: int, residual: Tensor) -> Iterator[None]:
         """Within this context the model's forward pass starts from ``residual`` at block ``layer``.
 
-        The blocks below are replaced by pass-through modules, so that they cost nothing; the last of them hands over
-        ``residual``. Embeddings are still looked up: they are cheap, and give the model its shapes and masks.
+        The blocks below are replaced by pass-through modules, so that they cost nothing; the last of them returns
+        ``residual``. Embeddings are still computed: they are cheap, and the model derives shapes and masks from them.
         """
         for index in range(layer):
             self._layers[index] = PassThrough(self._blocks[index], residual if index == layer - 1 else None)
@@ -160,12 +160,12 @@ class LanguageModel:
                 self._layers[index] = self._blocks[index]
 
     def run(self, tokens: Tensor, hooks: HookFunctions, cache: Any = None, **inputs: Tensor) -> Tensor | None:
-        """A forward pass with hooks; None where a hook left it early.
+        """A forward pass with hooks; None where a hook ended it early.
 
-        A key-value ``cache`` is read and extended; ``inputs`` go to the model beside the tokens.
+        A key-value ``cache`` is read and extended; ``inputs`` are passed to the model with the tokens.
         """
         if cache is not None and self.cache_argument is None:
-            raise NoCache(f"{type(self.bridge.original_model).__name__} takes no key-value cache")
+            raise NoCache(f"{type(self.bridge.original_model).__name__} accepts no key-value cache")
         cached = {} if cache is None else {str(self.cache_argument): cache, "use_cache": True}
         try:
             result: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, **cached, **inputs)
@@ -179,7 +179,7 @@ class Cut:
 
     Attributes:
         model: the language model.
-        hook_in: where the autoencoder reads; ``hook_out`` where its reconstruction is put back.
+        hook_in: where the autoencoder reads; ``hook_out`` where its reconstruction is spliced in.
         d_in: width of the activations at ``hook_in``; ``d_out`` at ``hook_out``.
     """
 
@@ -197,8 +197,8 @@ class Cut:
 
         Args:
             tokens: ``[batch, position]``.
-            visible: ``[batch, position, position]`` bool, what each position attends to, where that is not simply all
-                before it. Not every architecture heeds it: whoever gives it tries first whether it is heeded.
+            visible: ``[batch, position, position]`` bool, the positions that each position attends to, if not all
+                before it. Not every architecture supports it: callers must test that first.
             positions: ``[batch, position]``, each token's position in its text; given together with ``visible``.
         """
         tokens = tokens.to(self.model.device)
@@ -216,18 +216,18 @@ class Cut:
     def inputs_at(
         self, tokens: Tensor, rows: Tensor, places: Tensor, visible: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
-        """Activations ``[wanted, d_in]`` at ``hook_in`` at some places alone: the last MLP below the cut runs there alone.
+        """Activations ``[wanted, d_in]`` at ``hook_in`` at some positions only: the last MLP below the cut runs only there.
 
         Args:
             tokens, visible, positions: as for ``prefix``.
-            rows, places: ``[wanted]`` each, no place twice.
+            rows, places: ``[wanted]`` each, without duplicates.
         """
         tokens, rows, places = (each.to(self.model.device) for each in (tokens, rows, places))
         name, hooks = self.hook_in.name, self._last_mlp_at(tokens.shape, rows, places)
         return self._seen(tokens, [name], hooks, visible, positions)[name][rows, places].flatten(1)
 
     def _last_mlp_at(self, shape: torch.Size, rows: Tensor, places: Tensor) -> HookFunctions:
-        """Hooks that give the MLP of the cut's block those places of ``shape`` alone, with zeros elsewhere."""
+        """Hooks that give the MLP of the cut's block only those positions of ``shape``, with zeros elsewhere."""
         mlp = f"blocks.{self.hook_in.layer}.mlp"
         if not self.hook_in.is_block_output or f"{mlp}.hook_in" not in self.model.bridge.hook_dict:
             return []
@@ -245,7 +245,7 @@ class Cut:
     def _seen(
         self, tokens: Tensor, wanted: list[str], hooks: HookFunctions, visible: Tensor | None, positions: Tensor | None
     ) -> dict[str, Tensor]:
-        """The activations at the ``wanted`` hooks; the pass ends once all were seen."""
+        """The activations at the ``wanted`` hooks; the pass ends once all were read."""
         seen: dict[str, Tensor] = {}
 
         def keep(name: str) -> Callable[..., Tensor | None]:
@@ -269,12 +269,12 @@ class Cut:
 
     @torch.no_grad()
     def suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
-        """Put ``outputs`` in place of the activations at ``hook_out`` and run the layers above.
+        """Replace the activations at ``hook_out`` by ``outputs`` and run the layers above.
 
         Args:
             outputs: ``[batch, position, d_out]``.
-            prefix: what ``prefix`` returned for these tokens.
-            cache: keys and values of the positions before these (``saebench.lm.continuation``); it is extended by these.
+            prefix: the result of ``prefix`` for these tokens.
+            cache: keys and values of the positions before these (``saebench.lm.continuation``); it is extended.
 
         Returns:
             Logits ``[batch, position, vocabulary]``.
@@ -285,7 +285,7 @@ class Cut:
         return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix), cache)
 
     def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions, cache: Any) -> Tensor:
-        if self._start == 0:  # no block below hands the residual over: put it in at the first block's input
+        if self._start == 0:  # no block below returns the residual: insert it at the first block's input
             hooks = [("blocks.0.hook_in", lambda activation, hook: residual), *hooks]
         with self.model.starting_at(self._start, residual):
             logits = self.model.run(tokens, hooks, cache)
@@ -301,7 +301,7 @@ class Cut:
         shaped = outputs.unflatten(2, self._out_shape) if self._out_shape and len(self._out_shape) > 1 else outputs
         hooks: HookFunctions = [(self.hook_out.name, lambda activation, hook: shaped)]
         if self.hook_out.point == "hook_resid_mid":
-            # The hook sits where the MLP branch reads; the residual stream passes beside it and needs the change too.
+            # The hook is at the input of the MLP branch; the residual stream bypasses it and needs the change too.
             change = outputs - prefix.outputs
             hooks.append((f"blocks.{self.hook_out.layer}.hook_out", lambda activation, hook: activation + change))
         return hooks

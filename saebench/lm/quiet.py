@@ -1,4 +1,4 @@
-"""Keeps progress bars and advice of libraries off the terminal."""
+"""Suppresses progress bars and advice of libraries on the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and advice off the terminal; errors still come through."""
+    """Suppress the libraries' progress bars and advice on the terminal; errors are still shown."""
     from transformers.utils import logging as transformers_logging
 
     root_level = logging.getLogger().level

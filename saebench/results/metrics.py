@@ -1,4 +1,4 @@
-"""Metrics made of estimates."""
+"""Metrics from estimates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def metric(
     description: str = "",
     reason: str | None = None,
 ) -> Metric:
-    """Make a metric of an estimate. A value that is None, NaN or infinite becomes null and needs its ``reason``."""
+    """Make a metric from an estimate. A value that is None, NaN or infinite becomes null and needs its ``reason``."""
     value, error = estimate if isinstance(estimate, Estimate) else (estimate, None)
     if value is not None and not math.isfinite(value):
         value, error, reason = None, None, reason or "not a finite number"

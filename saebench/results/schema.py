@@ -1,6 +1,7 @@
-"""The result file: what was measured, on what, with what, and how sure it is.
+"""The result file: what was measured, on which data, with which software, and how precisely.
 
-Every number says what it is. What is undefined is null, with a reason; NaN and infinity do not exist in a result file.
+Every number has a name, a unit and a direction. Undefined values are null, with a reason; a result file has no NaN or
+infinity.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ class _Strict(BaseModel):
 
 
 def _all_finite(data: Any) -> Any:
-    """Refuse what JSON cannot say: free-form data reaches pages and hashes, and a NaN in it would end up as null."""
+    """Reject values that JSON cannot represent: free-form data reaches pages and hashes, and a NaN would become null."""
     try:
         json.dumps(data, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"holds what JSON cannot say ({error})") from error
+        raise ValueError(f"has values that JSON cannot represent ({error})") from error
     return data
 
 
@@ -38,14 +39,14 @@ JsonObject = Annotated[dict[str, Any], AfterValidator(_all_finite)]
 
 
 class Metric(_Strict):
-    """One number and what can be said of it."""
+    """One number with its unit, direction and precision."""
 
     name: str
     version: int = Field(default=1, description="version of the metric's definition")
     value: float | None
     unit: str
     direction: Literal["lower", "higher", "none"] = Field(description="which is better")
-    n: int = Field(ge=0, description="how many n_unit the number rests on")
+    n: int = Field(ge=0, description="the number of n_unit behind the value")
     n_unit: str = "tokens"
     standard_error: float | None = Field(default=None, ge=0)
     interval: tuple[float, float] | None = Field(default=None, description="95 % interval, where one was computed")
@@ -62,7 +63,7 @@ class Metric(_Strict):
 
 
 class EvaluatorResult(_Strict):
-    """What one evaluator found."""
+    """The results of one evaluator."""
 
     name: str
     version: int
@@ -75,12 +76,12 @@ class EvaluatorResult(_Strict):
     def _keys_are_names(self) -> EvaluatorResult:
         wrong = [key for key, metric in self.metrics.items() if key != metric.name]
         if wrong:
-            raise ValueError(f"{self.name}: metrics stand under other names than their own ({', '.join(wrong)})")
+            raise ValueError(f"{self.name}: metrics have other keys than their names ({', '.join(wrong)})")
         return self
 
 
 class SaeRecord(_Strict):
-    """The autoencoder that was judged."""
+    """The autoencoder that was evaluated."""
 
     origin: str = Field(description="as the user gave it, without folders of the machine")
     format: str
@@ -117,16 +118,16 @@ class CorpusRecord(_Strict):
     tokens: int
     tokens_counted: int
     tokens_requested: int | None
-    tokens_dropped: int = Field(default=0, description="behind the last whole row")
+    tokens_dropped: int = Field(default=0, description="after the last complete row")
     bos: str
     separator: int | None = Field(default=None, description="the token between two documents")
-    shuffle_seed: int | None = Field(default=None, description="where rows were drawn from all of the text")
+    shuffle_seed: int | None = Field(default=None, description="where rows were sampled from all of the text")
     excluded: str = Field(description="the rule, in words")
     documents: int
 
 
 class Environment(_Strict):
-    """What the numbers were computed with."""
+    """The software and hardware of the run."""
 
     saebench: str
     commit: str | None = Field(description="of saebench's own checkout, where it runs from one")
@@ -142,17 +143,17 @@ class Result(_Strict):
 
     schema_version: Literal[1] = 1
     created: str = Field(description="UTC, ISO 8601")
-    complete: bool = Field(description="whether every evaluator asked for has finished")
+    complete: bool = Field(description="whether every requested evaluator has finished")
     sae: SaeRecord
     model: ModelRecord
     corpus: CorpusRecord
     seed: int
-    settings: JsonObject = Field(description="all that decides the numbers, besides the sections above")
+    settings: JsonObject = Field(description="everything that determines the numbers, besides the sections above")
     definitions: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the definition files that were used")
     evaluators: dict[str, EvaluatorResult]
     failures: dict[str, str] = Field(default_factory=dict, description="evaluators that failed, and how")
     controls: dict[str, dict[str, EvaluatorResult]] = Field(
-        default_factory=dict, description="the same evaluators on autoencoders that should do badly"
+        default_factory=dict, description="the same evaluators on controls, which should score badly"
     )
     stages: dict[str, float] = Field(default_factory=dict, description="seconds spent in each stage")
     notices: list[str] = Field(default_factory=list, description="where a slower or other path was taken, and why")
@@ -171,7 +172,7 @@ class Result(_Strict):
         return self.evaluators[evaluator].metrics[name]
 
     def identity(self) -> dict[str, Any]:
-        """What must agree for two runs to be parts of one: autoencoder, model, text, seed, and evaluators' options."""
+        """What must agree for a run to resume another: autoencoder, model, text, seed, and evaluators' options."""
         options = self.settings.get("options", {})
         return {
             "sae.weights_sha256": self.sae.weights_sha256,
@@ -186,10 +187,10 @@ class Result(_Strict):
 
 
 def write_result(result: Result, path: str | Path) -> None:
-    """Write a result file atomically: a reader sees the old file or the new one, never a part.
+    """Write a result file atomically: a reader sees the old file or the new one, never a partial one.
 
     Raises:
-        SaebenchError: the place cannot be written.
+        SaebenchError: the path cannot be written.
     """
     write_text(Path(path), result.model_dump_json(indent=1) + "\n")
 
@@ -207,7 +208,7 @@ def read_result(path: str | Path) -> Result:
 
 
 def validate(path: str | Path) -> list[str]:
-    """Everything that is wrong with a result file, in plain words; nothing where it is valid."""
+    """All problems of a result file, as sentences; empty where it is valid."""
     return _read(Path(path))[0]
 
 
@@ -252,8 +253,8 @@ def check_same_run(earlier: Result, now: dict[str, Any], evaluators: Collection[
 
     Args:
         earlier: the result; ``path``: where it was read.
-        now: the ``identity`` of the run that would go on from it.
-        evaluators: of that run. Options count for those alone that both have.
+        now: the ``identity`` of the run that would resume it.
+        evaluators: of that run. Only options of evaluators that both have are compared.
     """
     before, current = (
         {key: value for key, value in json.loads(json.dumps(identity)).items() if not key.startswith(OPTIONS_OF)}
@@ -266,7 +267,7 @@ def check_same_run(earlier: Result, now: dict[str, Any], evaluators: Collection[
     different = sorted(key for key in before.keys() | current.keys() if before.get(key) != current.get(key))
     if different:
         raise SaebenchError(
-            f"{path} was made with other settings ({', '.join(different)}): repeat them, or write to another file."
+            f"{path} was made with other settings ({', '.join(different)}): use the same settings, or write to another file."
         )
 
 

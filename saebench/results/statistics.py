@@ -1,6 +1,6 @@
 """Sums over rows of text, from which every mean gets its standard error.
 
-Tokens of one row share a context and are not independent, so the row, not the token, is what standard errors count.
+Tokens of one row share a context and are not independent, so standard errors treat the row, not the token, as the unit.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 MOST_GROUPS = 4096
-"""Rows are kept apart up to this many; then neighbours are merged, so that memory does not grow with the corpus."""
+"""Up to this many rows are kept separately; beyond that neighbours are merged, so that memory is bounded."""
 
 
 class Estimate(NamedTuple):
-    """A number and what can be said of its precision."""
+    """A number with its precision."""
 
     value: float | None
     standard_error: float | None
 
 
 class RowSums:
-    """Named sums, kept apart for each row of text (or group of neighbouring rows, once there are very many).
+    """Named sums, kept separately for each row of text (or group of neighbouring rows, once there are very many).
 
-    The grouping depends on the order of the rows alone, not on the batches in which they come.
+    The grouping depends on the order of the rows alone, not on the batches.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ class RowSums:
         self._filled = 1
 
     def merge(self, other: RowSums) -> None:
-        """Take in the rows of ``other`` after this one's own, in the coarser grouping of the two.
+        """Append the rows of ``other``, in the coarser grouping of the two.
 
         The last group of each part may hold fewer rows than the others.
         """
@@ -103,7 +103,7 @@ class RowSums:
 
 
 def _coarser(groups: list[Tensor], times: int) -> list[Tensor]:
-    """Neighbouring groups added up, ``times`` together."""
+    """Groups summed over runs of ``times`` neighbours."""
     return [torch.stack(groups[start : start + times]).sum(dim=0) for start in range(0, len(groups), times)]
 
 
@@ -121,10 +121,10 @@ def ratio_estimate(numerator: Tensor, denominator: Tensor) -> Estimate:
 
 
 def ratio_influence(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``[groups]``: what each group adds to the error of the ratio of two sums: ``(a - R b) / sum(b)``.
+    """``[groups]``: what each group contributes to the error of the ratio of two sums: ``(a - R b) / sum(b)``.
 
-    Linear: the influence of a difference of ratios over the same groups is the difference of their influences, which is
-    what makes comparisons paired. The denominators must not sum to 0.
+    Linear: the influence of a difference of ratios over the same groups is the difference of their influences, which
+    makes comparisons paired. The denominators must not sum to 0.
     """
     total = denominator.sum()
     return (numerator - numerator.sum() / total * denominator) / total

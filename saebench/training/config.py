@@ -1,4 +1,4 @@
-"""What a training run is told: one dataclass, read from TOML or flags, checked before anything is loaded."""
+"""The settings of a training run: one dataclass, read from TOML or flags, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saebench.sae.scaling import ScalingKind
 
 ARCHITECTURES = ("topk", "multitopk", "batchtopk", "jumprelu", "relu", "gated", "prolu", "matryoshka")
 PENALISED = ("jumprelu", "relu", "gated", "prolu")
-"""Architectures whose L0 comes of a penalty."""
+"""Architectures whose L0 is controlled by a penalty."""
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,28 @@ class TrainingConfig:
 
     Attributes:
         model: language model; ``hook``: where its activations are taken.
-        corpus: a text for ``load_corpus``; ``corpus_tokens``: how much of it, after ``corpus_skip`` tokens that are kept
+        corpus: a text for ``load_corpus``; ``corpus_tokens``: how much of it, after ``corpus_skip`` tokens that are held out
             for evaluation; ``context``: length of a row.
         arch: one of ``ARCHITECTURES``.
         n: number of latents.
         k: active latents per token.
-        tokens: to train on; more than the corpus has means several epochs.
+        tokens: to train on; more than the corpus has are several epochs.
         batch: tokens per step.
         lr: learning rate; by default ``2e-4 / sqrt(n / 2**14)``.
-        warmup_steps: of linear warm-up; ``decay_share``: of the steps at the end, over which the rate falls to 0.
+        warmup_steps: of linear warm-up; ``decay_share``: of the steps at the end, over which the rate decays to 0.
         clip: largest global norm of the gradient, or 0.
         scaling: of the input; ``layer_norm`` as in the released code, ``unit_norm`` as in the paper.
-        sparsity: penalty's coefficient (ReLU, Gated, JumpReLU, ProLU); ``target_l0`` adapts it until L0 is as asked.
-            Where neither is given, ``k`` is the L0 asked for.
+        sparsity: penalty's coefficient (ReLU, Gated, JumpReLU, ProLU); ``target_l0`` adapts it to reach that L0.
+            Where neither is given, ``k`` is the target L0.
         bandwidth: of JumpReLU's straight-through estimator.
-        aux_coefficient: of AuxK; ``k_aux``: how many dead latents, by default the power of two nearest to ``d / 2``.
-        dead_after_tokens: a latent that has not been active for so many tokens is dead.
+        aux_coefficient: of AuxK; ``k_aux``: number of dead latents in it, by default the power of two nearest to ``d / 2``.
+        dead_after_tokens: a latent that has not been active for this many tokens is dead.
         beta2: of Adam; ``ema``: decay of the average of the weights.
         group_sizes: of Matryoshka prefixes.
         seed: of initialisation and of the order of the data.
         checkpoint_every: steps between checkpoints.
         device: to train on; the accelerator where there is one by default.
-        compile: whether the loss goes through ``torch.compile``.
+        compile: whether the loss is compiled with ``torch.compile``.
         bfloat16: whether the encoder's product is in bfloat16 (master weights stay float32).
     """
 
@@ -97,7 +97,7 @@ class TrainingConfig:
 
     @property
     def learning_rate(self) -> float:
-        """The rate given, else the law of Gao et al., which scales a sweep at small n as ``1 / sqrt(n)``."""
+        """The given rate, else the law of Gao et al., which scales a sweep at small n as ``1 / sqrt(n)``."""
         return self.lr or 2e-4 / (self.n / 2**14) ** 0.5
 
     @property
@@ -137,7 +137,8 @@ def read_sweep(name: str | Path) -> tuple[list[TrainingConfig], list[str]]:
     """``(configurations, names)`` of a sweep: common settings with ``[[member]]`` tables, a ``[grid]`` of lists, or both.
 
     Raises:
-        SaebenchError: it is missing or not TOML, has no members, or their names are missing, repeated or not plain.
+        SaebenchError: it is missing or not TOML, has no members, or their names are missing, repeated or have other
+            characters.
     """
     settings = read_recipe(name)
     members, grid = settings.pop("member", []), settings.pop("grid", {})
@@ -159,10 +160,10 @@ def read_sweep(name: str | Path) -> tuple[list[TrainingConfig], list[str]]:
 
 
 def make_config(settings: dict[str, Any]) -> TrainingConfig:
-    """A configuration of settings by name.
+    """A configuration from settings by name.
 
     Raises:
-        SaebenchError: a setting does not exist or is not possible.
+        SaebenchError: a setting does not exist or is invalid.
     """
     known = {field.name for field in fields(TrainingConfig)}
     unknown = sorted(set(settings) - known)

@@ -1,4 +1,4 @@
-"""Ranks on two axes: replicas share a batch out, shards share the latents out (Gao et al. 2024, released code).
+"""Ranks on two axes: a batch is distributed to replicas, the latents to shards (Gao et al. 2024, released code).
 
 Each shard holds a slice of the latents with its optimiser state. Per step the ranks exchange the candidates' values of
 the top-k, the partial reconstructions (summed forward, copied backward) and the bias's gradient (copied forward, summed
@@ -21,11 +21,11 @@ from saebench.errors import SaebenchError
 
 @dataclass(frozen=True)
 class Mesh:
-    """Where this rank stands.
+    """This rank's position in the mesh.
 
     Attributes:
-        shards: slices of the latents; ``shard``: this rank's.
-        replicas: parts of the batch; ``replica``: this rank's.
+        shards: number of slices of the latents; ``shard``: index of this rank's.
+        replicas: number of parts of the batch; ``replica``: index of this rank's.
         shard_group: ranks with this part of the batch; ``replica_group``: ranks with this slice of the latents.
     """
 
@@ -38,7 +38,7 @@ class Mesh:
 
     @property
     def writes(self) -> bool:
-        """Whether this rank speaks for all: prints, and writes what all share."""
+        """Whether this rank prints and writes for all."""
         return self.shard == 0 and self.replica == 0
 
     def latents(self, n: int) -> slice:
@@ -48,7 +48,7 @@ class Mesh:
             SaebenchError: there are fewer latents than shards.
         """
         if n < self.shards:
-            raise SaebenchError(f"{n} latents cannot be dealt out to {self.shards} shards: use fewer shards.")
+            raise SaebenchError(f"{n} latents cannot be distributed to {self.shards} shards: use fewer shards.")
         return slice(n * self.shard // self.shards, n * (self.shard + 1) // self.shards)
 
     def part(self, batch: Tensor) -> Tensor:
@@ -57,14 +57,14 @@ class Mesh:
         return batch[self.replica * rows : (self.replica + 1) * rows] if self.replicas > 1 else batch
 
     def sum_over_shards(self, partial: Tensor) -> Tensor:
-        """The sum of the shards' ``partial``; its gradient goes to each of them as it is."""
+        """The sum of the shards' ``partial``; its gradient is passed to each of them unchanged."""
         if self.shards == 1:
             return partial
         total: Tensor = _Sum.apply(partial, self.shard_group)  # type: ignore[no-untyped-call]
         return total
 
     def to_shards(self, shared: Tensor) -> Tensor:
-        """``shared`` as it is; the gradients that come from the shards are summed."""
+        """``shared`` unchanged; the gradients from the shards are summed."""
         if self.shards == 1:
             return shared
         copied: Tensor = _Copy.apply(shared, self.shard_group)  # type: ignore[no-untyped-call]
@@ -84,9 +84,9 @@ class Mesh:
         return self.total(value, over_shards=False) / self.replicas
 
     def candidates(self, k: int) -> int:
-        """How many of its own largest values per token a shard offers: exact up to four shards, as published beyond.
+        """The number of largest values per token that a shard proposes: exact up to four shards, as published for more.
 
-        With many shards a token whose k largest latents crowd in one shard may lose some of them.
+        With many shards a token whose k largest latents are concentrated in one shard may lose some of them.
         """
         return min(k, math.ceil(4 * k / self.shards))
 
@@ -106,7 +106,7 @@ class Mesh:
         if self.shards == self.replicas == 1:
             return float(values.topk(wanted).values[-1]) if values.numel() > wanted else float(values.min())
         keys = _ordered(values)
-        low, high = -(2**31), 2**31 - 1  # the largest key that at least ``wanted`` values reach lies between
+        low, high = -(2**31), 2**31 - 1  # the largest key that at least ``wanted`` values reach is between them
         while low < high:
             middle = (low + high + 1) // 2
             reached = int(self.total((keys >= middle).sum()))
@@ -164,18 +164,20 @@ def join_mesh(shards: int) -> Mesh:
     """The mesh of the processes that ``torchrun`` started; one rank where there are no others.
 
     Raises:
-        SaebenchError: the processes cannot be dealt out to so many shards.
+        SaebenchError: the processes cannot be distributed to so many shards.
     """
     if not dist.is_torchelastic_launched():
         if shards > 1:
-            raise SaebenchError(f"{shards} shards need as many processes: start them with torchrun --nproc-per-node.")
+            raise SaebenchError(
+                f"{shards} shards need at least {shards} processes: start them with torchrun --nproc-per-node."
+            )
         return Mesh()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
     world = dist.get_world_size()
     if world % shards:
-        raise SaebenchError(f"{world} processes cannot be dealt out to {shards} shards: choose a divisor.")
+        raise SaebenchError(f"{world} processes cannot be distributed to {shards} shards: choose a divisor.")
     axes = init_device_mesh(device, (world // shards, shards), mesh_dim_names=("replicas", "shards"))
     replica, shard = axes.get_local_rank("replicas"), axes.get_local_rank("shards")
     return Mesh(shards, shard, world // shards, replica, axes.get_group("shards"), axes.get_group("replicas"))

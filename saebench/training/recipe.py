@@ -1,4 +1,4 @@
-"""The parts of Gao et al.'s recipe, each by itself (section 2 and appendix A; details from the released code)."""
+"""The parts of Gao et al.'s recipe (section 2 and appendix A; details from the released code)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from saebench.training.mesh import Mesh
 
 ALONE = Mesh()
 SHARED = ("b_dec",)
-"""Parameters that every shard holds whole."""
+"""Parameters that every shard holds completely."""
 BLOCK, PROBE_SEED = 65_536, 999_983
 ROWS_AT_ONCE = 1024
-"""Rows of a weight matrix that are worked on at once, so that what is in between stays in the processor's cache."""
+"""Rows of a weight matrix that are processed at once, so that intermediate values stay in the processor's cache."""
 
 
 def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:
@@ -37,7 +37,7 @@ def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1
 
 
 def initial_decoder(n: int, d: int, seed: int, latents: slice | None = None) -> Tensor:
-    """``[n, d]`` random unit vectors, or those of a slice of the latents: block by block, each from a seed of its own."""
+    """``[n, d]`` random unit vectors, or those of a slice of the latents: block by block, each with its own seed."""
     wanted = latents or slice(0, n)
     parts = []
     for block in range(wanted.start // BLOCK, math.ceil(wanted.stop / BLOCK)):
@@ -51,8 +51,8 @@ def initial_decoder(n: int, d: int, seed: int, latents: slice | None = None) -> 
 def initial_encoder(decoder: Tensor, k: int, seed: int, mesh: Mesh = ALONE) -> Tensor:
     """``[n, d]``: the decoder, divided by the mean norm of its reconstructions of random unit vectors.
 
-    256 unit vectors (seen from the bias) are encoded by the decoder's own directions and their ``k`` largest latents
-    decoded again; afterwards reconstructions start at the scale of the input. ``decoder`` is this shard's slice.
+    256 unit vectors (relative to the bias) are encoded with the decoder's directions, and their ``k`` largest latents are
+    decoded; the division makes initial reconstructions have the scale of the input. ``decoder`` is this shard's slice.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + PROBE_SEED)
     probes = F.normalize(torch.randn(256, decoder.shape[1], generator=generator), dim=1)
@@ -66,8 +66,8 @@ def largest(pre: Tensor, k: int, mesh: Mesh = ALONE, among: Tensor | None = None
     """The ``k`` largest of each row, over all shards: this shard's entries and their values.
 
     Args:
-        pre: ``[tokens, n]``, of this shard's latents; ``among``: numbers of those that may be chosen, all by default.
-        k: how many; ``mesh``: where the other shards are.
+        pre: ``[tokens, n]``, of this shard's latents; ``among``: indices of those that may be chosen, all by default.
+        k: how many; ``mesh``: of the other shards.
     """
     columns = pre if among is None else pre[:, among].contiguous()
     values, indices = top_k(columns, min(mesh.candidates(k), columns.shape[1]))
@@ -80,13 +80,13 @@ def largest(pre: Tensor, k: int, mesh: Mesh = ALONE, among: Tensor | None = None
 
 
 def project_out_parallel(decoder: Tensor, gradient: Tensor) -> None:
-    """Take from ``gradient`` its part along each decoder direction (``[n, d]``, unit norm), in place."""
+    """Remove from ``gradient`` its component along each decoder direction (``[n, d]``, unit norm), in place."""
     for block, directions in zip(gradient.split(ROWS_AT_ONCE), decoder.split(ROWS_AT_ONCE), strict=True):
         block.addcmul_(torch.linalg.vecdot(block, directions).unsqueeze(1), directions, value=-1)
 
 
 def normalise_decoder(decoder: Tensor) -> None:
-    """Bring each decoder direction (``[n, d]``) back to unit norm, in place."""
+    """Normalise each decoder direction (``[n, d]``) to unit norm, in place."""
     decoder /= decoder.norm(dim=1, keepdim=True).clamp_min(1e-8)
 
 
@@ -96,7 +96,7 @@ def default_k_aux(d: int) -> int:
 
 
 def learning_rate_factor(step: int, steps: int, warmup_steps: int, decay_share: float) -> float:
-    """By how much the rate is lowered at ``step`` (counted from 0): linear warm-up, and linear decay to 0 at the end."""
+    """The factor of the learning rate at ``step`` (counted from 0): linear warm-up, and linear decay to 0 at the end."""
     factor = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decaying = int(steps * decay_share)
     if decaying and step >= steps - decaying:
@@ -110,7 +110,8 @@ def normalised_error(reconstruction: Tensor, target: Tensor, scale: Tensor | flo
 
 
 def clip_gradients(parameters: Mapping[str, Tensor], largest_norm: float, mesh: Mesh = ALONE) -> None:
-    """Scale gradients, in place, so that their global norm is at most ``largest_norm``; what shards share counts once."""
+    """Scale gradients, in place, so that their global norm is at most ``largest_norm``; parameters that shards share count
+    once."""
     gradients = {name: each.grad for name, each in parameters.items() if each.grad is not None}
     squares = {name: torch.linalg.vector_norm(gradient).square() for name, gradient in gradients.items()}
     own = torch.stack([square for name, square in squares.items() if name not in SHARED]).sum()
@@ -119,13 +120,13 @@ def clip_gradients(parameters: Mapping[str, Tensor], largest_norm: float, mesh: 
 
 
 class Workspace:
-    """One piece of memory for large tensors that only live for a moment, so that it is asked for once and not each step."""
+    """One block of memory for large temporary tensors, so that it is allocated once and not at each step."""
 
     def __init__(self) -> None:
         self._memory: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def take(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Uninitialised ``shape`` of the device and type of ``like``; the next call may hand out the same memory."""
+        """Uninitialised ``shape`` of the device and type of ``like``; the next call may return the same memory."""
         size, kind = math.prod(shape), (like.device, like.dtype)
         if kind not in self._memory or self._memory[kind].numel() < size:
             self._memory[kind] = like.new_empty(size)
@@ -145,7 +146,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, tensors: dict[str, Tensor]) -> None:
-        """Take in the present values."""
+        """Update with the current values."""
         self.count += 1
         torch._foreach_lerp_(list(self.sums.values()), [tensors[name] for name in self.sums], 1 - self.decay)
 

@@ -1,4 +1,4 @@
-"""Many steps: several autoencoders on one stream of activations, each batch read once."""
+"""The training loop: several autoencoders on one stream of activations, each batch read once."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def train(
     Args:
         configs: one for each; ``folders``: where each is saved (averaged weights in ``average/`` below it).
         source: the activations.
-        resume: go on from the states in the folders.
-        progress: told of each step.
+        resume: resume from the states in the folders.
+        progress: updated after each step.
         mesh: the ranks that train together, each of which calls this.
 
     Raises:
-        SaebenchError: settings do not fit together, a batch is not finite, or a folder cannot be written; the last good
-            checkpoint stays.
+        SaebenchError: settings are inconsistent, a batch is not finite, or a folder cannot be written; the last good
+            checkpoint is kept.
     """
     progress = progress or Progress(shown=False)
     first = configs[0]
     if any((each.batch, each.seed, each.steps) != (first.batch, first.seed, first.steps) for each in configs):
         raise SaebenchError("Autoencoders that train together need the same batch, tokens and seed.")
     if first.batch % mesh.replicas:
-        raise SaebenchError(f"A batch of {first.batch} tokens cannot be dealt out to {mesh.replicas} replicas.")
+        raise SaebenchError(f"A batch of {first.batch} tokens cannot be distributed to {mesh.replicas} replicas.")
     with progress.task("Training", total=first.steps * first.batch, unit="tokens") as advance:
         sample = source.chunk(0)[:SAMPLE_TOKENS]
         trainers = [Trainer(config, sample, mesh) for config in configs]
@@ -60,7 +60,7 @@ def train(
 
 
 def _steps(pairs: Sequence[tuple[Trainer, Path]], source: ChunkedSource, advance: Advance) -> float:
-    """Take all steps that are left, with checkpoints in between.
+    """Take all remaining steps, with checkpoints in between.
 
     Returns:
         Seconds taken.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the autoencoder, its average, and the state to go on from; each replaced whole or not at all."""
+"""Checkpoints of a run: the autoencoder, its average, and the state for resuming; each replaced atomically."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from saebench.training.trainer import Trainer
 
 STATE, AVERAGE = "state.pt", "average"
 WHOLE = ("b_dec", "b_pre")
-"""Tensors that every shard holds whole."""
+"""Tensors that every shard holds completely."""
 
 
 def save(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
-    """Write the autoencoder, its average, and the state. ``record``: what is told of the training.
+    """Write the autoencoder, its average, and the state. ``record``: the training record.
 
     All ranks of a mesh call this; together they write one file set, which is read without them.
 
     Raises:
-        SaebenchError: the folder cannot be written; the last good checkpoint stays.
+        SaebenchError: the folder cannot be written; the last good checkpoint is kept.
     """
     for averaged, place in ((False, folder), (True, folder / AVERAGE)):
         told = record | {"averaged": True} if averaged else record
@@ -44,7 +44,7 @@ def save(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
 
 
 def write_state(trainer: Trainer, folder: Path) -> None:
-    """Write the state of this rank; of a sharded run each shard has a file of its own, named by its step."""
+    """Write the state of this rank; in a sharded run each shard has its own file, named by its step."""
     mesh = trainer.mesh
     if mesh.replica == 0:
         _replace(folder / _state_name(mesh, trainer.step), lambda stream: torch.save(trainer.state(), stream))
@@ -56,19 +56,19 @@ def write_state(trainer: Trainer, folder: Path) -> None:
 
 
 def prepare_folder(trainer: Trainer, folder: Path, resume: bool) -> None:
-    """Load the last state where a run goes on.
+    """Load the last state where a run is resumed.
 
     Raises:
         SaebenchError: there is a run already, its state cannot be read, or it had other settings or other shards.
     """
     states = sorted(folder.glob("state*.pt"))
     if states and not resume:
-        raise SaebenchError(f"{folder} holds a training run already: go on with --resume, or name another folder.")
+        raise SaebenchError(f"{folder} holds a training run already: resume it with --resume, or choose another folder.")
     if not states:
         return
     mine = folder / _state_name(trainer.mesh, _last_step(folder, trainer.mesh.shards))
     if not mine.exists():
-        raise SaebenchError(f"The run in {folder} had another number of shards: resume it with as many.")
+        raise SaebenchError(f"The run in {folder} had another number of shards: resume it with the same number.")
     try:
         trainer.load_state(torch.load(mine, weights_only=True, map_location=trainer.device))
     except (RuntimeError, KeyError, ValueError) as error:
@@ -104,7 +104,7 @@ def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def _save_shards(sae: SparseAutoencoder, n: int, folder: Path, record: dict[str, Any], mesh: Mesh) -> None:
-    """Every shard writes its rows into one file, whose header the first has laid out."""
+    """Every shard writes its rows into one file, whose header the first one wrote."""
     tensors = native_tensors(sae)
     header, starts, size = _layout(tensors, n)
     temporary = folder / f".{WEIGHTS}.part"

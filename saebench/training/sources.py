@@ -1,4 +1,4 @@
-"""Where training batches come from: activations in chunks, from the language model itself or from a cache on disk.
+"""Sources of training batches: activations in chunks, from the language model or from a cache on disk.
 
 Batch ``i`` depends on the seed and on ``i`` alone, so that a run can be resumed at any step. A chunk of rows is the
 shuffling buffer: its tokens are permuted, and so is the order of chunks in each epoch.
@@ -57,7 +57,8 @@ class ChunkedSource(ABC):
         return sum(self.counts)
 
     def batches(self, batch: int, seed: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """``(i, [batch, d])`` for ever, from batch ``start`` on. What a chunk has beyond whole batches waits.
+        """``(i, [batch, d])`` without end, from batch ``start`` on. A chunk's tokens beyond whole batches are used in later
+        batches.
 
         Raises:
             SaebenchError: no chunk holds a batch.
@@ -88,7 +89,7 @@ class ChunkedSource(ABC):
 
 
 class TensorSource(ChunkedSource):
-    """Activations that are in memory: ``[tokens, d]``."""
+    """Activations in memory: ``[tokens, d]``."""
 
     def __init__(self, activations: Tensor, name: str = "tensor") -> None:
         self._activations = activations
@@ -101,7 +102,7 @@ class TensorSource(ChunkedSource):
 
 
 class LiveSource(ChunkedSource):
-    """Activations from the layers below the hook, computed as they are needed; the last chunks are kept."""
+    """Activations from the layers below the hook, computed on demand; the last chunks are cached."""
 
     def __init__(self, cut: Cut, corpus: TokenCorpus, progress: Progress) -> None:
         self._cut, self._corpus, self._progress = cut, corpus, progress
@@ -118,7 +119,7 @@ class LiveSource(ChunkedSource):
         self._kept: Callable[[int], Tensor] = lru_cache(maxsize=2)(self._compute)
 
     def chunk(self, index: int) -> Tensor:
-        """Computed, or one of the last two that were."""
+        """Computed, or one of the last two from the cache."""
         return self._kept(index)
 
     def _compute(self, index: int) -> Tensor:
@@ -134,9 +135,9 @@ class LiveSource(ChunkedSource):
 
 
 class CachedSource(ChunkedSource):
-    """Activations kept on disk, one memory-mapped safetensors file a chunk, with a manifest that says whose they are.
+    """Activations on disk, one memory-mapped safetensors file for each chunk, with a manifest of their origin.
 
-    Missing chunks are computed by the live source once; a cache of other activations is refused.
+    Missing chunks are computed by the live source once; a cache of other activations is rejected.
     """
 
     def __init__(self, folder: Path, live: LiveSource) -> None:
@@ -147,7 +148,7 @@ class CachedSource(ChunkedSource):
             self._check(manifest)
         else:
             if folder.is_dir() and any(folder.iterdir()):
-                raise SaebenchError(f"{folder} is not empty and holds no manifest: name a new folder for the cache.")
+                raise SaebenchError(f"{folder} is not empty and holds no manifest: choose a new folder for the cache.")
             write_text(manifest, json.dumps(self.identity | {"counts": self.counts, "d": self.d}, indent=1) + "\n")
 
     def chunk(self, index: int) -> Tensor:
@@ -166,7 +167,7 @@ class CachedSource(ChunkedSource):
                 activations: Tensor = file.get_tensor("activations")
         except (SafetensorError, OSError) as error:
             raise SaebenchError(
-                f"{path.name} of the activation cache is damaged: delete it, and it is made again."
+                f"{path.name} of the activation cache is damaged: delete it, and it is written again."
             ) from error
         return activations
 
@@ -179,19 +180,19 @@ class CachedSource(ChunkedSource):
         try:
             there = json.loads(manifest.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise SaebenchError(f"{manifest} is not readable: delete the cache and let it be made again.") from error
+            raise SaebenchError(f"{manifest} is not readable: delete the cache, and it is written again.") from error
         different = sorted(key for key, value in self.identity.items() if there.get(key) != value)
         if different:
             raise SaebenchError(
-                f"The activation cache {self._folder} holds others' activations ({', '.join(different)} differ)."
+                f"The activation cache {self._folder} holds other activations ({', '.join(different)} differ)."
             )
 
 
 def open_source(config: TrainingConfig, cache: Path | None, progress: Progress) -> ChunkedSource:
-    """The activations a configuration asks for.
+    """The activations of a configuration.
 
     Raises:
-        SaebenchError: model, hook, text or cache are not right.
+        SaebenchError: model, hook, text or cache are invalid.
     """
     with progress.step(f"Loading {config.model}"):
         model = LanguageModel.load(config.model)
@@ -200,7 +201,7 @@ def open_source(config: TrainingConfig, cache: Path | None, progress: Progress) 
     wanted = config.corpus_tokens + skipped_rows * config.context if config.corpus_tokens else None
     corpus = load_corpus(config.corpus, model.tokenizer, context=config.context, tokens=wanted)
     if skipped_rows >= corpus.tokens.shape[0]:
-        raise SaebenchError(f"{corpus.name} has {corpus.tokens.numel()} tokens, all of which corpus_skip leaves out.")
+        raise SaebenchError(f"{corpus.name} has {corpus.tokens.numel()} tokens, all of which corpus_skip skips.")
     corpus = replace(
         corpus,
         tokens=corpus.tokens[skipped_rows:],

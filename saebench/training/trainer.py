@@ -1,4 +1,4 @@
-"""One autoencoder in training: a step, its record, and the state to go on from."""
+"""One autoencoder in training: a step, its record, and the state for resuming."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Trainer:
     """One autoencoder in training.
 
     Attributes:
-        config: of the run; ``objective``: the architecture's loss; ``weights``: what is trained.
+        config: of the run; ``objective``: the architecture's loss; ``weights``: the trained weights.
         step: steps done, of which ``first_step`` before resuming.
-        history: ``(step, normalised MSE, L0, dead share)`` as the run went.
+        history: ``(step, normalised MSE, L0, dead share)`` over the run.
     """
 
     def __init__(self, config: TrainingConfig, sample: Tensor, mesh: Mesh = ALONE) -> None:
-        """``sample``: ``[tokens, d]`` activations, from which biases and scales start; ``mesh``: who trains with it."""
+        """``sample``: ``[tokens, d]`` activations, from which biases and scales are initialised; ``mesh``: its ranks."""
         self.config, self.mesh = config, mesh
         self.device = torch.device(pick_device(config.device or None))
         sample = sample.to(self.device)
@@ -54,7 +54,7 @@ class Trainer:
         self._outcome = torch.compile(self.objective.outcome) if config.compile else self.objective.outcome
         self.objective.variance = float((scaled - scaled.mean(dim=0)).square().sum(dim=1).mean())
         if not 0 < self.objective.variance < float("inf"):
-            raise SaebenchError("The activations to train on are constant, NaN or infinite: check the model and the hook.")
+            raise SaebenchError("The training activations are constant, NaN or infinite: check the model and the hook.")
         self.objective.calibrate(scaled[:CALIBRATION_TOKENS])
         self.parameters = dict(self.weights.named_parameters()) | dict(self.objective.extra_parameters())
         trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
@@ -67,7 +67,7 @@ class Trainer:
         self.history: list[tuple[int, float, float, float]] = []
 
     def train_step(self, activations: Tensor) -> None:
-        """One step on ``[batch, d]`` activations in the model's units; replicas each take their part of them.
+        """One step on ``[batch, d]`` activations in the model's units; each replica uses its part of them.
 
         Raises:
             SaebenchError: the activations or the loss are not finite; nothing was changed.
@@ -116,7 +116,7 @@ class Trainer:
         return float(self.mesh.total(dead, over_replicas=False)) / self.config.n
 
     def sae(self, averaged: bool = False) -> SparseAutoencoder:
-        """The autoencoder as it is now, or made of the averaged weights."""
+        """The autoencoder as it is now, or with the averaged weights."""
         tensors = self.average.value() if averaged else {name: each.clone() for name, each in self._tensors().items()}
         present = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         with torch.no_grad():
@@ -155,7 +155,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on exactly."""
+        """Everything that is needed to resume exactly."""
         return {
             "config": self.config.record(),
             "step": self.step,
@@ -169,7 +169,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``.
+        """Resume from ``state``.
 
         Raises:
             SaebenchError: it was made with other settings (they are named).
@@ -179,7 +179,9 @@ class Trainer:
             key for key in now if before.get(key) != now[key] and key not in ("checkpoint_every", "device", "compile")
         )
         if different:
-            raise SaebenchError(f"The run to resume had other settings: {', '.join(different)}. Repeat them, or train anew.")
+            raise SaebenchError(
+                f"The run to resume had other settings: {', '.join(different)}. Use the same settings, or start a new run."
+            )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["tensors"][name])

@@ -179,11 +179,11 @@ def test_other_objects_are_probed_on_what_they_hand_on(
 def test_wrong_options_and_no_data_are_said_before_anything_is_run(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, folder: Path
 ) -> None:
-    with pytest.raises(SaebenchError, match="no probing task and no set"):
+    with pytest.raises(SaebenchError, match="no probing task or set"):
         run(make_sae(), tiny_model, tiny_corpus, folder, "alhpa")
     with pytest.raises(SaebenchError, match="There is no data folder"):
         run(make_sae(), tiny_model, tiny_corpus, folder / "nowhere")
-    with pytest.raises(SaebenchError, match="None of the 1 probing tasks"):
+    with pytest.raises(SaebenchError, match="None of the 1 requested probing tasks"):
         run(make_sae(), tiny_model, tiny_corpus, folder, "gone")
 
 

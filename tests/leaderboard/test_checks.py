@@ -118,7 +118,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 def test_file_names_follow_a_pattern(tmp_path: Path, name: str) -> None:
     folder = write_board(tmp_path, [])
     (folder / name).write_text(to_json(submission()))
-    assert any("only submissions lie here" in problem for problem in said(tmp_path)) or name.startswith(".")
+    assert any("only submissions are allowed here" in problem for problem in said(tmp_path)) or name.startswith(".")
 
 
 @given(st.text(max_size=90))
@@ -141,12 +141,12 @@ def test_links_and_other_things_are_not_followed(tmp_path: Path) -> None:
 def test_a_file_must_be_called_as_it_calls_itself_and_lie_in_its_place(tmp_path: Path) -> None:
     folder = write_board(tmp_path, [])
     (folder / "other.json").write_text(to_json(submission("entry")))
-    assert said(tmp_path) == ["it calls itself entry: its file must be entry.json"]
+    assert said(tmp_path) == ["its name is entry: its file must be entry.json"]
     (folder / "other.json").unlink()
     folder.rename(folder.parent / "blocks.1.hook_resid_pre")
-    assert said(tmp_path) == ["it belongs into smollm2/blocks.15.hook_resid_pre"]
+    assert said(tmp_path) == ["it belongs in smollm2/blocks.15.hook_resid_pre"]
     (tmp_path / "stray.json").write_text("{}")
-    assert "it lies outside the folders <model>/<hook>" in said(tmp_path)
+    assert "it is outside the folders <model>/<hook>" in said(tmp_path)
 
 
 def test_the_same_autoencoder_twice_is_refused_but_another_k_is_not(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_definitions_of_the_checkout_are_those_of_the_benchmark(tmp_path: Path) 
         ([metric("normalised_mse", -0.1)], "normalised_mse is -0.1, outside its range of 0 to inf"),
         ([metric("cosine_similarity", 1.1)], "cosine_similarity is 1.1, outside its range of -1 to 1"),
         ([metric("explained_variance", 1.1)], "explained_variance is 1.1, outside its range of -inf to 1"),
-        ([metric("m", 1.0, interval=(2.0, 3.0))], "m lies outside its own interval"),
+        ([metric("m", 1.0, interval=(2.0, 3.0))], "m is outside its own interval"),
         ([metric("m", 1.0, n=10**9)], "m rests on 1,000,000,000 tokens of a text of 32,768"),
     ],
 )
@@ -316,9 +316,9 @@ def test_the_command_exits_with_1_and_names_the_file(tmp_path: Path) -> None:
     done = runner.invoke(app, ["leaderboard", "check", "--root", str(root)])
     assert done.exit_code == 1 and "bad.json: seed is 5, the benchmark's is 0." in done.stdout
     good = runner.invoke(app, ["leaderboard", "check", str(root / FOLDER / "good.json"), "--root", str(root)])
-    assert good.exit_code == 0 and "1 checked, nothing wrong" in good.stdout
+    assert good.exit_code == 0 and "1 checked, no problems" in good.stdout
     other = runner.invoke(app, ["leaderboard", "check", str(tmp_path / "none.json"), "--root", str(root)])
-    assert isinstance(other.exception, SaebenchError) and "is no submission below" in str(other.exception)
+    assert isinstance(other.exception, SaebenchError) and "is not a submission below" in str(other.exception)
     nowhere = runner.invoke(app, ["leaderboard", "check", "--root", str(tmp_path / "nowhere")])
     assert isinstance(nowhere.exception, SaebenchError)
 
@@ -339,5 +339,5 @@ def test_the_commands_lead_from_a_result_to_an_entry(tmp_path: Path) -> None:
 def test_folders_are_named_after_models() -> None:
     assert folder_name("EleutherAI/pythia-70m") == "EleutherAI--pythia-70m"
     assert folder_name("a b/../c") == "a-b--c"
-    with pytest.raises(SaebenchError, match="makes no name for a folder"):
+    with pytest.raises(SaebenchError, match="cannot be the name of a folder"):
         folder_name("///")

@@ -117,7 +117,7 @@ def test_an_altered_entry_is_seen_by_the_check(tmp_path: Path) -> None:
     data = json.loads(path.read_text())
     path.write_text(json.dumps({**data, "name": "other"}))
     (problem,) = load_boards(tmp_path / "boards")[0].problems
-    assert "it calls itself other" in problem.words
+    assert "its name is other" in problem.words
 
 
 def test_real_files_of_saebench(shared_data: Path, tmp_path: Path) -> None:

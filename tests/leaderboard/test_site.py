@@ -46,7 +46,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     root = write_board(tmp_path / "boards", [submission()]).parents[1]
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "mine.txt").write_text("precious")
-    with pytest.raises(SaebenchError, match="holds something else than a site"):
+    with pytest.raises(SaebenchError, match="holds other files than a site"):
         build(root, tmp_path / "site")
     assert (tmp_path / "site" / "mine.txt").read_text() == "precious"
     (tmp_path / "site" / "mine.txt").unlink()

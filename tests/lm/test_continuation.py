@@ -62,7 +62,7 @@ def test_a_cache_that_a_model_does_not_take_or_fill_is_named(monkeypatch: pytest
     prefix = cut.prefix(torch.randint(0, 200, (1, 20), generator=torch.Generator().manual_seed(0)))
     assert lm.cache_argument in CACHE_ARGUMENTS
     monkeypatch.setattr(lm, "cache_argument", None)
-    assert cache_trouble(cut, prefix.outputs, prefix, 10, 5) == "NoCache: LlamaForCausalLM takes no key-value cache"
+    assert cache_trouble(cut, prefix.outputs, prefix, 10, 5) == "NoCache: LlamaForCausalLM accepts no key-value cache"
     monkeypatch.setattr(lm, "run", lambda tokens, hooks, cache=None, **inputs: torch.zeros(1, tokens.shape[1], 200))
     assert "left layer 2 of the cache empty" in str(cache_trouble(cut, prefix.outputs, prefix, 10, 5))
 

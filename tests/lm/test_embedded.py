@@ -169,7 +169,7 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
     assert cache_folder() == tmp_path / "home" / ".cache" / "saebench"
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SAEBENCH_CACHE", str(tmp_path / "file" / "inside"))
-    with pytest.raises(SaebenchError, match=r"cannot be made .*: name another in SAEBENCH_CACHE"):
+    with pytest.raises(SaebenchError, match=r"cannot be created .*: set another in SAEBENCH_CACHE"):
         cache_folder()
 
 

@@ -72,7 +72,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(SaebenchError, match="Cannot write"):
         check_writable(tmp_path / "file" / "result.json")
-    with pytest.raises(SaebenchError, match="it is a folder; name a file"):
+    with pytest.raises(SaebenchError, match="it is a folder; give a file"):
         check_writable(tmp_path)
 
 
@@ -213,9 +213,9 @@ def test_a_scorecard_gives_numbers_tables_and_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_free_form_data_is_finite_too(bad: float) -> None:
-    with pytest.raises(ValidationError, match="JSON cannot say"):
+    with pytest.raises(ValidationError, match="JSON cannot represent"):
         evaluator("e", [], {"curve": [1.0, {"deep": bad}]})
-    with pytest.raises(ValidationError, match="JSON cannot say"):
+    with pytest.raises(ValidationError, match="JSON cannot represent"):
         sample_result(settings={"rate": bad})
 
 
@@ -223,7 +223,7 @@ def test_a_number_in_free_form_data_that_is_too_large_is_refused(tmp_path: Path)
     path = changed(tmp_path / "bad.json")
     path.write_text(path.read_text().replace('"options": {}', '"rate": 1e999'))
     (problem,) = validate(path)
-    assert problem.startswith("settings: ") and "JSON cannot say" in problem
+    assert problem.startswith("settings: ") and "JSON cannot represent" in problem
 
 
 def test_files_hold_numbers_not_text_that_looks_like_them(tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_files_hold_numbers_not_text_that_looks_like_them(tmp_path: Path) -> Non
     assert "schema_version is True" in validate(changed(tmp_path / "bad.json", schema_version=True))[0]
 
 
-def test_metrics_stand_under_their_own_names_with_sensible_errors() -> None:
+def test_metric_keys_are_their_names_and_errors_are_valid() -> None:
     good = metric("m", 1.0)
-    with pytest.raises(ValidationError, match="other names than their own"):
+    with pytest.raises(ValidationError, match="other keys than their names"):
         EvaluatorResult(name="e", version=1, metrics={"other": good}, duration_seconds=0)
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         metric("m", 1.0, -0.1)

@@ -187,7 +187,7 @@ def test_any_object_that_encodes_and_decodes_is_evaluated() -> None:
 
 
 def test_what_does_not_fit_together_is_refused(make_sae: Callable[..., SparseAutoencoder]) -> None:
-    with pytest.raises(SaebenchError, match="k must lie between"):
+    with pytest.raises(SaebenchError, match="k must be between 1 and"):
         make_sae(activation=TopK(65))
     with pytest.raises(SaebenchError, match=r"threshold has shape \[3\]"):
         make_sae(activation=JumpReLU(torch.zeros(3)))

@@ -21,7 +21,7 @@ def test_tasks_lists_what_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert done.exit_code == 0, done.output
     lines = {line.split()[0]: line for line in done.output.splitlines() if line.strip()}
     assert "local" in lines["jigsaw"] and "missing" in lines["hh_helpful"] and "missing" in lines["amazon"]
-    assert "3 tasks, 1 with data here, 2 without." in done.output
+    assert "3 tasks, 1 with data, 2 without." in done.output
 
 
 def test_show_prints_two_examples_of_each_label(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Many small non-negative least-squares problems at once, by projected Newton steps.
 
-Each problem minimises ``u G u / 2 - c u`` over ``u >= 0``: coordinates at the bound that want to go below it are held there,
-the others take a Newton step, and the step is shortened until the objective falls (Bertsekas 1982, "Projected Newton
-methods for optimization problems with simple constraints").
+Each problem minimises ``u G u / 2 - c u`` over ``u >= 0``: coordinates at the bound with a descent direction below it are
+held there, the others take a Newton step, and the step is shortened until the objective falls (Bertsekas 1982, "Projected
+Newton methods for optimization problems with simple constraints").
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ MOST_STEPS = 100
 SHORTENINGS = 20
 TOLERANCE = 1e-8
 SUFFICIENT = 1e-4
-"""Share of the decrease promised by the gradient that a step must bring (Armijo)."""
+"""Share of the decrease predicted by the gradient that a step must achieve (Armijo)."""
 RIDGE = 1e-9
-"""Of the largest diagonal entry: keeps Newton steps defined where directions coincide; the objective is not changed."""
+"""Ridge, as a share of the largest diagonal entry: keeps Newton steps defined where directions coincide; the objective is
+unchanged."""
 
 
 class Solution(NamedTuple):
-    """What was found.
+    """The solutions.
 
     Attributes:
         values: ``[problems, k]`` float64.
@@ -34,7 +35,7 @@ class Solution(NamedTuple):
 
 
 def solve(gram: Tensor, linear: Tensor, start: Tensor, live: Tensor) -> Solution:
-    """Minimise all problems from ``start`` on; no objective ends above where it started.
+    """Minimise all problems from ``start``; no objective increases.
 
     Args:
         gram: ``[problems, k, k]``, positive semi-definite.

@@ -1,6 +1,6 @@
-"""Which levels of sparsity an autoencoder is read at, and its code at each of them.
+"""The levels of sparsity at which an autoencoder is measured, and its code at each of them.
 
-Two rules cut a code down, or let more in: the ``k'`` latents of largest magnitude of each token, and all latents above one
+Two rules reduce or extend a code: the ``k'`` latents of largest magnitude of each token, and all latents above one
 threshold for all tokens, set so that ``k'`` are active on average.
 """
 
@@ -18,18 +18,18 @@ from saebench.sae import Activation, Autoencoder, JumpReLU, SparseAutoencoder, S
 from saebench.sae.activations import GroupMax
 
 BEYOND = (2, 4)
-"""Levels past the autoencoder's own, as multiples of it, where pre-activations allow them."""
+"""Levels above the autoencoder's own, as multiples of it, where pre-activations are available."""
 SPARE = 2
 """Thresholds are set among this many times the largest level's latents of each token."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Where an autoencoder is read.
+    """The levels of sparsity of an autoencoder.
 
     Attributes:
         own: its mean L0 on the calibration rows.
-        counts: the numbers ``k'``: powers of two below ``own``, ``own`` rounded, and those beyond.
+        counts: the numbers ``k'``: powers of two below ``own``, ``own`` rounded, and those above.
         thresholds: one for each of ``counts``.
     """
 
@@ -44,7 +44,7 @@ class Levels:
 
 
 def find_levels(setup: Setup, rows: int) -> Levels:
-    """Choose levels and thresholds on a random sample of ``rows`` rows, whatever the batches of the pass."""
+    """Choose levels and thresholds on a random sample of ``rows`` rows, independently of the batches of the pass."""
     sae = setup.sae
     sample = [_counted_inputs(setup, row) for row in sampled_rows(setup, rows).tolist()]
     tokens = sum(inputs.shape[0] for inputs in sample)
@@ -55,7 +55,7 @@ def find_levels(setup: Setup, rows: int) -> Levels:
         counts += [count * nominal for count in BEYOND if count * nominal <= sae.n_latents]
     source = widest(sae, min(sae.n_latents, SPARE * counts[-1])) or sae
     values = torch.cat([source.encode(inputs).values.abs().flatten() for inputs in sample]).sort(descending=True).values
-    places = (count * tokens for count in counts)  # midway between the last value let in and the first left out
+    places = (count * tokens for count in counts)  # midway between the last included value and the first excluded one
     thresholds = (float(values[place - 1 : place + 1].mean()) if 0 < place < values.numel() else 0.0 for place in places)
     return Levels(mean, tuple(counts), tuple(thresholds))
 
@@ -66,10 +66,10 @@ def _counted_inputs(setup: Setup, row: int) -> Tensor:
 
 
 def widest(sae: Autoencoder, count: int) -> SparseAutoencoder | None:
-    """The autoencoder with its ``count`` largest pre-activations let through, or None where it has no more to give.
+    """The autoencoder with its ``count`` largest pre-activations active, or None where it has no further ones.
 
-    A ReLU autoencoder has none: all that is positive is active already. Of gated and ProLU autoencoders' closed latents
-    no value is defined.
+    A ReLU autoencoder has none: all positive pre-activations are active already. Inactive latents of gated and ProLU
+    autoencoders have no defined value.
     """
     activation = _ranked(sae, count)
     return None if activation is None or not isinstance(sae, SparseAutoencoder) else replace(sae, activation=activation)
@@ -116,7 +116,7 @@ def by_threshold(
 
 
 def prefix_sizes(sae: Autoencoder) -> tuple[int, ...]:
-    """How many latents each nested prefix of a Matryoshka autoencoder has; nothing for others."""
+    """The number of latents of each nested prefix of a Matryoshka autoencoder; empty for others."""
     groups = sae.info.group_sizes
     if groups is None or not isinstance(sae, SparseAutoencoder) or sum(groups) != sae.n_latents:
         return ()

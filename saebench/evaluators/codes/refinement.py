@@ -57,7 +57,7 @@ def refine(sae: SparseAutoencoder, latents: SparseLatents, residual: Tensor) -> 
 
 
 def _chunks(latents: SparseLatents, width: int) -> Iterator[tuple[Tensor, int]]:
-    """``(tokens, slots in use)``: tokens of similar numbers of slots together, so that little is spent on empty ones."""
+    """``(tokens, slots in use)``: tokens with similar numbers of slots together, so that few slots are empty."""
     places = torch.arange(1, latents.values.shape[1] + 1, device=latents.values.device)
     used = (latents.active * places).amax(dim=1) if latents.values.shape[1] else latents.values.new_zeros(0)
     order = used.argsort(descending=True)

@@ -1,1 +1,1 @@
-"""Language-model outputs with something else in place of activations: rows, interventions, effects."""
+"""Language-model outputs with replaced activations: rows, interventions, effects."""

@@ -1,4 +1,4 @@
-"""How sparse an intervention's effect on the logits is.
+"""The sparsity of an intervention's effect on the logits.
 
 Source: Gao et al. 2024, section 4.5. The effect is the difference of logits over V words at T positions, minus the median
 over words at each position; ``(L1 / L2)^2 / (V T)`` of that vector is the effective share of (word, position) pairs that
@@ -18,7 +18,7 @@ ROWS_AT_ONCE = 16
 
 
 class Effect(NamedTuple):
-    """What a batch of interventions did.
+    """The effects of a batch of interventions.
 
     Attributes:
         sparsity: ``[batch]`` float64, ``(L1 / L2)^2 / (V T)``; NaN where nothing changed.
@@ -30,14 +30,14 @@ class Effect(NamedTuple):
 
 
 def effect(logits: Tensor, reference: Tensor) -> Effect:
-    """Reduce a batch of interventions. ``logits`` is overwritten, so that no second tensor of its size is held.
+    """Reduce a batch of interventions. ``logits`` is overwritten, so that no second tensor of its size is needed.
 
     Args:
         logits: ``[batch, T, V]`` float32 or float64, with the interventions.
         reference: ``[T, V]``, without.
     """
     batch, positions, words = logits.shape
-    change = logits.sub_(reference).flatten(0, 1)  # a copy where the logits are a part of longer ones
+    change = logits.sub_(reference).flatten(0, 1)  # a copy where the logits are a slice of longer ones
     for part in change.split(ROWS_AT_ONCE):
         part.sub_(median(part).unsqueeze(1))
     l1 = torch.linalg.vector_norm(change, ord=1, dim=1).double().view(batch, positions).sum(dim=1)

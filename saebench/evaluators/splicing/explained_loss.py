@@ -1,7 +1,7 @@
-"""What it costs the language model that latents are replaced by what their explanations predict.
+"""The loss of the language model with latents replaced by the predictions of their explanations.
 
-Source: Gao et al. 2024, section 4.4 (the substitution; which losses are compared is this package's choice). Positions left
-out of the averages keep their clean activations.
+Source: Gao et al. 2024, section 4.4 (the substitution; which losses are compared is this package's choice). Positions
+excluded from the averages keep their clean activations.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def explained_losses(
     """Cross-entropies on ``rows`` of the corpus: clean, with the reconstruction, and with latents replaced in it.
 
     Args:
-        cut, sae, corpus: what is judged, on what.
+        cut, sae, corpus: the language model, the autoencoder and the text.
         rows: numbers of rows.
         tries: explanations by latent; these latents are replaced by their simulation, or by 0.
-        first: where text begins in a row.
-        progress: told of each batch.
+        first: the position at which text starts in a row.
+        progress: updated after each batch.
     """
     sums = RowSums(("predictions", *_RUNS))
     for some in progress.track("Splicing explanations", rows.split(max(1, TOKENS_PER_BATCH // corpus.context)), "batches"):
@@ -59,12 +59,12 @@ def explained_losses(
 def replaced(
     code: SparseLatents, tries: dict[int, Trie], tokens: Tensor, places: tuple[Tensor, ...], first: int
 ) -> tuple[SparseLatents, SparseLatents]:
-    """``(zeroed, simulated)``: the code without the tries' latents, and with what the tries say in their place.
+    """``(zeroed, simulated)``: the code without the tries' latents, and with the tries' predictions in their place.
 
     Args:
         code: of the tokens at ``places`` (rows and positions, ``[tokens]`` each) of ``tokens`` (``[rows, context]``).
         tries: by latent.
-        tokens, places, first: the text, the encoded places in it, and where text begins in a row.
+        tokens, places, first: the text, the encoded places in it, and the position at which text starts in a row.
     """
     device = code.indices.device
     explained = torch.tensor(list(tries), dtype=torch.int64, device=device)

@@ -1,4 +1,4 @@
-"""Interventions at single tokens: one latent left out, one channel set to 0, one random direction taken away."""
+"""Interventions at single tokens: one latent ablated, one channel set to 0, one random direction removed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from saebench.text.corpus import TokenCorpus
 
 
 def sample_tokens(corpus: TokenCorpus, tokens: int, per_row: int, horizon: int, seed: int) -> dict[int, list[int]]:
-    """Positions by row, drawn at random among those that count and have ``horizon`` positions from themselves on.
+    """Positions by row, sampled at random among those that count and have ``horizon`` positions from their own on.
 
-    Rows are drawn first, then up to ``per_row`` positions in each, until there are ``tokens``. Rows and positions come in
-    order.
+    Rows are sampled first, then up to ``per_row`` positions in each, until there are ``tokens``. Rows and positions are
+    in order.
     """
     generator = torch.Generator().manual_seed(seed)
     last = corpus.context - horizon
@@ -71,9 +71,9 @@ class SplicedRow:
         return SplicedRow(prefix, outputs, latents, inputs, slots)
 
     def without_each(self, sae: Autoencoder, position: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``(latents [m], reconstructions [m, d_out])``: the token's reconstruction with one active latent left out.
+        """``(latents [m], reconstructions [m, d_out])``: the token's reconstruction with one active latent ablated.
 
-        Where more than ``most`` are active, that many are drawn at random. Latents come in order of their numbers.
+        Where more than ``most`` are active, that many are sampled at random. Latents are in order of their indices.
         """
         slot = self.slot_of[position]
         code = self.latents.rows(slice(slot, slot + 1))
@@ -96,14 +96,14 @@ class Interventions:
 
     Args:
         cut: the language model, cut.
-        horizon: positions looked at, the token's own included.
-        batch: interventions run together; effects do not depend on it beyond rounding.
+        horizon: positions compared, the token's own included.
+        batch: interventions in a batch; effects do not depend on it beyond rounding.
     """
 
     def __init__(self, cut: Cut, horizon: int, batch: int) -> None:
         self.cut, self.horizon, self.batch = cut, horizon, batch
         self.cached: bool | None = None
-        """Whether the model's key-value cache serves; found out on the first row."""
+        """Whether the model's key-value cache can be used; determined on the first row."""
 
     def start(self, outputs: Tensor, prefix: Prefix) -> Continuation:
         """Run a row's layers above the cut once, with ``outputs`` (``[1, position, d_out]``) in place."""
@@ -121,9 +121,9 @@ class Interventions:
     def effects(
         self, row: Continuation, position: int, replacements: Tensor, done: Callable[[int], object] = lambda count: None
     ) -> Effect:
-        """The effects of each of ``replacements`` (``[m, d_out]``) at ``position``, the rest of the row left as it is.
+        """The effects of each of ``replacements`` (``[m, d_out]``) at ``position``, with the rest of the row unchanged.
 
-        The unaltered row runs along in each batch: its rounding is then that of its neighbours.
+        The unchanged row is included in each batch, so that its rounding is the same as that of the others.
         """
         found = []
         unaltered = row.outputs(position, self.horizon)
@@ -148,14 +148,14 @@ def zeroed_channels(clean: Tensor, count: int, generator: torch.Generator) -> Te
 
 
 def random_removals(full: Tensor, without: Tensor, generator: torch.Generator) -> Tensor:
-    """``[m, d]``: from ``full`` (``[d]``) a random direction is taken away, as long as what each of ``without`` lacks."""
+    """``[m, d]``: ``full`` (``[d]``) minus a random direction of the same norm as the difference of each of ``without``."""
     directions = F.normalize(torch.randn(without.shape, generator=generator), dim=1).to(without)
     lengths: Tensor = torch.linalg.vector_norm(full - without, dim=1, keepdim=True)
     return full - lengths * directions
 
 
 def token_generators(seed: int, tokens: dict[int, list[int]], context: int) -> Iterator[tuple[int, int, torch.Generator]]:
-    """``(row, position, generator)`` for each token: what is drawn at one does not depend on the others."""
+    """``(row, position, generator)`` for each token: samples at one token do not depend on the others."""
     for row, positions in tokens.items():
         for position in positions:
             number = (seed * 1_000_003 + row * context + position) % 2**63

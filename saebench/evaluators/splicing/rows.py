@@ -15,14 +15,15 @@ from saebench.results.statistics import Estimate, ratio_estimate
 
 
 class SplicedRows:
-    """Watches a pass over the corpus, keeps what belongs to the sampled rows, and splices each variant into them.
+    """Collects the sampled rows during a pass over the corpus, and splices each variant into them.
 
-    Rows are told by their tokens, so that the sample does not depend on batches; a row that occurs twice is sampled twice.
+    Rows are identified by their tokens, so that the sample does not depend on batches; a row that occurs twice is sampled
+    twice.
 
     Args:
-        setup: of the evaluator that asks.
+        setup: of the evaluator.
         rows: how many to sample, from the setup's seed.
-        variants: names of the reconstructions that will be given for each block.
+        variants: names of the reconstructions that are given for each block.
     """
 
     def __init__(self, setup: Setup, rows: int, variants: Sequence[str]) -> None:
@@ -42,7 +43,7 @@ class SplicedRows:
         self._parts, self._places = {name: [] for name in self._losses}, []
 
     def observe(self, block: TokenBlock, variant: str, reconstruction: Tensor) -> None:
-        """Take a variant's reconstruction of a block, ``[tokens, d_out]``; what lies outside the sample is not kept."""
+        """Add a variant's reconstruction of a block, ``[tokens, d_out]``; only sampled rows are kept."""
         rows = self._number.to(block.rows.device)[block.rows]
         keep = rows >= 0
         if bool(keep.any()):
@@ -66,7 +67,7 @@ class SplicedRows:
         self._parts, self._places = {}, []
 
     def merge(self, other: SplicedRows) -> None:
-        """Take in what another instance saw of later rows."""
+        """Add the sums of an instance that was updated with later rows."""
         for name, losses in self._losses.items():
             losses.merge(other._losses[name])
 
@@ -89,7 +90,7 @@ class SplicedRows:
 
 
 def sampled_rows(setup: Setup, rows: int) -> Tensor:
-    """Up to ``rows`` numbers of rows of the corpus, drawn from the setup's seed, in order."""
+    """Indices of up to ``rows`` rows of the corpus, sampled with the setup's seed, in order."""
     generator = torch.Generator().manual_seed(setup.seed)
     return torch.randperm(setup.corpus.tokens.shape[0], generator=generator)[:rows].sort().values
 

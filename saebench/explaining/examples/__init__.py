@@ -1,1 +1,1 @@
-"""Activating examples of latents: collecting, keeping and sampling them."""
+"""Activating examples of latents: collecting, storing and sampling them."""

@@ -1,7 +1,7 @@
 """One pass over a text that collects every latent's activating examples, in bounded memory.
 
 Memory grows with the number of latents and the size of their lists, not with the text. Each row of text is in one batch
-as a whole, and random choices depend on latent and place alone, so the result does not depend on the batch size.
+as a whole, and random choices depend on latent and position alone, so the result does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ from saebench.text.corpus import TokenCorpus
 
 LATENTS_PER_SHARD = 1024
 LATENT_BUDGET = 2**26
-"""Tokens times latents encoded at once."""
+"""Maximum number of tokens times latents encoded at once."""
 
 
 @dataclass(frozen=True)
 class ExampleSettings:
-    """What to keep; by default as ``explain/examples.toml`` says.
+    """Which examples to keep; the defaults are in ``explain/examples.toml``.
 
     Attributes:
-        top: strongest activations of each latent.
+        top: number of strongest activations of each latent.
         random: size of the uniform sample of its activations.
-        before: tokens of context in front of an example; ``after`` behind it.
+        before: tokens of context before an example; ``after`` after it.
         after: see ``before``.
         histogram: exponents and bins, see the definition.
         seed: of the uniform sample.
@@ -75,13 +75,13 @@ class ExampleSettings:
 
     @staticmethod
     def defined(**changes: int | None) -> ExampleSettings:
-        """The definition's settings, with those given in place of its own."""
+        """The definition's settings, with ``changes``."""
         kept = {name: value for name, value in load_definition("explain", "examples").items() if name != "version"}
         return ExampleSettings(**(kept | {name: value for name, value in changes.items() if value is not None}))
 
 
 class ExampleCollector:
-    """Takes in batches of whole rows, in order, and keeps each latent's examples and figures.
+    """Collects each latent's examples and statistics from batches of whole rows, in order.
 
     Attributes:
         count: ``[n]`` int64, tokens on which each latent was active.
@@ -101,7 +101,7 @@ class ExampleCollector:
         self.histogram = torch.zeros(n_latents, self._bins, dtype=torch.int32, device=device)
 
     def update(self, batch: Activations) -> None:
-        """Take in all activations of some whole rows that come after those seen before."""
+        """Add all activations of some whole rows that follow those of earlier calls."""
         if batch.values.numel() == 0:
             return
         ones = torch.ones_like(batch.latents)
@@ -119,7 +119,7 @@ class ExampleCollector:
         return steps.floor().long().clamp(0, self._bins - 1)
 
     def shard(self, start: int, stop: int) -> dict[str, Tensor]:
-        """What is stored of latents ``start`` to ``stop``."""
+        """The stored tensors of latents ``start`` to ``stop``."""
         top = self.ranked["top"]
         tensors = {
             "count": self.count[start:stop],
@@ -136,7 +136,7 @@ class ExampleCollector:
         return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
 
     def table(self, tokens: int) -> pd.DataFrame:
-        """A row of figures for each latent, of ``tokens`` counted tokens."""
+        """A row of statistics for each latent, over ``tokens`` counted tokens."""
         count = self.count.cpu()
         mean = torch.where(count > 0, self.sum.cpu() / count.clamp_min(1), torch.nan)
         maximum = torch.where(count > 0, self.ranked["top"].values[:, 0].cpu(), torch.nan)
@@ -148,7 +148,7 @@ class ExampleCollector:
 
 @dataclass
 class Collected:
-    """A finished pass: the collector, what it ran on, and the seconds of each stage."""
+    """A finished pass: the collector, its autoencoder and text, and the seconds of each stage."""
 
     collector: ExampleCollector
     sae: Autoencoder
@@ -217,14 +217,14 @@ def check_target(folder: Path) -> None:
     except SaebenchError:
         foreign = sorted(there)
     if foreign:
-        raise SaebenchError(f"{folder} holds other files ({', '.join(foreign[:3])}): name a new folder for the examples.")
+        raise SaebenchError(f"{folder} holds other files ({', '.join(foreign[:3])}): choose a new folder for the examples.")
 
 
 def write_examples(found: Collected, folder: str | Path) -> ActivatingExamples:
-    """Write a folder of examples: built beside its place and moved there whole, so that no reader sees a part.
+    """Write a folder of examples: built next to its path and moved there atomically, so that no reader sees a partial one.
 
     Raises:
-        SaebenchError: the place cannot be written, or holds something else.
+        SaebenchError: the path cannot be written, or holds other files.
     """
     folder = Path(folder)
     check_target(folder)
@@ -232,7 +232,7 @@ def write_examples(found: Collected, folder: str | Path) -> ActivatingExamples:
     scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.", suffix=".part"))
     try:
         built = scratch / "new"
-        _fill(found, built)
+        _write_files(found, built)
         if place.exists():
             os.replace(place, scratch / "old")
         os.replace(built, place)
@@ -243,7 +243,7 @@ def write_examples(found: Collected, folder: str | Path) -> ActivatingExamples:
     return ActivatingExamples.open(folder)
 
 
-def _fill(found: Collected, folder: Path) -> None:
+def _write_files(found: Collected, folder: Path) -> None:
     from safetensors.torch import save_file
 
     (folder / SHARDS).mkdir(parents=True)
@@ -263,7 +263,7 @@ def _fill(found: Collected, folder: Path) -> None:
 
 
 def _manifest(found: Collected) -> dict[str, Any]:
-    """What was run on what."""
+    """The record of autoencoder, model, text and settings."""
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,

@@ -1,8 +1,8 @@
-"""Activating examples of every latent: what ``saebench examples`` writes, opened for reading.
+"""Reading the activating examples of every latent that ``saebench examples`` wrote.
 
-A folder holds ``manifest.json`` (what was run on what; written last), ``tokens.safetensors`` (the text), ``vocabulary.json``
-(each token as text), ``latents.parquet`` (a row of figures for each latent) and ``shards/00000.safetensors`` and on
-(examples and histograms of ``latents_per_shard`` latents each).
+A folder holds ``manifest.json`` (autoencoder, model, text and settings; written last), ``tokens.safetensors`` (the text),
+``vocabulary.json`` (each token as text), ``latents.parquet`` (a row of statistics for each latent) and
+``shards/00000.safetensors`` and so on (examples and histograms of ``latents_per_shard`` latents each).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Kind = Literal["top", "random"]
 
 @dataclass(frozen=True)
 class Example:
-    """A place in the text where a latent is active, and the text around it.
+    """A position in the text where a latent is active, and the text around it.
 
     Attributes:
-        tokens: ``[window]`` int64, the text around the place, within its row.
+        tokens: ``[window]`` int64, the text around the position, within its row.
         activations: ``[window]`` float32, this latent's activation at each of these tokens; 0 where it is not active and
             at positions that the corpus excludes.
-        position: where in the window the example is.
+        position: of the example in the window.
         value: the activation there, ``activations[position]``.
-        row: which row of the corpus; ``row_position`` is the position in it.
+        row: index of the row of the corpus; ``row_position`` is the position in it.
         row_position: see ``row``.
     """
 
@@ -53,15 +53,15 @@ class Example:
 
 @dataclass(frozen=True)
 class LatentExamples:
-    """What is known of one latent.
+    """The statistics and examples of one latent.
 
     Attributes:
         latent: its number.
         count: tokens on which it is active; ``density`` is their share of the tokens counted.
         density: see ``count``.
-        mean: of its activations where it is active; None where it never is. ``maximum`` is the largest by magnitude.
+        mean: of its activations where it is active; None if it never is. ``maximum`` is the largest by magnitude.
         maximum: see ``mean``.
-        top: the strongest activations, at most one a row of text, in falling order.
+        top: the strongest activations, at most one in each row of text, in descending order.
         random: a uniform sample of all its activations without replacement, in random order: the first m of them are a
             uniform sample as well.
         histogram: ``[bins]`` int64, activations by magnitude; the edges are ``ActivatingExamples.histogram_edges``.
@@ -90,11 +90,11 @@ class LatentExamples:
 
 
 class ActivatingExamples:
-    """A finished folder of examples. Latents are read as they are asked for.
+    """A finished folder of examples. Latents are read on demand.
 
     Attributes:
-        folder: where it is.
-        manifest: what was run on what.
+        folder: its path.
+        manifest: autoencoder, model, text and settings.
         n_latents: width of the dictionary.
         tokens: ``[rows, context]`` int32, the corpus.
     """
@@ -111,7 +111,7 @@ class ActivatingExamples:
         """Open a folder that ``saebench examples`` has finished.
 
         Raises:
-            SaebenchError: it is missing, not such a folder, unfinished or damaged.
+            SaebenchError: it is missing, not a folder of examples, unfinished or damaged.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -133,13 +133,13 @@ class ActivatingExamples:
         """
         try:
             table = pd.read_parquet(self.folder / TABLE)
-        except Exception as error:  # damaged files raise many kinds
+        except Exception as error:  # damaged files raise many types
             raise damaged(self.folder, f"{TABLE} cannot be read") from error
         needed = {"count", "density", "mean", "maximum", "top", "random", "place"}
         if len(table) != self.n_latents or not needed <= set(table.columns):
-            raise damaged(self.folder, f"{TABLE} does not hold one row a latent")
+            raise damaged(self.folder, f"{TABLE} does not hold one row for each latent")
         if not table["place"].between(-1, self.tokens.numel() - 1).all():
-            raise damaged(self.folder, f"{TABLE} leads outside the text")
+            raise damaged(self.folder, f"{TABLE} has positions outside the text")
         return table
 
     @cached_property
@@ -154,7 +154,7 @@ class ActivatingExamples:
 
     @property
     def histogram_edges(self) -> list[float]:
-        """The bins' edges, one more than bins; the outermost bins hold what lies beyond as well."""
+        """The bins' edges, one more than bins; the outermost bins include values outside."""
         of = self.manifest["settings"]["histogram"]
         per_octave, low, high = int(of["bins_per_octave"]), int(of["lowest_exponent"]), int(of["highest_exponent"])
         return [2.0 ** (low + step / per_octave) for step in range((high - low) * per_octave + 1)]
@@ -183,7 +183,7 @@ class ActivatingExamples:
         )
 
     def snippet(self, place: int, before: int, after: int) -> tuple[list[int], int]:
-        """``(token ids, position)`` of a few tokens around a place, within its row."""
+        """``(token ids, position)`` of a few tokens around ``place``, within its row."""
         row, position = divmod(place, self.context)
         first = max(position - before, 0)
         return self.tokens[row, first : position + after + 1].tolist(), position - first
@@ -218,7 +218,7 @@ class ActivatingExamples:
         return tensors
 
     def _problem(self, tensors: dict[str, Tensor], latents: int) -> str | None:
-        """What is wrong with a shard, so that no number in it can lead outside the text."""
+        """What is wrong with a shard; a valid one has no position outside the text."""
         bins = len(self.histogram_edges) - 1
         expected: dict[str, tuple[int, ...]] = {
             "count": (latents,),
@@ -238,13 +238,13 @@ class ActivatingExamples:
             if offsets is None or values is None or offsets.shape != values.shape or offsets.dim() != 1:
                 return f"{kind}.offsets and {kind}.activations are not two lists of one length"
             if places.numel() and (int(places.max()) >= self.tokens.numel() or int(places.min()) < -1):
-                return f"{kind}.places lead outside the text"
+                return f"{kind}.places are outside the text"
             counts = ends.diff(prepend=ends.new_zeros(1))
             if ends.numel() and (int(counts.min()) < 0 or int(ends[-1]) != offsets.numel()):
                 return f"{kind}.ends do not divide {kind}.activations"
             target = places.flatten().repeat_interleave(counts) % self.context + offsets
             if not _within(target, offsets, self):
-                return f"{kind}.offsets lead outside their windows"
+                return f"{kind}.offsets are outside their windows"
         return None
 
 
@@ -265,10 +265,10 @@ def damaged(folder: Path, what: str) -> SaebenchError:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished folder of examples.
+    """Read the manifest of a finished folder of examples.
 
     Raises:
-        SaebenchError: the folder is missing, not of this kind, unfinished or of another version.
+        SaebenchError: the folder is missing, not a folder of examples, unfinished or of another version.
     """
     if not folder.is_dir():
         raise SaebenchError(f"There is no folder {folder}: write one with `saebench examples`.")
@@ -290,10 +290,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise damaged(folder, f"{MANIFEST} lacks {error}") from error
     if not all(type(value) is int and value >= 0 for value in whole) or not manifest["latents_per_shard"]:
-        raise damaged(folder, f"{MANIFEST} holds sizes that are no whole numbers")
+        raise damaged(folder, f"{MANIFEST} holds sizes that are not whole numbers")
     plausible = all(type(step) is int and abs(step) <= 256 for step in steps) and steps[0] < steps[1] and steps[2] > 0
     if not plausible or not all(isinstance(name, str) for name in named):
-        raise damaged(folder, f"{MANIFEST} holds values of the wrong kind")
+        raise damaged(folder, f"{MANIFEST} holds values of the wrong type")
     return manifest
 
 

@@ -1,7 +1,7 @@
-"""The best few activations of every latent, kept up to date over a stream, with the activations around them.
+"""The top activations of every latent, updated over a stream, with the activations around them.
 
 ``Ranked`` is a bounded heap per latent for all latents at once: a batch's activations are first compared with the worst
-key that each latent still keeps, and only those that beat it are merged, by sorting. Keys are activations for the
+key that each latent keeps, and only larger ones are merged, by sorting. Keys are activations for the
 strongest examples and random numbers for a uniform sample (a reservoir: the largest of independent uniform keys).
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Activations(NamedTuple):
-    """All activations of some whole rows of text, sorted by latent and then by place.
+    """All activations of some whole rows of text, sorted by latent and then by position.
 
     Attributes:
         latents: ``[entries]`` int64.
@@ -28,7 +28,7 @@ class Activations(NamedTuple):
 
     @staticmethod
     def sort(latents: Tensor, places: Tensor, values: Tensor) -> Activations:
-        """Put entries in order; each (latent, place) occurs once."""
+        """Sort entries; each (latent, place) occurs once."""
         order = places.argsort(stable=True)
         order = order[latents[order].argsort(stable=True)]
         return Activations(latents[order], places[order], values[order])
@@ -44,7 +44,7 @@ class Windows:
         self.stored = 0
 
     def append(self, counts: Tensor, offsets: Tensor, values: Tensor) -> int:
-        """Add lists; the number of the first of them."""
+        """Add lists; returns the number of the first of them."""
         first = self._size
         self._parts.append((counts, offsets.int(), values))
         self._size += counts.numel()
@@ -53,11 +53,11 @@ class Windows:
 
     @property
     def bloated(self) -> bool:
-        """Whether lists that nothing refers to any more may outweigh the others."""
+        """Whether unreferenced lists may use more memory than the others."""
         return self.stored > 2 * self._settled + (1 << 20)
 
     def gather(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(counts, offsets, values)`` of the lists ``numbers``, one after the other."""
+        """``(counts, offsets, values)`` of the lists ``numbers``, concatenated."""
         all_counts, offsets, values = (torch.cat(part) for part in zip(*self._parts, strict=True))
         self._parts = [(all_counts, offsets, values)]
         starts = (all_counts.cumsum(0) - all_counts)[numbers]
@@ -66,7 +66,7 @@ class Windows:
         return counts, offsets[picked], values[picked]
 
     def keep(self, numbers: Tensor) -> None:
-        """Drop all lists but these, which are numbered anew from 0 in this order."""
+        """Drop all lists but these, which are renumbered from 0 in this order."""
         kept = self.gather(numbers)
         self._parts, self._size = [kept], numbers.numel()
         self.stored = self._settled = kept[1].numel()
@@ -79,10 +79,10 @@ def ragged_ranges(starts: Tensor, counts: Tensor) -> Tensor:
 
 
 class Ranked:
-    """For each latent the ``size`` activations with the largest keys; among equal keys the earliest.
+    """For each latent the ``size`` activations with the largest keys; the earliest among equal keys.
 
     Attributes:
-        keys: ``[n, size]`` float64, in falling order; minus infinity where there is none.
+        keys: ``[n, size]`` float64, in descending order; minus infinity where there is none.
         places: ``[n, size]`` int64; -1 where there is none.
         values: ``[n, size]`` float32.
     """
@@ -96,11 +96,11 @@ class Ranked:
         self._windows = Windows(device)
 
     def update(self, batch: Activations, keys: Tensor, one_per_row: bool) -> None:
-        """Take in later rows.
+        """Add later rows.
 
         Args:
             batch: their activations.
-            keys: ``[entries]`` float64, what the activations are ranked by.
+            keys: ``[entries]`` float64, by which the activations are ranked.
             one_per_row: of each latent and row of text, only the entry with the largest key is considered.
         """
         beats = (keys > self.keys[batch.latents, -1]).nonzero().squeeze(1)
@@ -121,12 +121,12 @@ class Ranked:
         old = torch.arange(touched.numel(), device=touched.device).repeat_interleave(size)
         owner = torch.cat([old, which])
         all_keys = torch.cat([self.keys[touched].flatten(), keys])
-        # Stable sorts keep what came earlier in front among equal keys: kept entries are older than the batch's.
+        # Stable sorts keep earlier entries first among equal keys: kept entries are older than the batch's.
         order = all_keys.argsort(descending=True, stable=True)
         order = order[owner[order].argsort(stable=True)]
         counts = torch.bincount(owner, minlength=touched.numel())
         rank = torch.arange(order.numel(), device=order.device) - (counts.cumsum(0) - counts)[owner[order]]
-        kept = order[rank < size].view(-1, size)  # each touched latent has its size old slots at least
+        kept = order[rank < size].view(-1, size)  # each updated latent has at least its old slots
         is_new = kept >= old.numel()
         new = entries[kept[is_new] - old.numel()]
         first = self._windows.append(*self._around(batch, new))
@@ -174,7 +174,7 @@ def _first_largest(latents: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
 
 
 def uniform_keys(latents: Tensor, places: Tensor, seed: int) -> Tensor:
-    """Independent uniform numbers in [0, 1) that depend on latent, place and seed alone: ``[entries]`` float64.
+    """Independent uniform numbers in [0, 1) that depend on latent, position and seed alone: ``[entries]`` float64.
 
     The finaliser of SplitMix64 (Steele, Lea and Flood 2014) of the three; integers wrap as in C.
     """
@@ -190,5 +190,5 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """A logical right shift of int64: the sign bits that come in are cleared."""
+    """A logical right shift of int64: the sign bits shifted in are cleared."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,7 +1,7 @@
-"""Which activations and which latents are looked at: a seeded sample, the same whatever the size of batches.
+"""Seeded samples of activations and latents, independent of the size of batches.
 
-Each activation has a priority, a hash of the seed, the latent and the place in the corpus; the sample of a latent is its
-activations of lowest priority. One pass serves all latents at once, in memory bounded by the size of the sample.
+Each activation has a priority, a hash of the seed, the latent and the position in the corpus; the sample of a latent is
+its activations of lowest priority. One pass samples all latents at once, in memory bounded by the size of the sample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from saebench.text.corpus import TokenCorpus
 
 TOKENS_PER_BATCH = 1024
 BUFFER = 2**21
-"""Activations held beside the sample before it is cut down again: 80 MiB."""
+"""Activations buffered in addition to the sample before it is reduced again: 80 MiB."""
 
 _MOST = torch.iinfo(torch.int64).max
 
@@ -52,15 +52,15 @@ def split_rows(n_rows: int, unseen_share: float, seed: int) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class SampledActivations:
-    """A random sample of every latent's activations, and what is known of all of them.
+    """A random sample of every latent's activations, with statistics of all of them.
 
     Attributes:
-        rows, positions: ``[entries]`` int64, where in the corpus; ``values``: ``[entries]`` float32. Sorted by latent, and
+        rows, positions: ``[entries]`` int64, in the corpus; ``values``: ``[entries]`` float32. Sorted by latent, and
             within a latent in random order.
         offsets: ``[n_latents + 1]``: latent ``i`` has entries ``offsets[i]`` to ``offsets[i + 1]``.
-        counts: ``[n_latents]`` int64: how often each latent fired in all; ``mass``: float64, the sum of its activations;
+        counts: ``[n_latents]`` int64: how often each latent fired in total; ``mass``: float64, the sum of its activations;
             ``largest``: float32.
-        tokens: how many tokens were looked at.
+        tokens: number of tokens in the pass.
     """
 
     rows: Tensor
@@ -78,7 +78,7 @@ class SampledActivations:
 
 
 class ActivationSampler:
-    """Collects positive activations, ``per_latent`` of each latent at most.
+    """Collects positive activations, at most ``per_latent`` of each latent.
 
     Only positive ones: a signed TopK's negative activations are a different direction, and the trie's 0 means "does not
     fire".
@@ -96,7 +96,7 @@ class ActivationSampler:
         self._buffered = 0
 
     def update(self, batch: EncodedRows) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         self.tokens += batch.rows.numel()
         tokens, slots = (batch.latents.values > 0).nonzero(as_tuple=True)
         values = batch.latents.values[tokens, slots].float().cpu()
@@ -105,7 +105,7 @@ class ActivationSampler:
         self.mass += torch.bincount(latents, weights=values.double(), minlength=self.n_latents)
         self.largest.scatter_reduce_(0, latents, values, "amax")
         rows, positions = batch.rows[tokens], batch.positions[tokens]
-        priorities = draw(self.seed, latents, rows, positions)
+        priorities = sample_priorities(self.seed, latents, rows, positions)
         keep = priorities < self._limit[latents]
         self._kept.append(torch.stack([latents, priorities, rows, positions])[:, keep])
         self._values.append(values[keep])
@@ -138,8 +138,8 @@ class ActivationSampler:
         )
 
 
-def draw(seed: int, latents: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-    """``[entries]`` int64, non-negative: a hash of each activation's place, uniform for practical purposes."""
+def sample_priorities(seed: int, latents: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    """``[entries]`` int64, non-negative: a hash of each activation's position, uniform for practical purposes."""
     start = _mix(torch.tensor(seed, dtype=torch.int64) + 1)
     return _mix(_mix(_mix(start ^ latents) ^ rows) ^ positions) & _MOST
 
@@ -153,7 +153,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 class ChosenLatents(NamedTuple):
-    """A sample of latents: their numbers, their stratum, and how many latents of the dictionary each stands for."""
+    """A sample of latents: their numbers, their stratum, and how many latents of the dictionary each represents."""
 
     latents: list[int]
     strata: list[int]
@@ -161,10 +161,10 @@ class ChosenLatents(NamedTuple):
 
 
 def choose_latents(counts: Tensor, least: int, wanted: int, strata: int, seed: int) -> ChosenLatents:
-    """Draw latents stratified by density.
+    """Sample latents stratified by density.
 
-    The latents that fired at least ``least`` times are sorted by how often (``counts``: ``[n]``), cut into ``strata``
-    equal groups, and equally many are drawn from each.
+    The latents that fired at least ``least`` times are sorted by frequency (``counts``: ``[n]``), divided into ``strata``
+    equal groups, and equally many are sampled from each.
     """
     generator = torch.Generator().manual_seed(seed)
     able = (counts >= least).nonzero().squeeze(1)

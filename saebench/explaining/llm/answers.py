@@ -1,4 +1,4 @@
-"""The forms that answers must have. An answer of another form is unusable: it is counted as such and never guessed at."""
+"""The schemas of answers. An answer that does not match its schema is counted as unusable and never guessed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _sentence(text: str) -> str:
     return plain
 
 
-# Bounds are checked by code, not by keywords of the schema, because endpoints refuse keywords they do not know.
+# Bounds are checked by code, not by keywords of the schema, because endpoints reject keywords that they do not support.
 class Explanation(_Form):
     """What makes a latent active."""
 
@@ -31,7 +31,7 @@ class Explanation(_Form):
 
 
 class Verdicts(_Form):
-    """A verdict for each text of a question, by name, so that none can be forgotten or misplaced; see ``verdicts_form``."""
+    """A verdict for each text of a question, by name, so that none can be missing or out of order; see ``verdicts_form``."""
 
     @property
     def answers(self) -> list[bool]:
@@ -41,7 +41,7 @@ class Verdicts(_Form):
 
 @cache
 def verdicts_form(texts: int) -> type[Verdicts]:
-    """The form of an answer about so many texts: ``{"text_1": true, "text_2": false, ...}``."""
+    """The form of an answer about this number of texts: ``{"text_1": true, "text_2": false, ...}``."""
     fields: dict[str, Any] = {f"text_{number}": (bool, ...) for number in range(1, texts + 1)}
     return create_model("Verdicts", __base__=Verdicts, **fields)
 
@@ -73,7 +73,7 @@ _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL)
 def parse(text: str, form: type[Form]) -> Form | None:
     """An answer in its form, or None.
 
-    The JSON must be all of the answer; only a reasoning block in front of it and a code fence around it are taken off.
+    The answer must be the JSON alone; only a reasoning block before it and a code fence around it are removed.
     """
     bare = _REASONING.sub("", text, count=1).strip()
     fenced = _FENCE.match(bare)
@@ -84,7 +84,7 @@ def parse(text: str, form: type[Form]) -> Form | None:
 
 
 def schema(form: type[BaseModel]) -> dict[str, Any]:
-    """A form as JSON Schema, as ``response_format`` takes it; without words, so that these may change freely."""
+    """A form as JSON Schema for ``response_format``, without descriptions, so that a change of these has no effect."""
     return {"name": form.__name__, "strict": True, "schema": _bare(form.model_json_schema())}
 
 

@@ -1,7 +1,7 @@
-"""Every answer of a language model, kept on disk under the hash of the question: asking again costs nothing.
+"""Cache of a language model's answers on disk, by the hash of the question: a repeated question costs nothing.
 
-An entry is a file of its own, written whole or not at all. It holds the question, the answer's text and what the endpoint
-counted; never a key. A damaged entry counts as missing.
+Each entry is a file, written atomically. It holds the question, the answer's text and the endpoint's token counts; never
+a key. A damaged entry counts as missing.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class _Entry(BaseModel):
 
 
 class Answer(_Entry):
-    """What an endpoint answered.
+    """An endpoint's answer.
 
     Attributes:
         text: of the first choice; empty where it has none.
-        prompt_tokens: as the endpoint counted, None where it does not say; ``completion_tokens`` likewise.
+        prompt_tokens: as counted by the endpoint, None where it gives no count; ``completion_tokens`` likewise.
         completion_tokens: see ``prompt_tokens``.
         finish_reason: as the endpoint calls it.
     """
@@ -40,12 +40,12 @@ class Answer(_Entry):
 
 
 class Dialect(_Entry):
-    """What an endpoint understands of the protocol, as its check found.
+    """The features of the protocol that an endpoint supports, as found by its check.
 
     Attributes:
-        answer_format: how an answer's form is asked for: by ``json_schema``, ``json_object`` or ``text`` (in words alone).
-        limit: name of the parameter that bounds an answer's length.
-        temperature: whether it takes one; ``seed`` likewise.
+        answer_format: how an answer's form is requested: ``json_schema``, ``json_object`` or ``text`` (by the prompt alone).
+        limit: name of the parameter that limits an answer's length.
+        temperature: whether it accepts one; ``seed`` likewise.
         seed: see ``temperature``.
     """
 
@@ -74,10 +74,10 @@ class AnswerCache:
     """The folder of answers.
 
     Args:
-        folder: where; ``llm`` in saebench's cache folder by default. Made where it is missing.
+        folder: its path; ``llm`` in saebench's cache folder by default. Created where it is missing.
 
     Raises:
-        SaebenchError: it cannot be made.
+        SaebenchError: it cannot be created.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -85,25 +85,25 @@ class AnswerCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SaebenchError(f"The folder {self.folder} for answers cannot be made ({error.strerror}).") from error
+            raise SaebenchError(f"The folder {self.folder} for answers cannot be created ({error.strerror}).") from error
 
     def get(self, question: dict[str, Any]) -> Answer | None:
-        """The answer to exactly this question, if it is known."""
+        """The answer to exactly this question, if it is in the cache."""
         stored = _read(self._place(question), _Stored)
         return stored.answer if stored is not None and stored.question == question else None
 
     def put(self, question: dict[str, Any], answer: Answer) -> None:
-        """Keep an answer."""
+        """Store an answer."""
         stored = _Stored(version=VERSION, question=question, answer=answer)
         write_text(self._place(question), stored.model_dump_json(indent=1) + "\n")
 
     def dialect(self, endpoint: dict[str, Any]) -> Dialect | None:
-        """What an earlier run found the endpoint to understand."""
+        """The endpoint's features, as found by an earlier run."""
         stored = _read(self._place({"endpoint": endpoint}), _StoredDialect)
         return stored.dialect if stored is not None else None
 
     def put_dialect(self, endpoint: dict[str, Any], dialect: Dialect) -> None:
-        """Keep what the endpoint understands: questions are asked, and so found again, in these terms."""
+        """Store the endpoint's features: they are part of every question, and so of its hash."""
         stored = _StoredDialect(version=VERSION, endpoint=endpoint, dialect=dialect)
         write_text(self._place({"endpoint": endpoint}), stored.model_dump_json(indent=1) + "\n")
 

@@ -1,8 +1,8 @@
-"""A language model behind any endpoint that speaks OpenAI's chat-completions protocol.
+"""A client of a language model behind any endpoint with OpenAI's chat-completions protocol.
 
-Answers come from the cache where they are known. Overloads, errors of the server and lost connections are tried again
-with growing pauses; a refused key or an unknown model ends the run with one sentence. The key comes from the environment
-and goes nowhere but into the request's header.
+Answers are read from the cache where possible. Overloads, errors of the server and lost connections are retried with
+exponential backoff; a rejected key or an unknown model ends the run with one sentence. The key comes from the environment
+and is used in the request's header only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
 
 NO_KEY = "none"
-"""Sent where the environment has no key: servers of one's own do not ask for one."""
+"""Sent where the environment has no key: local servers do not require one."""
 
 
 CHECK = Prompt("check", "This checks that the endpoint works.", 'Answer with JSON alone: {"intruder": 1}', Intruder)
@@ -34,7 +34,7 @@ CHECK = Prompt("check", "This checks that the endpoint works.", 'Answer with JSO
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of a question: an answer, from the cache or not, or what went wrong."""
+    """The outcome of a question: an answer, from the cache or not, or the problem."""
 
     answer: Answer | None
     cached: bool = False
@@ -42,12 +42,12 @@ class Reply:
 
 
 class ChatClient:
-    """Asks one model of one endpoint.
+    """Client of one model of one endpoint.
 
     Args:
-        endpoint: which.
-        sampling: how answers are drawn.
-        limits: how fast it may be asked.
+        endpoint: the endpoint.
+        sampling: how answers are sampled.
+        limits: rate limits and retries.
         cache: of answers.
     """
 
@@ -77,10 +77,10 @@ class ChatClient:
         return self.cache.get(self._question(prompt)) if self._dialect is not None else None
 
     def check(self) -> None:
-        """Ask one short question, to find out whether the endpoint works and what it understands.
+        """Ask one short question, to check that the endpoint works and which features it supports.
 
         Raises:
-            SaebenchError: nothing answers, the key is refused, the model is unknown, or it is no such endpoint.
+            SaebenchError: nothing answers, the key is rejected, the model is unknown, or it is another type of server.
         """
         from openai import APIConnectionError, APITimeoutError
 
@@ -98,10 +98,10 @@ class ChatClient:
             except _Refused as refused:
                 dialect = _plainer(dialect, refused.text)
                 if dialect is None:
-                    raise self._error(f"refuses a simple question ({refused.status}): {refused.text}") from refused
+                    raise self._error(f"rejects a simple question ({refused.status}): {refused.text}") from refused
             except _NotChat as error:
                 raise self._error(
-                    "answers, but not as a chat-completions server does: is the address right (often it ends in /v1)?"
+                    "answers, but not as a chat-completions server: is the address right (often it ends in /v1)?"
                 ) from error
             except _Failed as failed:
                 raise self._error(f"does not work: {failed}.") from failed
@@ -110,10 +110,10 @@ class ChatClient:
                 return
 
     def ask(self, prompt: Prompt) -> Reply:
-        """Answer one question, from the cache where it is known.
+        """Answer one question, from the cache where possible.
 
         Raises:
-            SaebenchError: the endpoint refuses the key or the model, or has stopped answering altogether.
+            SaebenchError: the endpoint rejects the key or the model, or no longer answers any question.
         """
         from openai import APIConnectionError
 
@@ -123,7 +123,7 @@ class ChatClient:
             return Reply(known, cached=True)
         try:
             answer = self._attempts(prompt, retry_connection=True)
-        except _Refused as refused:  # such as a text that is too long, or that a filter holds back
+        except _Refused as refused:  # such as a text that is too long, or that a filter blocks
             self._count(answered=True)
             return Reply(None, trouble=f"refused ({refused.status})")
         except (APIConnectionError, _Failed) as failed:
@@ -134,10 +134,10 @@ class ChatClient:
         return Reply(answer)
 
     def ask_all(self, prompts: Sequence[Prompt], advance: Callable[[float], None] = lambda amount: None) -> list[Reply]:
-        """Answer many questions, some at a time; the same question only once. ``advance(1)`` follows each.
+        """Answer many questions concurrently; the same question only once. ``advance(1)`` is called after each.
 
         Raises:
-            SaebenchError: as ``ask``; what was answered until then is in the cache.
+            SaebenchError: as ``ask``; earlier answers are in the cache.
         """
         if not self.known:
             self.check()
@@ -158,7 +158,7 @@ class ChatClient:
         return [replies[prompt] for prompt in prompts]
 
     def _question(self, prompt: Prompt) -> dict[str, Any]:
-        """All that decides an answer: what the cache knows it by."""
+        """Everything that determines an answer: the key of the cache."""
         return self.endpoint.identity | {"request": self._parameters(prompt)}
 
     def _parameters(self, prompt: Prompt) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class ChatClient:
         return parameters
 
     def _attempts(self, prompt: Prompt, retry_connection: bool) -> Answer:
-        """Ask until there is an answer, attempts run out or the endpoint refuses."""
+        """Ask until there is an answer, attempts are exhausted or the endpoint rejects the question."""
         from openai import APIConnectionError, APIStatusError
 
         for attempt in range(self.limits.retries + 1):
@@ -217,24 +217,24 @@ class ChatClient:
         text, usage = getattr(message, "content", None), getattr(completion, "usage", None)
         reason = getattr(first, "finish_reason", None)
         return Answer(
-            text=text.encode("utf-8", "replace").decode() if isinstance(text, str) else "",  # no half characters
+            text=text.encode("utf-8", "replace").decode() if isinstance(text, str) else "",  # no lone surrogates
             prompt_tokens=_whole(getattr(usage, "prompt_tokens", None)),
             completion_tokens=_whole(getattr(usage, "completion_tokens", None)),
             finish_reason=reason if isinstance(reason, str) else None,
         )
 
     def _raise_if_final(self, error: APIStatusError) -> None:
-        """Errors that asking again cannot mend."""
+        """Raise errors that a retry cannot resolve."""
         status, role = error.status_code, self.endpoint.role
         if status in (401, 403):
             name = self.endpoint.key_variable
-            raise self._error(f"refuses the key ({status}): put one that it takes into the environment variable {name}.")
+            raise self._error(f"rejects the key ({status}): set the environment variable {name} to a valid one.")
         if status == 404:
             raise self._error(
-                f"knows no model {self.endpoint.model!r} or no such address (404): correct --{role}-model or --{role}-url."
+                f"has no model {self.endpoint.model!r} or address (404): correct --{role}-model or --{role}-url."
             )
         if getattr(error, "code", None) == "insufficient_quota":
-            raise self._error("says that the account has no money left (insufficient_quota).")
+            raise self._error("says that the account has no credit left (insufficient_quota).")
         if status not in (408, 409, 429) and status < 500:
             raise _Refused(status, _first_words(error))
 
@@ -243,8 +243,8 @@ class ChatClient:
             self._unanswered_in_a_row = 0 if answered else self._unanswered_in_a_row + 1
             if self._unanswered_in_a_row >= self.limits.give_up_after:
                 raise self._error(
-                    f"has stopped answering ({self._unanswered_in_a_row} questions in a row): what it answered is kept, and "
-                    "the same command goes on from there."
+                    f"no longer answers ({self._unanswered_in_a_row} questions in a row): its answers are cached; "
+                    "repeat the command to resume."
                 )
 
     def _wait(self, seconds: float) -> None:
@@ -256,7 +256,7 @@ class ChatClient:
 
 
 class _Refused(Exception):
-    """The endpoint does not take this question (a status such as 400)."""
+    """The endpoint rejects this question (a status such as 400)."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -264,7 +264,7 @@ class _Refused(Exception):
 
 
 class _NotChat(ValueError):
-    """The endpoint answers with something else than a completion."""
+    """The endpoint's answer is not a chat completion."""
 
 
 class _Failed(Exception):
@@ -272,9 +272,9 @@ class _Failed(Exception):
 
 
 def _plainer(dialect: Dialect, complaint: str) -> Dialect | None:
-    """The dialect without what the endpoint complains of, or None where nothing is left to leave out.
+    """The dialect without the feature that the endpoint rejects, or None where no optional feature is left.
 
-    Endpoints differ in which optional parameters they take; the complaint names the one, as a rule.
+    Endpoints differ in which optional parameters they accept; the error message usually names the parameter.
     """
     words = complaint.lower()
     if "max_tokens" in words and dialect.limit == "max_tokens":
@@ -290,7 +290,7 @@ def _plainer(dialect: Dialect, complaint: str) -> Dialect | None:
 
 
 def _first_words(error: APIStatusError) -> str:
-    """What the endpoint complains of, shortened to a line."""
+    """The endpoint's error message, shortened to a line."""
     body = error.body
     message = body.get("message") if isinstance(body, dict) else body
     text = message if isinstance(message, str) else json.dumps(body, default=str)

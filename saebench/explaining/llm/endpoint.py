@@ -1,4 +1,4 @@
-"""Who is asked, and what: an endpoint, how it draws its answers, and a question."""
+"""An endpoint, its sampling settings, and a prompt."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from saebench.errors import SaebenchError
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a language model answers.
+    """The address and model of an endpoint.
 
     Attributes:
-        url: up to and with the version, such as ``http://localhost:8000/v1``.
-        model: as the endpoint calls it.
-        key_variable: environment variable that holds the key, if the endpoint wants one.
-        price_in: money for a million tokens of prompts, None if unknown; ``price_out`` for a million of answers.
+        url: up to and including the version, such as ``http://localhost:8000/v1``.
+        model: its name at the endpoint.
+        key_variable: environment variable that holds the key, if the endpoint requires one.
+        price_in: price of a million tokens of prompts, None if unknown; ``price_out`` of a million of answers.
         price_out: see ``price_in``.
         role: ``explainer`` or ``scorer``, for messages.
     """
@@ -33,7 +33,7 @@ class Endpoint:
     role: str = "explainer"
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):  # a key itself, perhaps: it is not repeated
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):  # it may be a key: it is not repeated
             raise SaebenchError(f"--{self.role}-key must be the name of an environment variable that holds the key.")
         try:
             parts = urlsplit(self.url)
@@ -47,7 +47,7 @@ class Endpoint:
                 f"--{self.role}-url must be a plain address: a key belongs in the variable {self.key_variable}."
             )
         if not self.model.strip():
-            raise SaebenchError(f"--{self.role}-model is empty: name the model as the endpoint calls it.")
+            raise SaebenchError(f"--{self.role}-model is empty: give the model's name at the endpoint.")
         if any(price is not None and not 0 <= price < float("inf") for price in (self.price_in, self.price_out)):
             raise SaebenchError(
                 f"--{self.role}-price must be two prices of 0 or more for a million tokens, as in 0.15,0.60."
@@ -55,12 +55,12 @@ class Endpoint:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this model's answers from another's."""
+        """What identifies this model's answers in the cache."""
         parts = urlsplit(self.url)
         return {"url": urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "")), "model": self.model}
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float | None:
-        """Money for so many tokens; None where prices are not known."""
+        """Price of this number of tokens; None where prices are unknown."""
         if self.price_in is None or self.price_out is None:
             return None
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
@@ -74,7 +74,7 @@ class Prompt:
         kind: ``explanation`` or the test that asks.
         system: instructions; ``user`` is the question.
         user: see ``system``.
-        form: that the answer must have.
+        form: of the answer.
         prompt_tokens: estimated; ``answer_tokens`` as expected.
         answer_tokens: see ``prompt_tokens``.
     """
@@ -89,7 +89,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an endpoint draws its answers; see ``explain/llm.toml``."""
+    """How an endpoint samples its answers; see ``explain/llm.toml``."""
 
     temperature: float
     max_tokens: int

@@ -1,4 +1,4 @@
-"""The question that asks for an explanation: windows with their active tokens marked, and how active these are."""
+"""The prompt for an explanation: windows with their active tokens marked, and the activations of these."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Writer:
 
     Args:
         vocabulary: each token as text.
-        protocol: says how marks look.
+        protocol: defines the marks.
     """
 
     def __init__(self, vocabulary: Sequence[str], protocol: Protocol) -> None:
@@ -29,7 +29,7 @@ class Writer:
         return [_replaced(_harmless(self.vocabulary[token]), shown) for token in window.tokens]
 
     def text(self, window: Window, marked: Iterable[int] = ()) -> str:
-        """The window in one line; runs of marked tokens stand between marks."""
+        """The window in one line; runs of marked tokens are enclosed in marks."""
         marks, positions = self.protocol.window, set(marked)
         text = ""
         for index, piece in enumerate(self.pieces(window)):
@@ -60,7 +60,7 @@ _CONTROL_WORDS = {"s", "bos", "eos", "pad", "unk", "mask", "cls", "sep", "start_
 
 
 def _harmless(piece: str) -> str:
-    """A control token of one language model must not be one of the model that reads about it."""
+    """Escape control tokens, so that they are not control tokens of the explaining model."""
     found = _CONTROL.fullmatch(piece)
     if found is None or not (found.group(1) == "|" or found.group(2).lower() in _CONTROL_WORDS):
         return piece

@@ -1,4 +1,4 @@
-"""How fast and how stubbornly an endpoint is asked. None of this changes what is asked, or any number of a result."""
+"""Rate limits and retries for an endpoint. They change neither the questions nor any number of a result."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from saebench.errors import SaebenchError
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits that an endpoint is asked within.
+    """Rate limits and retries for an endpoint.
 
     Attributes:
-        concurrency: questions under way at a time.
+        concurrency: questions in flight at a time.
         requests_per_minute: 0 for no limit.
         tokens_per_minute: of prompts, estimated, and the answers expected; 0 for no limit.
         timeout: seconds until a question counts as not answered.
         retries: further attempts at a question after an overload, an error of the server or a lost connection.
         first_wait: seconds before the first of them; doubled each time, up to ``longest_wait``.
-        longest_wait: see ``first_wait``; what the server asks for in ``Retry-After`` is heeded up to this as well.
-        give_up_after: questions in a row that stay without an answer, until the run stops.
+        longest_wait: see ``first_wait``; the server's ``Retry-After`` is respected up to this as well.
+        give_up_after: unanswered questions in a row after which the run stops.
     """
 
     concurrency: int = 8
@@ -44,7 +44,7 @@ class Limits:
     def wait_before(self, attempt: int, headers: Mapping[str, str]) -> float:
         """Seconds to wait before attempt ``attempt`` (1 is the first repetition).
 
-        Doubles with each attempt, up to half of it taken off at random so that workers do not return in step.
+        Doubles with each attempt, less a random part of up to one half, so that workers do not retry at the same time.
         """
         backoff = min(self.first_wait * 2.0 ** (attempt - 1), self.longest_wait)
         jittered = backoff * random.uniform(0.5, 1.0)
@@ -52,7 +52,7 @@ class Limits:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks to be left alone; 0 where it does not say, or names a date."""
+    """The server's ``Retry-After`` in seconds; 0 where it is absent or a date."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit
@@ -64,7 +64,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 class Pacer:
-    """Spaces questions out evenly, over all threads, so that neither rate is exceeded.
+    """Spaces questions evenly, over all threads, so that neither rate is exceeded.
 
     Args:
         limits: the rates.
@@ -77,7 +77,7 @@ class Pacer:
         self._free_at = 0.0
 
     def reserve(self, tokens: float) -> float:
-        """Seconds until a question of ``tokens`` may go out; its share of the rates is taken from then on."""
+        """Reserve a question of ``tokens``; returns the seconds until it may be sent."""
         of = self._limits
         requests = 60.0 / of.requests_per_minute if of.requests_per_minute else 0.0
         volume = 60.0 * tokens / of.tokens_per_minute if of.tokens_per_minute else 0.0
@@ -88,6 +88,6 @@ class Pacer:
             return start - now
 
     def pause(self, seconds: float) -> None:
-        """Let nobody ask for some seconds: the endpoint said that it is overloaded."""
+        """Pause all threads for some seconds: the endpoint reported an overload."""
         with self._lock:
             self._free_at = max(self._free_at, self._clock() + seconds)

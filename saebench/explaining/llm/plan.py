@@ -1,4 +1,4 @@
-"""What a run will ask, before it asks: questions, tokens and money, with what the cache spares."""
+"""The planned questions of a run, with their tokens and cost, and how many are cached."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Load:
     Attributes:
         questions: all of them; ``cached`` are answered already.
         cached: see ``questions``.
-        prompt_tokens: estimated, of those still to be asked; ``answer_tokens`` as expected.
+        prompt_tokens: estimated, of those not cached; ``answer_tokens`` as expected.
         answer_tokens: see ``prompt_tokens``.
-        cost: money for these; None where prices are not known.
+        cost: their price; None where prices are unknown.
     """
 
     questions: int = 0
@@ -52,9 +52,9 @@ def questions_about(
 
     Args:
         material: the latent's windows.
-        tests: which.
-        explanation: what it is judged by, if there is one; tests that need one are left out otherwise.
-        control: another latent's explanation, if the latent is to be judged by that as well.
+        tests: the tests.
+        explanation: the latent's explanation, if there is one; tests that need one are skipped otherwise.
+        control: another latent's explanation, if the latent is to be scored with that as well.
         writer: of windows.
     """
     for test in tests:
@@ -74,7 +74,7 @@ def plan(
     scorer: ChatClient,
     seed: int,
 ) -> tuple[Load, Load]:
-    """``(explainer's, scorer's)`` questions. Explanations not yet known are stood in for by text of a usual length."""
+    """``(explainer's, scorer's)`` questions. Unknown explanations are replaced by text of a typical length."""
     explaining, scoring = Load(), Load()
     placeholder = "x" * writer.protocol.estimate.explanation_characters
     texts: dict[int, str] = {}

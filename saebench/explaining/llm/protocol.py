@@ -1,4 +1,4 @@
-"""The protocol of ``explain/llm.toml`` and the prompts beside it, read and filled in."""
+"""The protocol of ``explain/llm.toml`` and the prompt templates, read and rendered."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WindowSection(_Section):
 
 
 class ExplainerSection(_Section):
-    """Windows that an explanation is made from."""
+    """Windows shown to the explainer."""
 
     top: NonNegativeInt
     quantiles: PositiveInt
@@ -77,13 +77,13 @@ class IntruderSection(_Section):
 
 
 class PoolSection(_Section):
-    """Text in which windows without activations are looked for."""
+    """Text that is searched for windows without activations."""
 
     tokens: PositiveInt
 
 
 class SamplingSection(_Section):
-    """How answers are drawn."""
+    """How answers are sampled."""
 
     temperature: float = Field(ge=0)
     max_tokens: PositiveInt
@@ -91,7 +91,7 @@ class SamplingSection(_Section):
 
 
 class EstimateSection(_Section):
-    """For the cost of a run before it is made."""
+    """For the estimated cost of a run."""
 
     characters_per_token: PositiveFloat
     explanation_characters: PositiveInt
@@ -116,29 +116,29 @@ class Protocol(_Section):
     sampling: SamplingSection
     estimate: EstimateSection
 
-    def draw(self) -> Sampling:
-        """How answers are drawn."""
+    def make_sampling(self) -> Sampling:
+        """How answers are sampled."""
         return Sampling(self.sampling.temperature, self.sampling.max_tokens, self.sampling.seed)
 
     def problem(self) -> str | None:
-        """What does not fit together, if anything."""
+        """An inconsistency, if there is one."""
         if not self.explainer.top and not self.explainer.each:
             return "the explainer is shown no examples"
         if self.simulation.active > self.scoring.quantiles * self.scoring.each:
-            return "simulation asks for more active windows than scoring holds out"
+            return "simulation needs more active windows than scoring holds out"
         if self.simulation.inactive > self.scoring.inactive or self.intruder.trials > self.scoring.inactive:
-            return "simulation or intruder asks for more inactive windows than scoring holds out"
+            return "simulation or intruder needs more inactive windows than scoring holds out"
         if self.intruder.active > self.scoring.each or self.intruder.trials > self.scoring.quantiles:
-            return "an intruder trial asks for more windows than a group of scoring has"
+            return "an intruder trial needs more windows than a group of scoring has"
         missing = set(KINDS) - self.estimate.answer_tokens.keys()
         return f"estimate.answer_tokens lacks {', '.join(sorted(missing))}" if missing else None
 
 
 def load_protocol(tests: Sequence[str] | None = None) -> Protocol:
-    """The definition ``explain/llm.toml``, with other tests where they are named.
+    """The definition ``explain/llm.toml``, with other tests where they are given.
 
     Raises:
-        SaebenchError: the definition is wrong, or there is no such test.
+        SaebenchError: the definition is invalid, or there is no such test.
     """
     content = load_definition("explain", "llm")
     if tests is not None:
@@ -153,12 +153,12 @@ def load_protocol(tests: Sequence[str] | None = None) -> Protocol:
         raise SaebenchError(f"explain/llm.toml: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     problem = protocol.problem()
     if problem:
-        raise SaebenchError(f"explain/llm.toml does not fit together: {problem}.")
+        raise SaebenchError(f"explain/llm.toml is inconsistent: {problem}.")
     return protocol
 
 
 def make_prompt(protocol: Protocol, kind: str, form: type[BaseModel], **variables: Any) -> Prompt:
-    """A question out of its template ``explain/prompts/<kind>.jinja``, with its size estimated."""
+    """A question from its template ``explain/prompts/<kind>.jinja``, with its size estimated."""
     common = {"open": protocol.window.open, "close": protocol.window.close, "scale": protocol.simulation.scale}
     template = _template(kind)
     context = template.new_context(common | variables)
@@ -177,7 +177,7 @@ def definitions_used() -> dict[str, str]:
 
 @cache
 def _template(kind: str) -> Template:
-    # Prompts are plain text: nothing is escaped, and texts from strangers are values, never templates.
+    # Prompts are plain text: nothing is escaped, and untrusted texts are values, never templates.
     loader = FileSystemLoader(definition_folder("explain") / "prompts")
     environment = Environment(
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False

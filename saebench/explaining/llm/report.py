@@ -1,4 +1,4 @@
-"""The result of explaining with a language model: means over latents, beside chance and a control, and every latent."""
+"""The result of explaining with a language model: means over latents, with chance level and a control, and every latent."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def make_result(run: ExplanationRun, outcomes: Sequence[Outcome], device: torch.
 
 
 def _dictionary(run: ExplanationRun) -> dict[str, int]:
-    """How many latents there are, and how many can never be in the sample."""
+    """The number of latents, and of those that can never be in the sample."""
     dead = run.examples.table["count"] == 0
     too_few = ~run.enough & ~dead
     return {"latents": len(dead), "never_active": int(dead.sum()), "too_few_activations": int(too_few.sum())}
@@ -83,7 +83,7 @@ def _explained(outcomes: Sequence[Outcome]) -> Metric:
 
 
 def _test_metrics(test: Test, outcomes: Sequence[Outcome]) -> list[Metric]:
-    """A test's mean score; by another latent's explanation; and what the right explanation adds to that."""
+    """A test's mean score; the same with another latent's explanation; and the difference."""
     bounds, chance = test.bounds, f"chance {test.chance:g}"
     own = {each.latent: value for each in outcomes if (value := _value(each.scores, test)) is not None}
     metrics = [_mean(test.name, list(own.values()), bounds, test.unit, f"Mean over latents; {chance}.")]
@@ -103,7 +103,7 @@ def _test_metrics(test: Test, outcomes: Sequence[Outcome]) -> list[Metric]:
 
 
 def _answer_metrics(run: ExplanationRun, outcomes: Sequence[Outcome]) -> list[Metric]:
-    """How many of the questions had no usable answer, and how many none at all."""
+    """Shares of questions without a usable answer, and without any answer."""
     lost = [sum(each.troubles.values()) for each in run.spent.values()]
     asked = sum(each.asked + each.cached for each in run.spent.values())
     unusable = sum(score.unusable for each in outcomes for score in [*each.scores.values(), *each.controls.values()])
@@ -138,7 +138,7 @@ def _value(scores: dict[str, Score], test: Test) -> float | None:
 
 
 def _latent(outcome: Outcome) -> dict[str, Any]:
-    """What is kept of one latent; the viewer shows ``explanation`` and ``scores``."""
+    """The record of one latent; the viewer shows ``explanation`` and ``scores``."""
     every = outcome.scores | {f"{name}_control": score for name, score in outcome.controls.items()}
     kept: dict[str, Any] = {
         "explanation": outcome.explanation,

@@ -1,4 +1,4 @@
-"""Explaining some latents of an autoencoder and scoring the explanations, from folder of examples to result."""
+"""Explaining latents of an autoencoder and scoring the explanations, from folder of examples to result."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from saebench.sae import Autoencoder
 from saebench.text.corpus import TokenCorpus
 
 LATENTS_AT_A_TIME = 32
-"""Whose questions are in memory together."""
+"""Latents whose questions are in memory together."""
 UNUSABLE, UNANSWERED = "the explainer's answer was unusable", "the explainer did not answer"
 
 
 @dataclass
 class Spent:
-    """What one role was asked in a run.
+    """The questions to one role in a run.
 
     Attributes:
-        asked: questions that went to the endpoint; ``cached`` were known.
+        asked: questions sent to the endpoint; ``cached`` were in the cache.
         cached: see ``asked``.
-        prompt_tokens: of those asked and answered, as the endpoint counted; ``completion_tokens`` likewise.
+        prompt_tokens: of those asked and answered, as counted by the endpoint; ``completion_tokens`` likewise.
         completion_tokens: see ``prompt_tokens``.
-        uncounted: answers for which the endpoint gave no count, so that an estimate stands in the sums.
+        uncounted: answers for which the endpoint gave no count, so that the sums include an estimate.
         retries: further attempts.
-        troubles: questions that stayed without an answer, by reason.
+        troubles: unanswered questions, by reason.
     """
 
     asked: int = 0
@@ -70,7 +70,7 @@ class Spent:
 
 @dataclass
 class Outcome:
-    """What came out for one latent.
+    """The outcome for one latent.
 
     Attributes:
         latent: its number.
@@ -94,18 +94,18 @@ class Outcome:
 class ExplanationRun:
     """The steps of a run: choose latents, look for inactive windows, plan, ask and score.
 
-    Args:
-        examples: of the autoencoder's latents.
-        protocol: of ``explain/llm.toml``.
-        explainer: writes the explanations; ``scorer`` is asked the tests.
-        scorer: see ``explainer``.
-        latents: which; a random sample of those with enough activations where None.
-        count: size of that sample; the protocol's where None.
-        seed: of samples and orders.
-        progress: where to show progress.
+        Args:
+            examples: of the autoencoder's latents.
+            protocol: of ``explain/llm.toml``.
+            explainer: writes the explanations; ``scorer`` answers the tests.
+            scorer: see ``explainer``.
+    latents: their indices; a random sample of those with enough activations where None.
+            count: size of that sample; the protocol's where None.
+            seed: of samples and orders.
+            progress: where to show progress.
 
-    Raises:
-        SaebenchError: the examples do not hold what the protocol needs, or none of the latents can be explained.
+        Raises:
+            SaebenchError: the examples lack what the protocol needs, or none of the latents can be explained.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class ExplanationRun:
     def _choose(self, latents: Sequence[int] | None, count: int) -> None:
         if latents is None:
             if count < 1:
-                raise SaebenchError(f"{count} latents are none: use --count 1 or more.")
+                raise SaebenchError(f"--count is {count}: use 1 or more.")
             enough = torch.tensor(self.enough.to_numpy().nonzero()[0])
             order = enough[torch.randperm(len(enough), generator=torch.Generator().manual_seed(self.seed))].tolist()
         else:
@@ -158,7 +158,7 @@ class ExplanationRun:
 
     @property
     def enough(self) -> pd.Series[bool]:
-        """For each latent of the dictionary, whether as many activations are kept as are needed at least."""
+        """For each latent of the dictionary, whether enough of its activations are kept."""
         table = self.examples.table
         return (table["random"] >= sample_size(self.protocol)) & (table["top"] >= self.protocol.explainer.top)
 
@@ -168,13 +168,13 @@ class ExplanationRun:
         return all(self.explainer.cached(explanation_prompt(each, self.writer)) is not None for each in self.materials)
 
     def find_inactive(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, rows_per_batch: int) -> None:
-        """Look for windows in which the latents are not active.
+        """Find windows in which the latents are not active.
 
         Raises:
             SaebenchError: all latents are active nearly everywhere.
         """
         start = time.perf_counter()
-        pool = Pool.draw(corpus, self.protocol.pool.tokens, self.seed)
+        pool = Pool.sample(corpus, self.protocol.pool.tokens, self.seed)
         pool.encode(sae, cut, [each.latent for each in self.materials], rows_per_batch, self.progress)
         complete = []
         for material in self.materials:
@@ -186,17 +186,17 @@ class ExplanationRun:
         self.materials = complete
         self.stages["inactive windows"] = time.perf_counter() - start
         if not complete:
-            raise SaebenchError("Every latent is active nearly everywhere, so that there is no text to tell it from.")
+            raise SaebenchError("Every latent is active nearly everywhere, so that there is no text without it.")
 
     def plan(self) -> tuple[Load, Load]:
-        """What will be asked of explainer and scorer."""
+        """The planned questions for explainer and scorer."""
         return plan(self.materials, self.tests, self.writer, self.explainer, self.scorer, self.seed)
 
     def run(self) -> list[Outcome]:
         """Ask for explanations, then for scores.
 
         Raises:
-            SaebenchError: an endpoint refuses or stops answering; what it answered is in the cache.
+            SaebenchError: an endpoint rejects questions or stops answering; its answers are in the cache.
         """
         start = time.perf_counter()
         outcomes = self._explain()
@@ -231,7 +231,7 @@ class ExplanationRun:
     def _score(
         self, jobs: Sequence[tuple[Material, Outcome]], texts: dict[int, str], advance: Callable[[float], None]
     ) -> None:
-        """Ask all tests about some latents, and take in their scores."""
+        """Run all tests on some latents, and record their scores."""
         asked: list[tuple[Outcome, Test, bool, list[Question]]] = []
         for material, outcome in jobs:
             control = texts[outcome.control] if outcome.control is not None else None
@@ -247,7 +247,7 @@ class ExplanationRun:
         for outcome, test, is_control, questions in asked:
             answered = [question for question in questions if replies[question.prompt].answer is not None]
             answers = [_parsed(replies[question.prompt], question.prompt.form) for question in answered]
-            score = test.judge(answered, answers)
+            score = test.score_answers(answered, answers)
             (outcome.controls if is_control else outcome.scores)[test.name] = score
             outcome.unanswered[test.name] = outcome.unanswered.get(test.name, 0) + len(questions) - len(answered)
 
@@ -257,5 +257,5 @@ def _parsed(reply: Reply, form: type[BaseModel]) -> BaseModel | None:
 
 
 def spent_record(spent: Spent, endpoint: Endpoint) -> dict[str, object]:
-    """A role's part of the accounts."""
+    """A role's entry in the record of questions."""
     return vars(spent) | {"cost": endpoint.cost(spent.prompt_tokens, spent.completion_tokens)}

@@ -1,7 +1,7 @@
-"""Four tests of how well a language model knows a latent: detection, fuzzing, simulation and the intruder test.
+"""Four tests of a latent and its explanation with a language model: detection, fuzzing, simulation and intruder test.
 
 Each test turns a latent's held-out windows into questions, and the answers into a score. An answer that does not fit its
-question (another number of verdicts, a token that does not exist) is unusable and left out; it is never guessed at.
+question (another number of verdicts, a token that does not exist) is unusable and excluded; it is never guessed.
 Sources: see ``explain/llm.toml``.
 """
 
@@ -19,17 +19,17 @@ from saebench.explaining.llm.endpoint import Prompt
 from saebench.explaining.llm.explainer import Writer
 from saebench.explaining.llm.protocol import Protocol, TestName, make_prompt
 from saebench.explaining.llm.statistics import Interval, balanced_accuracy, correlation, wilson
-from saebench.explaining.llm.windows import Material, Window, source
+from saebench.explaining.llm.windows import Material, Window, seeded_random
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and what is true of it.
+    """A prompt and its correct answer.
 
     Attributes:
-        prompt: what is asked.
-        truth: of each text: whether it fits (detection, fuzzing); of each token: its activation (simulation); the
-            intruder's number and how many texts there are (intruder test).
+        prompt: the prompt.
+        truth: for each text: whether it fits (detection, fuzzing); for each token: its activation (simulation); the
+            intruder's number and the number of texts (intruder test).
     """
 
     prompt: Prompt
@@ -38,12 +38,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Score:
-    """What a test found for one latent.
+    """A test's score of one latent.
 
     Attributes:
         value: None where it is undefined, for a ``reason``.
         interval: 95 %, where there is one.
-        n: windows judged (detection, fuzzing, simulation) or trials (intruder test).
+        n: windows scored (detection, fuzzing, simulation) or trials (intruder test).
         unusable: answers that do not fit their question.
         reason: see ``value``.
     """
@@ -60,8 +60,8 @@ class Test(ABC):
 
     Class attributes:
         name: as in the protocol.
-        bounds: between which scores lie.
-        needs_explanation: whether an explanation is what is tested; else the latent itself is.
+        bounds: of the scores.
+        needs_explanation: whether it tests an explanation; otherwise it tests the latent itself.
     """
 
     __test__ = False  # not one of pytest's
@@ -75,7 +75,7 @@ class Test(ABC):
 
     @property
     def chance(self) -> float:
-        """What guessing scores."""
+        """The score of random guessing."""
         return 0.5
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Test(ABC):
     def score(self, answered: Sequence[tuple[Question, Any]]) -> Score:
         """The score from the questions with usable answers."""
 
-    def judge(self, questions: Sequence[Question], answers: Sequence[BaseModel | None]) -> Score:
+    def score_answers(self, questions: Sequence[Question], answers: Sequence[BaseModel | None]) -> Score:
         """The score of a latent from all its answers; those of the wrong form are None."""
         usable = [(question, answer) for question, answer in zip(questions, answers, strict=True)
                   if answer is not None and self.fits(question, answer)]  # fmt: skip
@@ -124,12 +124,12 @@ class _Verdicts(Test):
         pairs = [pair for question, answer in answered for pair in zip(question.truth, answer.answers, strict=True)]
         found = balanced_accuracy(pairs)
         if found is None:
-            return Score(None, n=len(pairs), reason="no usable answers about one of the two kinds of text")
+            return Score(None, n=len(pairs), reason="no usable answers about one of the two types of text")
         return Score(*found, n=len(pairs))
 
 
 class Detection(_Verdicts):
-    """Does the explanation tell windows in which the latent is active from others?"""
+    """Does the explanation distinguish windows in which the latent is active from others?"""
 
     name = "detection"
 
@@ -137,18 +137,18 @@ class Detection(_Verdicts):
         """Active and inactive windows, unmarked, in random order."""
         items = [(writer.text(window), True) for window in material.active]
         items += [(writer.text(window), False) for window in material.inactive]
-        source(self.seed, material.latent, self.name).shuffle(items)
+        seeded_random(self.seed, material.latent, self.name).shuffle(items)
         return self._batches(items, explanation, self.protocol.detection.batch)
 
 
 class Fuzzing(_Verdicts):
-    """Does the explanation tell the tokens on which the latent is active from others in the same window?"""
+    """Does the explanation distinguish the tokens on which the latent is active from others in the same window?"""
 
     name = "fuzzing"
 
     def questions(self, material: Material, explanation: str, writer: Writer) -> list[Question]:
-        """Each active window twice, marked rightly and wrongly, never both in one question."""
-        draw = source(self.seed, material.latent, self.name)
+        """Each active window twice, once marked correctly and once incorrectly, never both in one question."""
+        draw = seeded_random(self.seed, material.latent, self.name)
         both = []
         for window in material.active:
             marked = window.marked(self.protocol.window.mark_share)
@@ -168,7 +168,7 @@ class Fuzzing(_Verdicts):
 
 
 class Simulated(Test):
-    """Do activations predicted from the explanation go with the true ones, token by token?"""
+    """Do activations predicted from the explanation correlate with the true ones, token by token?"""
 
     name = "simulation"
     bounds = (-1.0, 1.0)
@@ -176,14 +176,14 @@ class Simulated(Test):
 
     @property
     def chance(self) -> float:
-        """What guessing scores."""
+        """The score of random guessing."""
         return 0.0
 
     def questions(self, material: Material, explanation: str, writer: Writer) -> list[Question]:
         """One window each."""
         of = self.protocol.simulation
         windows = material.active[: of.active] + material.inactive[: of.inactive]
-        source(self.seed, material.latent, self.name).shuffle(windows)
+        seeded_random(self.seed, material.latent, self.name).shuffle(windows)
         prompts = [
             make_prompt(self.protocol, self.name, Simulation, explanation=explanation, tokens=writer.pieces(window))
             for window in windows
@@ -212,7 +212,7 @@ class Simulated(Test):
 
 
 class IntruderTest(Test):
-    """Have the latent's windows something in common that a window marked at random has not? Needs no explanation."""
+    """Do the latent's windows share a property that a randomly marked window lacks? Needs no explanation."""
 
     name = "intruder"
     needs_explanation = False
@@ -220,12 +220,12 @@ class IntruderTest(Test):
 
     @property
     def chance(self) -> float:
-        """What guessing scores."""
+        """The score of random guessing."""
         return 1.0 / (self.protocol.intruder.active + 1)
 
     def questions(self, material: Material, explanation: str, writer: Writer) -> list[Question]:
         """A trial for each group by strength: some of its windows, and an inactive window with random marks."""
-        of, draw = self.protocol.intruder, source(self.seed, material.latent, self.name)
+        of, draw = self.protocol.intruder, seeded_random(self.seed, material.latent, self.name)
         questions = []
         for group, intruder in list(zip(material.groups, material.inactive, strict=False))[: of.trials]:
             members = group[: of.active]
@@ -259,6 +259,6 @@ def make_tests(protocol: Protocol, seed: int) -> list[Test]:
 
 
 def _marks_elsewhere(window: Window, count: int, draw: Any) -> list[int]:
-    """As many random positions on which the latent is not active, or as many as there are."""
+    """Up to ``count`` random positions on which the latent is not active."""
     silent = [index for index, value in enumerate(window.activations) if value == 0]
     return sorted(draw.sample(silent, min(count, len(silent))))

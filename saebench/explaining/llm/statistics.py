@@ -1,4 +1,4 @@
-"""Scores with intervals: shares of right verdicts, correlations, and means over latents. All intervals are 95 %."""
+"""Scores with intervals: shares of correct verdicts, correlations, and means over latents. All intervals are 95 %."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _Z = float(stats.norm.ppf(0.975))
 
 
 def wilson(right: int, n: int) -> Interval:
-    """Interval of a share (Wilson 1927); it has width even where all or none are right."""
+    """Interval of a share (Wilson 1927); its width is positive even where all or none are correct."""
     centre, spread = right + _Z**2 / 2, _Z * math.sqrt(right * (n - right) / n + _Z**2 / 4)
     low, high = (centre - spread) / (n + _Z**2), (centre + spread) / (n + _Z**2)
     return (0.0 if right == 0 else low), (1.0 if right == n else high)
 
 
 def balanced_accuracy(verdicts: Sequence[tuple[bool, bool]]) -> tuple[float, Interval] | None:
-    """Mean of the shares of right verdicts among true and among false cases, from pairs (truth, verdict).
+    """Mean of the shares of correct verdicts among true and among false cases, from pairs (truth, verdict).
 
     The interval joins the two shares' Wilson intervals as variance estimates recovered from them (Newcombe 1998, method
-    10, for a sum). None where there are no cases of one kind.
+    10, for a sum). None where one of the two classes has no cases.
     """
     shares, spreads = [], []
     for kind in (True, False):
@@ -46,7 +46,7 @@ def correlation(
 ) -> tuple[float, Interval | None] | None:
     """Pearson correlation over all tokens of all windows, from ``(true, simulated)`` of each window.
 
-    A simulation that is the same everywhere predicts nothing and scores 0. None where the truth is the same everywhere:
+    A constant simulation scores 0. None where the truth is constant:
     then there is nothing to predict. The interval is a percentile bootstrap over windows, because tokens of one window
     are not independent; None with fewer than two windows.
     """
@@ -66,9 +66,9 @@ def correlation(
 
 
 def mean(values: Sequence[float], bounds: Interval) -> tuple[Estimate, Interval | None]:
-    """Mean over latents with its standard error, and Student's interval, cut at the bounds of what is possible.
+    """Mean over latents with its standard error, and Student's interval, clipped to the bounds of the score.
 
-    No interval where there are fewer than two values, or all are the same.
+    No interval where there are fewer than two values, or all are equal.
     """
     n = len(values)
     if not n:
@@ -77,7 +77,7 @@ def mean(values: Sequence[float], bounds: Interval) -> tuple[Estimate, Interval 
     if n < 2:
         return Estimate(value, None), None
     error = math.sqrt(sum((each - value) ** 2 for each in values) / (n - 1) / n)
-    if error == 0:  # all alike: their spread says nothing about the next latent's
+    if error == 0:  # all equal: their spread does not estimate that of other latents
         return Estimate(value, error), None
     reach = float(stats.t.ppf(0.975, n - 1)) * error
     return Estimate(value, error), (max(value - reach, bounds[0]), min(value + reach, bounds[1]))

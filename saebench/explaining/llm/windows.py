@@ -1,7 +1,7 @@
 """The windows of text that a latent is explained and scored with.
 
-Explanations are made from the strongest activations and a sample of all strengths; scores from other windows of that
-sample, none of which overlaps another or one that was shown, and from windows in which the latent is nowhere active.
+Explanations are made from the strongest activations and a sample of all strengths; scores from held-out windows of that
+sample, which overlap neither each other nor the shown ones, and from windows in which the latent is nowhere active.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Material:
-    """What one latent is explained and scored with.
+    """The windows with which one latent is explained and scored.
 
     Attributes:
         latent: its number.
@@ -64,12 +64,12 @@ class Material:
 
     @property
     def active(self) -> list[Window]:
-        """All held-out windows: of each group the first, then of each the second, and so on."""
+        """All held-out windows: the first of each group, then the second of each, and so on."""
         return [window for round_ in zip(*self.groups, strict=True) for window in round_]
 
 
 class Pool:
-    """Some rows of the corpus with all activations of the latents in question on them.
+    """Some rows of the corpus with all activations of the requested latents on them.
 
     Attributes:
         tokens: ``[rows, context]``; ``rows`` are their numbers in the corpus, ``counted`` the positions that count.
@@ -80,8 +80,8 @@ class Pool:
         self._places: dict[int, Tensor] = {}
 
     @staticmethod
-    def draw(corpus: TokenCorpus, tokens: int, seed: int) -> Pool:
-        """Rows of about ``tokens`` tokens together, at random."""
+    def sample(corpus: TokenCorpus, tokens: int, seed: int) -> Pool:
+        """A random sample of rows with about ``tokens`` tokens in total."""
         n_rows = min(max(tokens // corpus.context, 1), corpus.tokens.shape[0])
         drawn = torch.randperm(corpus.tokens.shape[0], generator=torch.Generator().manual_seed(seed))[:n_rows]
         return Pool(corpus, drawn.sort().values)
@@ -92,7 +92,7 @@ class Pool:
         wanted = torch.tensor(sorted(latents))
         found: list[tuple[Tensor, Tensor]] = []
         context = self.tokens.shape[1]
-        with progress.task("Looking for windows without activations", total=self.tokens.numel(), unit="tokens") as advance:
+        with progress.task("Finding windows without activations", total=self.tokens.numel(), unit="tokens") as advance:
             for first in range(0, self.tokens.shape[0], rows_per_batch):
                 tokens, counted = (part[first : first + rows_per_batch] for part in (self.tokens, self.counted))
                 inputs = cut.prefix(tokens).inputs
@@ -120,7 +120,7 @@ class Pool:
         first, last = (position - before).clamp_min(0), (position + after).clamp_max(context - 1)
         usable = ((active_before[:, last + 1] - active_before[:, first]) == 0) & self.counted
         candidates = usable.flatten().nonzero().squeeze(1).tolist()
-        source(seed, latent, "inactive").shuffle(candidates)
+        seeded_random(seed, latent, "inactive").shuffle(candidates)
         windows: list[Window] = []
         taken = _Taken(before + 1 + after)
         for candidate in candidates:
@@ -134,14 +134,14 @@ class Pool:
 
 
 class _Taken:
-    """Which stretches of text are in use."""
+    """The windows of text in use."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._places: dict[int, list[int]] = {}
 
     def take(self, row: int, place: int) -> bool:
-        """Use the window around a place, unless it would overlap one in use."""
+        """Reserve the window around a place, unless it overlaps one in use."""
         there = self._places.setdefault(row, [])
         if any(abs(place - other) < self._size for other in there):
             return False
@@ -150,7 +150,7 @@ class _Taken:
 
 
 def shortfall(examples: ActivatingExamples, protocol: Protocol) -> str | None:
-    """Why no latent of these examples can be explained as the protocol says, if so."""
+    """Why no latent of these examples can be explained by the protocol, if so."""
     kept, window = examples.manifest["settings"], protocol.window
     if kept["before"] < window.before or kept["after"] < window.after:
         return (
@@ -169,13 +169,13 @@ def shortfall(examples: ActivatingExamples, protocol: Protocol) -> str | None:
 
 
 def sample_size(protocol: Protocol) -> int:
-    """Windows that are needed of a latent's random sample."""
+    """Number of windows needed from a latent's random sample."""
     of, scoring = protocol.explainer, protocol.scoring
     return of.quantiles * of.each + scoring.quantiles * scoring.each
 
 
 def split(latent: LatentExamples, protocol: Protocol, seed: int) -> Material | str:
-    """The windows to show and to hold out (none inactive yet), or why there are too few."""
+    """The shown and held-out windows (without inactive ones), or why there are too few."""
     if not latent.count:
         return "never active"
     shown = latent.top[: protocol.explainer.top]  # at most one a row
@@ -194,7 +194,7 @@ def split(latent: LatentExamples, protocol: Protocol, seed: int) -> Material | s
     held_out = [example for example in sample if id(example) not in chosen]
     groups = _by_strength(latent, held_out, scoring.quantiles, scoring.each)
     everything = [_cut(example, protocol) for example in [*shown, *for_explainer]]
-    source(seed, latent.latent, "shown").shuffle(everything)
+    seeded_random(seed, latent.latent, "shown").shuffle(everything)
     return Material(
         latent=latent.latent,
         maximum=abs(latent.maximum or 0.0),
@@ -205,7 +205,7 @@ def split(latent: LatentExamples, protocol: Protocol, seed: int) -> Material | s
 
 
 def with_inactive(material: Material, pool: Pool, protocol: Protocol, seed: int) -> Material | str:
-    """The same with windows in which the latent is not active, or why there are too few."""
+    """The same, with windows in which the latent is not active, or why there are too few."""
     needed, window = protocol.scoring.inactive, protocol.window
     found = pool.inactive(material.latent, needed, window.before, window.after, seed)
     if len(found) < needed:
@@ -228,6 +228,6 @@ def _cut(example: Example, protocol: Protocol) -> Window:
     )
 
 
-def source(seed: int, latent: int, purpose: str) -> random.Random:
+def seeded_random(seed: int, latent: int, purpose: str) -> random.Random:
     """Random numbers that depend on seed, latent and purpose alone."""
     return random.Random(f"{seed}/{latent}/{purpose}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saebench import checkpoints
 from saebench.errors import SaebenchError
-from saebench.evaluation.engine import Judged, stream
+from saebench.evaluation.engine import EvaluatedAutoencoder, stream
 from saebench.evaluation.run import prepare_together
 from saebench.evaluation.settings import TOKENS_PER_BATCH
 from saebench.evaluators.base import Setup
@@ -168,14 +168,14 @@ def _measure(
     """One pass over the text: the whole path, and the losses at the stops."""
     start = Setup(Stitched(pair, plan, 0), cut, corpus, shared)
     path = StitchPath(start, points)
-    judged = [Judged(start.sae, start, {"path": path})]
+    evaluated = [EvaluatedAutoencoder(start.sae, start, {"path": path})]
     for step in stops:
         setup = Setup(Stitched(pair, plan, step), cut, corpus, shared)
         Downstream.check(setup)
-        judged.append(Judged(setup.sae, setup, {"downstream": Downstream(setup)}))
-    stream(judged, cut, corpus, shared, rows or max(1, TOKENS_PER_BATCH // corpus.context), progress)
-    for one in judged:
+        evaluated.append(EvaluatedAutoencoder(setup.sae, setup, {"downstream": Downstream(setup)}))
+    stream(evaluated, cut, corpus, shared, rows or max(1, TOKENS_PER_BATCH // corpus.context), progress)
+    for one in evaluated:
         for error in one.failures.values():
             raise error
-    computed = [one.evaluators["downstream"].compute().metrics for one in judged[1:]]
+    computed = [one.evaluators["downstream"].compute().metrics for one in evaluated[1:]]
     return path, [{name: metrics[name] for name in LOSSES} for metrics in computed]

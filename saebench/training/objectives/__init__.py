@@ -1,4 +1,4 @@
-"""Objectives: one file for each architecture, with its activation, its loss and what it becomes at inference."""
+"""Objectives: one file for each architecture, with its activation, its loss and its form at inference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_objective(config: TrainingConfig, weights: Weights, mesh: Mesh) -> Obje
     """The objective of a configuration's architecture.
 
     Raises:
-        SaebenchError: it cannot be shared out as the mesh asks.
+        SaebenchError: it cannot be distributed over the axes of the mesh.
     """
     kind = OBJECTIVES[config.arch]
     for axis, size in (("replicas", mesh.replicas), ("shards", mesh.shards)):

@@ -1,4 +1,4 @@
-"""What an objective is: it turns a batch into a loss, and finished weights into an autoencoder."""
+"""The interface of objectives: a loss for a batch, and an autoencoder from the trained weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORKSPACE = Workspace()
 
 @dataclass
 class Outcome:
-    """What a batch came to.
+    """The loss and statistics of a batch.
 
     Attributes:
         loss: to be minimised.
@@ -58,18 +58,18 @@ class Weights(nn.Module):
 
 
 class Objective(ABC):
-    """An architecture's loss and the state that goes with it.
+    """An architecture's loss and its state.
 
     Attributes:
-        config: of the run; ``weights``: what is trained.
+        config: of the run; ``weights``: the trained weights.
         variance: mean squared distance of the activations from their mean, by which errors are divided.
-        dead: ``[n]`` bool, latents that count as dead for AuxK, kept by the trainer.
+        dead: ``[n]`` bool, latents that count as dead for AuxK, updated by the trainer.
         mesh: the ranks that train together; weights, ``dead`` and codes are those of this rank's latents.
     """
 
     name: ClassVar[str]
     axes: ClassVar[tuple[str, ...]] = ()
-    """How it can be shared out to several ranks: by ``replicas``, by ``shards``."""
+    """The axes over which it can be distributed: ``replicas``, ``shards``."""
     unit_decoder: ClassVar[bool] = True
     """Whether decoder directions are kept at unit norm."""
 
@@ -88,7 +88,7 @@ class Objective(ABC):
         """The activation function at inference."""
 
     def extra_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters beside the common weights."""
+        """Parameters in addition to the common weights."""
         return {}
 
     @torch.no_grad()
@@ -99,14 +99,14 @@ class Objective(ABC):
         """Called after each step: thresholds and penalties adapt here."""
 
     def state(self) -> dict[str, Tensor]:
-        """What must be saved besides parameters to resume exactly."""
+        """The state besides parameters that is needed to resume exactly."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take ``state`` back."""
+        """Restore ``state``."""
 
     def encoder_product(self, centred: Tensor) -> Tensor:
-        """``[tokens, n]`` pre-activations without gradients, in bfloat16 products where the run asks for them.
+        """``[tokens, n]`` pre-activations without gradients, in bfloat16 where the run is configured so.
 
         The next call, of this or another objective, may overwrite them.
         """
@@ -135,7 +135,8 @@ class Objective(ABC):
         return float(self.mesh.total((values.detach() > 0).sum(), over_replicas=False)) / tokens
 
     def auxiliary(self, centred: Tensor, pre: Tensor, error: Tensor) -> Tensor:
-        """AuxK: what the largest dead latents say of the error (``x - reconstruction``, ``[tokens, d]``), times its weight.
+        """AuxK: the loss of reconstructing the error (``x - reconstruction``, ``[tokens, d]``) by dead latents, times its
+        weight.
 
         0 where no latent is dead or the result is not finite.
         """

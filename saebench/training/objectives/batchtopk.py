@@ -18,9 +18,9 @@ RECENT_TOKENS, RECENT_VALUES = 8192, 2**27
 
 
 class BatchTopK(Objective):
-    """Tokens share a budget of active latents; at inference one threshold, learned in training, takes its place.
+    """Tokens share a budget of active latents; at inference it is replaced by one threshold.
 
-    The threshold is made when the autoencoder is: see ``activation``.
+    The threshold is computed when the autoencoder is exported: see ``activation``.
     """
 
     name = "batchtopk"
@@ -52,7 +52,7 @@ class BatchTopK(Objective):
     def select(self, pre: Tensor) -> Entries:
         """The ``B k`` largest entries of ``pre`` (``[B, n]``).
 
-        The last batch's smallest kept value says where to look: entries above most of it are few, and are ranked alone.
+        Only entries above a bound from the last batch's smallest kept value are ranked, which are few.
         """
         tokens = pre.shape[0] * self.mesh.replicas
         wanted = min(tokens * self.config.k, tokens * self.config.n)
@@ -67,10 +67,10 @@ class BatchTopK(Objective):
     def activation(self) -> Activation:
         """One threshold for all latents: that at which ``k`` are active on average over the last tokens trained on.
 
-        It is found for the weights as they now are, trained or averaged. A running mean over batches, as published, lags
-        behind weights that still move.
+        It is computed for the current weights, trained or averaged. A running mean over batches, as published, lags
+        behind weights that still change.
         """
-        threshold, mesh = 0.0, replace(self.mesh, replicas=1)  # each part of the batch can answer for itself
+        threshold, mesh = 0.0, replace(self.mesh, replicas=1)  # each part of the batch is a sample of its own
         wanted = self._recent.shape[0] * self.config.k
         if wanted:
             pre = self.encoder_product(self._recent - self.weights.b_dec).flatten()
@@ -78,7 +78,7 @@ class BatchTopK(Objective):
         return JumpReLU(self.weights.encoder.new_full((self.weights.n,), threshold), self.name)
 
     def state(self) -> dict[str, Tensor]:
-        """The last tokens, of which the threshold is made."""
+        """The last tokens, from which the threshold is computed."""
         return {"recent": self._recent}
 
     def load_state(self, state: dict[str, Tensor]) -> None:

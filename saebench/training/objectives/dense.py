@@ -1,4 +1,4 @@
-"""What the architectures share that need every latent's gradient: ReLU, JumpReLU, Gated, ProLU."""
+"""The common part of architectures that need every latent's gradient: ReLU, JumpReLU, Gated, ProLU."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class DenseObjective(Objective):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Where an L0 is wanted, thresholds start where about so many latents are active, alike for all.
+        """With a target L0, set the initial threshold, the same for all latents, to about that many active latents.
 
-        Otherwise half of all latents would be, and the penalty that brings them down kills most.
+        Otherwise half of all latents are active at the start, and the penalty that reduces them makes most of them dead.
         """
         if self.penalty.wanted:
             pre = (x - self.weights.b_dec) @ self.weights.encoder.T
@@ -60,17 +60,17 @@ class DenseObjective(Objective):
             self.start_at(float(values.min(dim=1).values.mean().clamp_min(1e-3)))
 
     def start_at(self, threshold: float) -> None:
-        """Let latents begin to be active at a pre-activation of ``threshold``."""
+        """Set the initial threshold of all latents to a pre-activation of ``threshold``."""
         self.weights.b_enc.fill_(-threshold)
 
     def after_step(self, outcome: Outcome) -> None:
-        """The penalty follows L0."""
-        self.penalty.follow(outcome.l0)
+        """Adapt the penalty to L0."""
+        self.penalty.update(outcome.l0)
 
     def state(self) -> dict[str, Tensor]:
-        """The penalty's."""
+        """The penalty's state."""
         return self.penalty.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """The penalty's."""
+        """The penalty's state."""
         self.penalty.load_state(state)

@@ -14,8 +14,8 @@ from saebench.training.recipe import normalised_error
 class GatedObjective(DenseObjective):
     """``b_enc`` is the gate's bias; magnitudes share the encoder's directions, scaled by ``exp(r_mag)``.
 
-    The loss adds L1 of the gate's positive part and the error of its reconstruction by a frozen decoder, which teaches
-    the gate, whose step has no gradient.
+    The loss adds L1 of the gate's positive part and the error of its reconstruction by a frozen decoder, which trains
+    the gate, whose step function has no gradient.
     """
 
     name = "gated"

@@ -76,7 +76,7 @@ class JumpReLUObjective(DenseObjective):
         return {"log_threshold": self.log_threshold}
 
     def start_at(self, threshold: float) -> None:
-        """By its own thresholds."""
+        """Set the thresholds."""
         self.log_threshold.fill_(math.log(threshold))
 
     def latents(self, pre: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ class JumpReLUObjective(DenseObjective):
         return step(pre, self.log_threshold.exp(), self.config.bandwidth).sum(dim=1).mean(), z.new_zeros(())
 
     def after_step(self, outcome: Outcome) -> None:
-        """The penalty follows L0; where an L0 is wanted all thresholds also move together, as far as it is missed.
+        """Adapt the penalty to L0; with a target L0 also shift all thresholds in proportion to the deviation from it.
 
-        Each threshold's own gradient is too slow to make up for a penalty that was too strong before.
+        Each threshold's own gradient is too slow to compensate for a penalty that was too strong before.
         """
         super().after_step(outcome)
         if self.penalty.wanted:

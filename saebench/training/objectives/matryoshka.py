@@ -19,7 +19,7 @@ class Matryoshka(BatchTopK):
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
-        """Those asked for, else groups of 1/16, 1/16, 1/8, 1/4 and the rest."""
+        """The configured sizes, else groups of 1/16, 1/16, 1/8, 1/4 and the rest."""
         if self.config.group_sizes:
             return self.config.group_sizes
         n = self.weights.n
@@ -27,7 +27,7 @@ class Matryoshka(BatchTopK):
         return (*parts, n - sum(parts))
 
     def reconstruct(self, x: Tensor, entries: Entries, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Groups are decoded one after the other; each sum so far is a prefix's reconstruction."""
+        """Groups are decoded one after the other; each cumulative sum is a prefix's reconstruction."""
         reconstruction = self.weights.b_dec.expand(x.shape[0], -1)
         errors: list[Tensor] = []
         start = 0

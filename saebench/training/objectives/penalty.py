@@ -1,4 +1,4 @@
-"""A sparsity penalty whose coefficient can follow a wanted L0."""
+"""A sparsity penalty whose coefficient can be adapted to a target L0."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LEAST = 0.1
 class Penalty:
     """The coefficient of a sparsity penalty.
 
-    With a wanted L0 it is steered by ``e = log(L0 / wanted)``: a step multiplies it by ``exp(P de + I e)``, P and I being
+    With a target L0 it is controlled by ``e = log(L0 / target)``: a step multiplies it by ``exp(P de + I e)``, P and I being
     ``PROPORTIONAL`` and ``INTEGRAL``, ``de`` the change of ``e`` since the last step, ``e`` at most ``LARGEST``. The first
-    term gives way as soon as L0 falls, so that latents are not driven to death; the second removes what is missed for good.
+    term decreases as soon as L0 falls, so that latents do not die; the second removes a constant deviation.
 
     Attributes:
-        coefficient: its present value.
+        coefficient: its current value.
         l0: of the last batch, or 0.
     """
 
@@ -30,8 +30,8 @@ class Penalty:
         self.coefficient = config.sparsity or default
         self.l0 = 0.0
 
-    def follow(self, l0: float) -> None:
-        """Take in a batch's L0."""
+    def update(self, l0: float) -> None:
+        """Update with a batch's L0."""
         l0 = max(l0, LEAST)
         if self.wanted:
             error = math.log(l0 / self.wanted)
@@ -41,9 +41,9 @@ class Penalty:
         self.l0 = l0
 
     def state(self) -> dict[str, Tensor]:
-        """For resuming."""
+        """The state for resuming."""
         return {"penalty": torch.tensor([self.coefficient, self.l0], dtype=torch.float64)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take ``state`` back."""
+        """Restore ``state``."""
         self.coefficient, self.l0 = state["penalty"].tolist()

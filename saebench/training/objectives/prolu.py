@@ -30,7 +30,7 @@ class _ProLU(torch.autograd.Function):
 
 
 class ProLUObjective(DenseObjective):
-    """L1 penalty; the common ``b_enc`` stays 0, the thresholding bias takes its place."""
+    """L1 penalty; the common ``b_enc`` stays 0 and is replaced by the thresholding bias."""
 
     name = "prolu"
 
@@ -44,7 +44,7 @@ class ProLUObjective(DenseObjective):
         return {"prolu_bias": self.bias}
 
     def start_at(self, threshold: float) -> None:
-        """By its own bias."""
+        """Set the thresholding bias."""
         self.bias.fill_(-threshold)
 
     def latents(self, pre: Tensor) -> Tensor:

@@ -38,11 +38,11 @@ class TopKObjective(Objective):
 
 
 class MultiTopK(TopKObjective):
-    """TopK whose code is also asked to work at ``4 k``: ``L(k) + L(4k) / 8``."""
+    """TopK whose code is also trained at ``4 k``: ``L(k) + L(4k) / 8``."""
 
     name = "multitopk"
 
     def further(self, x: Tensor, centred: Tensor, pre: Tensor) -> Tensor:
-        """The error at four times the sparsity, with an eighth of the weight."""
+        """The error with ``4 k`` active latents, with a weight of 1/8."""
         entries, _ = largest(pre, min(4 * self.config.k, self.config.n), self.mesh)
         return normalised_error(self.decoded(entries, self.picked(centred, pre, entries)), x, self.variance) / 8

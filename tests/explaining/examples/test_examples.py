@@ -195,7 +195,7 @@ def test_unfinished_foreign_and_damaged_folders(
         ActivatingExamples.open(folder).latent(3)
     shard.write_bytes(whole)
     _retarget(shard)
-    with pytest.raises(SaebenchError, match="lead outside the text"):
+    with pytest.raises(SaebenchError, match="are outside the text"):
         ActivatingExamples.open(folder).latent(3)
     shard.write_bytes(whole)
     manifest = folder / "manifest.json"
@@ -254,7 +254,7 @@ def test_command_line(make_sae: MakeSae, tmp_path: Path, tiny_model: LanguageMod
     assert "latents were active on" in done.output
     assert ActivatingExamples.open(tmp_path / "out").manifest["settings"]["top"] == 2
     refused = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "sae")])
-    assert isinstance(refused.exception, SaebenchError) and "name a new folder" in str(refused.exception)
+    assert isinstance(refused.exception, SaebenchError) and "choose a new folder" in str(refused.exception)
 
 
 def test_tokens_as_text(tiny_model: LanguageModel) -> None:

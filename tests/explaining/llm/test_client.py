@@ -55,7 +55,7 @@ def test_answers_come_back_in_order_and_a_second_run_asks_nothing(tmp_path: Path
     assert set(server.keys) == {f"Bearer {KEY}"}
 
 
-def test_the_request_is_what_was_asked_for(tmp_path: Path) -> None:
+def test_the_request_has_the_requested_parameters(tmp_path: Path) -> None:
     with serve(echo) as server:
         client(server.url, tmp_path).ask_all([question()])
     assert server.requests[-1] == {
@@ -162,12 +162,12 @@ def test_a_question_that_the_endpoint_does_not_take_is_not_repeated(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("failure", "sentence"),
-    [(Raw(401), "refuses the key (401)"), (Raw(403), "refuses the key (403)"), (Raw(404), "knows no model 'some-model'"),
-     (Raw(429, '{"error": {"code": "insufficient_quota", "message": "pay"}}'), "has no money left"),
+    [(Raw(401), "rejects the key (401)"), (Raw(403), "rejects the key (403)"), (Raw(404), "has no model 'some-model'"),
+     (Raw(429, '{"error": {"code": "insufficient_quota", "message": "pay"}}'), "has no credit left"),
      (Raw(500), "does not work: it answered 500, 4 times"),
-     (Raw(400, '{"error": {"message": "I am a teapot"}}'), "refuses a simple question (400): I am a teapot"),
-     (Raw(200, "<html>welcome</html>", kind="text/html"), "not as a chat-completions server does"),
-     (Raw(200, '{"hello": 1}'), "not as a chat-completions server does"),
+     (Raw(400, '{"error": {"message": "I am a teapot"}}'), "rejects a simple question (400): I am a teapot"),
+     (Raw(200, "<html>welcome</html>", kind="text/html"), "not as a chat-completions server"),
+     (Raw(200, '{"hello": 1}'), "not as a chat-completions server"),
      (Raw(seconds=0.5), "did not answer within 0.2 seconds")],
     ids=["401", "403", "404", "quota", "500", "400", "page", "other JSON", "slow"],
 )  # fmt: skip
@@ -190,7 +190,7 @@ def test_where_nothing_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("refused", ["max_tokens", "temperature", "seed", "response_format", "all"])
-def test_an_endpoint_with_its_own_ideas_is_met_and_remembered(tmp_path: Path, refused: str) -> None:
+def test_an_endpoint_with_other_features_is_supported_and_cached(tmp_path: Path, refused: str) -> None:
     def script(request: dict[str, Any]) -> str | Raw:
         words = ["max_tokens", "temperature", "seed", "response_format"] if refused == "all" else [refused]
         wrong = [word for word in words if word in request]
@@ -213,7 +213,7 @@ def test_the_run_ends_when_the_endpoint_does(tmp_path: Path) -> None:
     with serve(lambda request: Raw(500) if "Question" in request["messages"][1]["content"] else "yes") as server:
         asked = client(server.url, tmp_path)
         asked.check()
-        with pytest.raises(SaebenchError, match="has stopped answering"):
+        with pytest.raises(SaebenchError, match="no longer answers"):
             asked.ask_all([question(n) for n in range(200)])
         assert len(server.requests) < 1 + 4 * 15
 
@@ -223,7 +223,7 @@ def test_a_key_that_expires_ends_the_run(tmp_path: Path) -> None:
         asked = client(server.url, tmp_path)
         asked.check()
         server.answer = lambda request: Raw(401)
-        with pytest.raises(SaebenchError, match="refuses the key"):
+        with pytest.raises(SaebenchError, match="rejects the key"):
             asked.ask_all([question(n) for n in range(100)])
         assert len(server.requests) < 30
 

@@ -50,7 +50,9 @@ def run_with(planted: Planted, tmp_path: Path) -> Callable[..., EvaluatorResult]
         protocol, limits = load_protocol(tests), Limits(8, timeout=20.0, retries=1, first_wait=0.01)
         with serve(answer) as server, serve(scorer or answer) as other:
             clients = [
-                ChatClient(Endpoint(each.url, "m", role=role), protocol.draw(), limits, AnswerCache(tmp_path / "answers"))
+                ChatClient(
+                    Endpoint(each.url, "m", role=role), protocol.make_sampling(), limits, AnswerCache(tmp_path / "answers")
+                )
                 for each, role in ((server, "explainer"), (other, "scorer"))
             ]
             for client in clients:
@@ -266,7 +268,7 @@ def test_the_command_asks_before_it_spends(shell: Shell) -> None:
     with serve(understands_words) as server:
         done = shell(server.url, say="n\n")
     assert len(server.requests) == 1 and not shell.out.exists()
-    assert isinstance(done.exception, SaebenchError) and "Nothing was asked" in str(done.exception)
+    assert isinstance(done.exception, SaebenchError) and "No question was sent" in str(done.exception)
     assert "174" in done.output or "171" in done.output
 
 

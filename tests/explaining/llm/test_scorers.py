@@ -131,17 +131,17 @@ def test_unusable_answers_leave_the_rest_as_it_is() -> None:
     test = Detection(PROTOCOL, 0)
     questions = test.questions(material, "x", writer())
     right = [verdicts(question.truth) for question in questions]
-    score = test.judge(questions, [None, verdicts([True]), *right[2:]])
+    score = test.score_answers(questions, [None, verdicts([True]), *right[2:]])
     assert (score.value, score.n, score.unusable) == (1.0, 30, 2)
-    nothing = test.judge(questions, [None] * len(questions))
+    nothing = test.score_answers(questions, [None] * len(questions))
     assert nothing.value is None and nothing.unusable == 8 and nothing.reason
     simulated = Simulated(PROTOCOL, 0)
     empty = [Simulation(activations=[])] * 10
-    silent = simulated.judge(simulated.questions(material, "x", writer()), empty)
+    silent = simulated.score_answers(simulated.questions(material, "x", writer()), empty)
     assert silent.value == 0.0 and silent.unusable == 0
     found = IntruderTest(PROTOCOL, 0)
     trials = found.questions(material, "", writer())
     answers = [
         Intruder(intruder=trial.truth[0] if index < 3 else trial.truth[0] % 5 + 1) for index, trial in enumerate(trials)
     ]
-    assert found.judge(trials, answers).value == pytest.approx(0.6)
+    assert found.score_answers(trials, answers).value == pytest.approx(0.6)

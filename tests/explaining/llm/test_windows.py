@@ -23,7 +23,7 @@ Planted = tuple[ActivatingExamples, Pool, TokenCorpus, torch.Tensor]
 @pytest.fixture(scope="module")
 def planted(tiny_model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Planted:
     sae, cut, corpus, examples = planted_examples(tiny_model, tmp_path_factory.mktemp("planted") / "examples")
-    pool = Pool.draw(corpus, 8192, seed=0)
+    pool = Pool.sample(corpus, 8192, seed=0)
     pool.encode(sae, cut, range(sae.n_latents), 17, Progress(False))
     inputs = cut.prefix(corpus.tokens).inputs.flatten(0, 1).float()
     codes = sae.encode(inputs).to_dense().unflatten(0, corpus.tokens.shape)
@@ -97,7 +97,7 @@ def test_batches_and_repetition_change_nothing(planted: Planted, protocol: Proto
     from tests.explaining.llm.word_latents import EMBEDDINGS, planted_sae
 
     _, pool, corpus, _ = planted
-    other = Pool.draw(corpus, 8192, seed=0)
+    other = Pool.sample(corpus, 8192, seed=0)
     other.encode(planted_sae(tiny_model), tiny_model.cut(EMBEDDINGS), [3], 128, Progress(False))
     assert other.inactive(3, 20, 20, 11, 5) == pool.inactive(3, 20, 20, 11, 5)
     assert other.inactive(3, 20, 20, 11, 5) != pool.inactive(3, 20, 20, 11, 6)
