@@ -13,10 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from saebench.lm import LanguageModel
 from saebench.sae import Activation, CheckpointInfo, SparseAutoencoder, TopK
 from saebench.text.corpus import TokenCorpus, make_corpus
+
+settings.register_profile("suite", derandomize=True, deadline=None)  # the same examples in every run, on any machine
+settings.load_profile("suite")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared"

@@ -67,15 +67,24 @@ class _Problems(NamedTuple):
         """``(values after a step, which were optimal before it, which could not be improved)``."""
         diagonal = self.gram.diagonal(dim1=1, dim2=2)
         largest = diagonal.amax(dim=1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
-        scale = torch.maximum(values.amax(dim=1, keepdim=True), (self.linear / largest).abs().amax(dim=1, keepdim=True))
+        wanted = (self.linear / largest).abs().amax(dim=1, keepdim=True)
+        scale = torch.maximum(values.amax(dim=1, keepdim=True), wanted)
         gradient = (torch.bmm(self.gram, values.unsqueeze(2)).squeeze(2) - self.linear) * self.live
         violation = (values - (values - gradient / largest).clamp_min(0)).abs().amax(dim=1, keepdim=True)
-        done = (violation <= TOLERANCE * scale).squeeze(1)
+        rounding = (
+            4 * torch.finfo(values.dtype).eps * scale
+        )  # of the gradient, where directions coincide and values are large
+        done = (violation <= torch.maximum(TOLERANCE * wanted, rounding)).squeeze(1)
         held = (values <= torch.minimum(violation, 1e-3 * scale)) & (gradient > 0)
         free = self.live & ~held
         newton = self._newton(free, gradient, largest)
         direction = torch.where(free, newton, -gradient / largest) * self.live
         moved, stuck = self._search(values, gradient, direction, free)
+        if bool(
+            (stuck & ~done).any()
+        ):  # the Newton step is useless where the matrix is nearly singular: follow the gradient
+            plain, still = self._search(values, gradient, -gradient / largest * self.live, free)
+            moved, stuck = torch.where(stuck.unsqueeze(1), plain, moved), stuck & still
         return torch.where(done.unsqueeze(1), values, moved), done, stuck & ~done
 
     def _newton(self, free: Tensor, gradient: Tensor, largest: Tensor) -> Tensor:
