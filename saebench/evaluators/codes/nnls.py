@@ -73,7 +73,7 @@ class _Problems(NamedTuple):
         violation = (values - (values - gradient / largest).clamp_min(0)).abs().amax(dim=1, keepdim=True)
         rounding = (
             4 * torch.finfo(values.dtype).eps * scale
-        )  # of the gradient, where directions coincide and values are large
+        )  # of the gradient at large values
         done = (violation <= torch.maximum(TOLERANCE * wanted, rounding)).squeeze(1)
         held = (values <= torch.minimum(violation, 1e-3 * scale)) & (gradient > 0)
         free = self.live & ~held
@@ -82,7 +82,7 @@ class _Problems(NamedTuple):
         moved, stuck = self._search(values, gradient, direction, free)
         if bool(
             (stuck & ~done).any()
-        ):  # the Newton step is useless where the matrix is nearly singular: follow the gradient
+        ):  # nearly singular: follow the gradient
             plain, still = self._search(values, gradient, -gradient / largest * self.live, free)
             moved, stuck = torch.where(stuck.unsqueeze(1), plain, moved), stuck & still
         return torch.where(done.unsqueeze(1), values, moved), done, stuck & ~done
