@@ -1,4 +1,4 @@
-"""Explaining a sample of an autoencoder's latents and scoring what comes out: every step, for any autoencoder."""
+"""Explaining a sample of an autoencoder's latents and scoring the explanations: every step, for any autoencoder."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from saebench.sae import Autoencoder
 from saebench.text.corpus import TokenCorpus
 
 LATENTS_TOGETHER = 256
-"""Latents whose texts go through the model together: the more, the more beginnings they share; a bound on memory."""
+"""Latents whose texts are run together: more of them share more prefixes, but need more memory."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What all studies of an evaluation stand on.
+    """The common inputs of all studies of an evaluation.
 
     Attributes:
         cut, corpus, protocol, seed: as given.
         examples: rows that examples come from; ``unseen``: rows that tries are scored on.
-        first: where text begins in a row, behind a BOS that every text tried has too; ``bos``: that token.
-        padding: the token that stands for nothing.
+        first: the position at which text starts in a row, after a BOS that every text has; ``bos``: that token.
+        padding: the padding token.
         substitutes: similar tokens, where the protocol augments.
-        progress: told of what is done.
+        progress: where to show progress.
     """
 
     cut: Cut
@@ -78,7 +78,7 @@ class Ground:
 
 
 def keeps_bos(corpus: TokenCorpus, protocol: Protocol) -> bool:
-    """Whether every text tried begins with BOS: where the corpus's rows do, and the protocol wants it."""
+    """Whether every text begins with BOS: where the corpus's rows do, and the protocol requires it."""
     return protocol.keep_bos and corpus.bos == "row"
 
 
@@ -87,12 +87,12 @@ class Study:
     """Explained and scored latents of one autoencoder.
 
     Attributes:
-        sample: what is known of all its latents on the example rows.
+        sample: the statistics of all its latents on the example rows.
         chosen: the latents; ``tries`` by latent; ``scores`` in the order of ``chosen``.
-        examples: what tries were built from; ``held_out``: ``(rows, positions)`` by latent.
+        examples: from which tries were built; ``held_out``: ``(rows, positions)`` by latent.
         levels: above which each latent counts as firing.
-        unseen: the text of the scores; ``first``: where text begins in a row.
-        readings, texts, tokens: what building cost: activations asked for, texts and tokens run.
+        unseen: the text of the scores; ``first``: the position at which text starts in a row.
+        readings, texts, tokens: the cost of building: activations requested, texts and tokens run.
     """
 
     sample: SampledActivations

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from saebench.explaining.n2g.packing import END, Pack, Texts, run_packed, together, tree_trouble
+from saebench.explaining.n2g.packing import END, Pack, Texts, batch_packs, run_packed, tree_trouble
 from saebench.explaining.n2g.reader import LatentReader, narrowed
 from saebench.explaining.n2g.study import Ground, choose, study, survey
 from saebench.explaining.n2g.tokens import NearestTokens, find_padding
@@ -109,8 +109,8 @@ def test_packs_give_what_texts_give(tiny_model: LanguageModel, way: str) -> None
     if way == "trees":
         assert len(packs) > 3 and nodes < 0.6 * int(texts.lengths.sum())
     else:
-        assert len(packs) == int(texts.whole.sum()) < texts.lengths.numel() and nodes < 0.9 * int(texts.lengths.sum())
-    groups = together(packs, 100)
+        assert len(packs) == int(texts.maximal.sum()) < texts.lengths.numel() and nodes < 0.9 * int(texts.lengths.sum())
+    groups = batch_packs(packs, 100)
     assert len(groups) > 3 and sorted(number for each in groups for number in each) == list(range(len(packs)))
     numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
     for group in groups:
