@@ -233,7 +233,7 @@ def test_the_hash_changes_with_any_one_token(place: int, token: int) -> None:
 def test_what_cannot_be_packed_is_refused() -> None:
     with pytest.raises(SaebenchError, match="A context of 1 holds no prediction"):
         corpus_of("abc", context=1)
-    with pytest.raises(SaebenchError, match="0 tokens of a text are none"):
+    with pytest.raises(SaebenchError, match="--tokens is 0: use 1 or more"):
         corpus_of("abc", tokens=0)
     with pytest.raises(SaebenchError, match="has 3 tokens, fewer than one context of 8: use a smaller --context"):
         corpus_of("abc")
