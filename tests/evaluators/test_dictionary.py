@@ -71,7 +71,7 @@ def test_effective_rank_counts_dimensions() -> None:
     assert effective_rank(basis[[0, 0, 1, 2]]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_random_dictionary_lies_where_the_real_one_does() -> None:
+def test_a_random_dictionary_has_the_subspace_of_the_real_one() -> None:
     flat = directions(300, 12, 0) * torch.tensor([3.0] * 4 + [0.0] * 8)
     drawn = torch.cat(list(lookalike_chunks(flat, 20_000, seed=1)))
     assert drawn.shape == (20_000, 12) and float(drawn[:, 4:].abs().max()) < 1e-3
