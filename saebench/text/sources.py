@@ -47,7 +47,7 @@ def open_text(source: str, *, revision: str | None = None, field: str = "text") 
     path_like = source.startswith((".", "/", "~")) or source.partition(":")[0].count("/") > 1 or path.suffix in _READERS
     local = source == PYTHON_DOCS or path.exists() or path_like
     if local and revision is not None:
-        raise SaebenchError(f"{source} has no revisions, only data sets on the hub have: leave out --revision.")
+        raise SaebenchError(f"{source} has no revisions, only data sets on the hub have: omit --revision.")
     if source == PYTHON_DOCS:
         return TextSource(PYTHON_DOCS, f"python-{platform.python_version()}", _python_docs)
     if path_like and not path.exists():

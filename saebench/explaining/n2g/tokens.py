@@ -21,7 +21,7 @@ class Padding(NamedTuple):
 
 
 def find_padding(tokenizer: Any, wanted: str) -> Padding:
-    """The token of the text ``wanted`` (" _" in the code released with Gao et al. 2024).
+    """Find the token of the text ``wanted`` (" _" in the code released with Gao et al. 2024).
 
     A tokenizer that does not have it as one token gets the underscore without the space; one that lacks this too, the
     ordinary token with the lowest id.
