@@ -95,4 +95,4 @@ def test_other_weights_and_another_text_are_distinguished(
     assert "the checkpoint's weights have the hash" in problem
     Path("words.txt").write_text(" ".join(reversed(Path("words.txt").read_text().split())))
     (problem,) = recompute(entry, benchmark, load(checkpoint))
-    assert "another than the submission's" in problem
+    assert "differs from the submission's" in problem
