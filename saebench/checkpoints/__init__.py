@@ -55,7 +55,7 @@ def recognise(location: Location) -> Adapter:
 
 
 @contextmanager
-def _damage_named(location: Location, adapter: Adapter) -> Iterator[None]:
+def _one_sentence_errors(location: Location, adapter: Adapter) -> Iterator[None]:
     """Turn the errors of an adapter on fields of the wrong type or shape into one sentence for the user."""
     try:
         yield
@@ -77,7 +77,7 @@ def inspect(origin: str | Path) -> CheckpointInfo:
     """
     location = locate(origin)
     adapter = recognise(location)
-    with _damage_named(location, adapter):
+    with _one_sentence_errors(location, adapter):
         return adapter.describe(location)
 
 
@@ -93,7 +93,7 @@ def load(origin: str | Path, device: str = "cpu") -> SparseAutoencoder:
     """
     location = locate(origin)
     adapter = recognise(location)
-    with _damage_named(location, adapter):
+    with _one_sentence_errors(location, adapter):
         sae = adapter.load(location)
     sae.check_finite()
     info = replace(sae.info, weights_sha256=location.sha256(adapter.weights_file(location)))

@@ -78,13 +78,13 @@ class LatentReader:
         sae = self.sae
         if isinstance(sae, SparseAutoencoder) and isinstance(sae.activation, Elementwise):
             wanted, latents = torch.unique(latents, return_inverse=True)
-            sae = narrowed(sae, wanted)
+            sae = select_latents(sae, wanted)
         code = sae.encode(x)
         here = code.indices.cpu()[places] == latents.unsqueeze(1)
         return (code.values.double().cpu()[places] * here).sum(dim=1)
 
 
-def narrowed(sae: SparseAutoencoder, latents: Tensor) -> SparseAutoencoder:
+def select_latents(sae: SparseAutoencoder, latents: Tensor) -> SparseAutoencoder:
     """The autoencoder of some latents (``[wanted]``) alone, in that order; for elementwise activation functions."""
     activation = copy.copy(sae.activation)
     for name, value in vars(activation).items():

@@ -33,7 +33,7 @@ LATENTS_TOGETHER = 256
 
 
 @dataclass(frozen=True)
-class Ground:
+class StudyInputs:
     """The common inputs of all studies of an evaluation.
 
     Attributes:
@@ -58,11 +58,11 @@ class Ground:
     progress: Progress
 
     @staticmethod
-    def of(cut: Cut, corpus: TokenCorpus, protocol: Protocol, seed: int, progress: Progress) -> Ground:
+    def of(cut: Cut, corpus: TokenCorpus, protocol: Protocol, seed: int, progress: Progress) -> StudyInputs:
         """Prepare: split the rows, find the padding token."""
         examples, unseen = split_rows(corpus.tokens.shape[0], protocol.unseen_share, seed)
-        keeps = keeps_bos(corpus, protocol)
-        return Ground(
+        keeps = starts_with_bos(corpus, protocol)
+        return StudyInputs(
             cut=cut,
             corpus=corpus,
             protocol=protocol,
@@ -77,7 +77,7 @@ class Ground:
         )
 
 
-def keeps_bos(corpus: TokenCorpus, protocol: Protocol) -> bool:
+def starts_with_bos(corpus: TokenCorpus, protocol: Protocol) -> bool:
     """Whether every text begins with BOS: where the corpus's rows do, and the protocol requires it."""
     return protocol.keep_bos and corpus.bos == "row"
 
@@ -109,7 +109,9 @@ class Study:
     tokens: int
 
 
-def survey(ground: Ground, sae: Autoencoder, watch: Sequence[Callable[[EncodedRows], None]] = ()) -> SampledActivations:
+def sample_activations(
+    ground: StudyInputs, sae: Autoencoder, watch: Sequence[Callable[[EncodedRows], None]] = ()
+) -> SampledActivations:
     """One pass over the example rows: a sample of every latent's activations."""
     protocol, corpus = ground.protocol, ground.corpus
     sampler = ActivationSampler(sae.n_latents, protocol.build + protocol.held_out, ground.seed)
@@ -122,7 +124,7 @@ def survey(ground: Ground, sae: Autoencoder, watch: Sequence[Callable[[EncodedRo
     return sampler.result()
 
 
-def choose(ground: Ground, sample: SampledActivations, wanted: int, only: Sequence[int] | None = None) -> ChosenLatents:
+def choose(ground: StudyInputs, sample: SampledActivations, wanted: int, only: Sequence[int] | None = None) -> ChosenLatents:
     """The latents to explain: a stratified sample, or of ``only`` those that fired often enough."""
     if only is None:
         return choose_latents(sample.counts, ground.protocol.least, wanted, ground.protocol.strata, ground.seed)
@@ -130,7 +132,7 @@ def choose(ground: Ground, sample: SampledActivations, wanted: int, only: Sequen
     return ChosenLatents(able, [0] * len(able), [1.0] * len(able))
 
 
-def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: ChosenLatents) -> Study:
+def study(ground: StudyInputs, sae: Autoencoder, sample: SampledActivations, chosen: ChosenLatents) -> Study:
     """Build the tries of the chosen latents and score them."""
     protocol, corpus = ground.protocol, ground.corpus
     examples, held_out = divide(ground, sample, chosen.latents)
@@ -155,7 +157,7 @@ def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: 
     )
 
 
-def tries_of(ground: Ground, reader: LatentReader, examples: Examples, latents: Sequence[int]) -> dict[int, Trie]:
+def tries_of(ground: StudyInputs, reader: LatentReader, examples: Examples, latents: Sequence[int]) -> dict[int, Trie]:
     """The tries of ``latents``, from their ``examples``."""
     tries: dict[int, Trie] = {}
     with ground.progress.task("Building tries", examples.latents.numel(), "examples") as advance:
@@ -167,7 +169,7 @@ def tries_of(ground: Ground, reader: LatentReader, examples: Examples, latents: 
 
 
 def divide(
-    ground: Ground, sample: SampledActivations, latents: list[int]
+    ground: StudyInputs, sample: SampledActivations, latents: list[int]
 ) -> tuple[Examples, dict[int, tuple[Tensor, Tensor]]]:
     """Each latent's sampled activations: the first to build from, the others held out, in the protocol's proportion."""
     protocol = ground.protocol
