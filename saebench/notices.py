@@ -1,4 +1,4 @@
-"""Notices: what a run does in a slower or other way than usual. Said once on the terminal, and kept in its result."""
+"""Notices about slower or unusual paths of a run, shown once on the terminal and recorded in its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _said: set[str] = set()
 
 
 def notice(sentence: str) -> None:
-    """Say a sentence on standard error, once per process, and add it to the notices being collected."""
+    """Print a sentence on standard error, once per process, and add it to the notices being collected."""
     for notices in _collected.get():
         if sentence not in notices:
             notices.append(sentence)
@@ -25,7 +25,7 @@ def notice(sentence: str) -> None:
 
 @contextmanager
 def collect_notices() -> Iterator[list[str]]:
-    """Within this context, notices are added to the list that it yields, in order and without repetition."""
+    """Within this context, notices are added to the list that it yields, in order and without duplicates."""
     notices: list[str] = []
     token = _collected.set((*_collected.get(), notices))
     try:

@@ -1,4 +1,4 @@
-"""Progress bars with a rate and a remaining time, or silence."""
+"""Progress bars with a rate and a remaining time, or none."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class _RateColumn(TextColumn):
 
 
 class Advance:
-    """Reports how far a task is. Called with an amount that was done; ``note`` shows current figures."""
+    """Reports the progress of a task. Called with the amount done; ``note`` shows current figures."""
 
     def __call__(self, amount: float = 1) -> None:
         """``amount`` more units are done."""
 
     def note(self, text: str) -> None:
-        """Show ``text`` beside the bar until the next note."""
+        """Show ``text`` next to the bar until the next note."""
 
     def resize(self, total: float) -> None:
-        """Set the units that are left, where they become known after the task has begun."""
+        """Set the remaining units, where they become known after the start of the task."""
 
 
 class _Bar(Advance):
@@ -87,10 +87,10 @@ class _Part(Advance):
 
 
 class Progress:
-    """Reports long work on the terminal (standard error), or nowhere. There is one bar at a time.
+    """Shows progress on the terminal (standard error), or not at all. There is one bar at a time.
 
     Args:
-        shown: whether to report at all.
+        shown: whether to show progress.
     """
 
     def __init__(self, shown: bool = True) -> None:
@@ -102,7 +102,7 @@ class Progress:
     def task(self, words: str, total: float, unit: str) -> Iterator[Advance]:
         """Work of ``total`` ``unit``; within the context, call the value with each amount done.
 
-        A task that begins within another gets no bar of its own: the other's bar says how far it is.
+        A task that starts within another has no bar of its own: the other's bar shows its progress.
         """
         if not self.shown:
             yield Advance()
@@ -124,7 +124,7 @@ class Progress:
                     self._bar = None
 
     def track(self, words: str, parts: Sequence[T], unit: str) -> Iterator[T]:
-        """``parts``, one after the other, as a task of as many ``unit``."""
+        """Iterate over ``parts`` as a task of as many ``unit``."""
         with self.task(words, len(parts), unit) as advance:
             for part in parts:
                 yield part
@@ -132,7 +132,7 @@ class Progress:
 
     @contextmanager
     def step(self, words: str) -> Iterator[None]:
-        """A spinner for work whose length is not known; within a task, a note on its bar."""
+        """A spinner for work of unknown length; within a task, a note on its bar."""
         if not self.shown:
             yield
         elif self._bar is not None:

@@ -232,7 +232,7 @@ def test_evaluators_are_listed_and_results_shown(checkpoint: Path, text: Path, t
 
 
 def test_train_then_evaluate(tmp_path: Path) -> None:
-    """The README's path on the tiny model: train, resume, sweep, judge."""
+    """The README's path on the tiny model: train, resume, sweep, evaluate."""
     numbers = torch.randint(3, 200, (4000,), generator=torch.Generator().manual_seed(0)).tolist()
     words = tmp_path / "words.txt"
     words.write_text(" ".join(f"w{number}" for number in numbers))

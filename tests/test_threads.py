@@ -30,7 +30,7 @@ def test_a_quota_of_a_container_bounds_the_cores(
 
 
 @pytest.mark.parametrize("given, environment, expected", [(2, None, 2), (None, "2", 2), (1, "2", 1)])
-def test_torch_gets_the_threads_asked_for(given: int | None, environment: str | None, expected: int) -> None:
+def test_torch_gets_the_requested_threads(given: int | None, environment: str | None, expected: int) -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     if environment is not None:
         kept["OMP_NUM_THREADS"] = environment

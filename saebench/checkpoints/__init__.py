@@ -19,7 +19,7 @@ __all__ = ["Adapter", "Location", "adapters", "inspect", "load", "recognise", "s
 
 
 def adapters() -> list[Adapter]:
-    """Every adapter found through the entry points, this package's and others'.
+    """Every adapter found through the entry points, of this package and of others.
 
     Raises:
         SaebenchError: an entry point cannot be imported or is not an adapter.
@@ -37,7 +37,7 @@ def adapters() -> list[Adapter]:
 
 
 def recognise(location: Location) -> Adapter:
-    """The adapter whose format the checkpoint is of.
+    """The adapter of the checkpoint's format.
 
     Raises:
         SaebenchError: none recognises it, or several do.
@@ -48,15 +48,15 @@ def recognise(location: Location) -> Adapter:
         return fitting[0]
     if fitting:
         names = " and ".join(adapter.name for adapter in fitting)
-        raise SaebenchError(f"The checkpoint {location.origin} looks like {names}: name the file that is meant.")
+        raise SaebenchError(f"The checkpoint {location.origin} looks like {names}: give the path of one file.")
     looked = "; ".join(f"{adapter.name}: {adapter.looks_for}" for adapter in every)
     there = ", ".join(location.names[:12]) + (", ..." if len(location.names) > 12 else "")
     raise SaebenchError(f"No checkpoint format fits {location.origin}. It has: {there or 'nothing'}. Looked for: {looked}.")
 
 
 @contextmanager
-def _damage_named(location: Location, adapter: Adapter) -> Iterator[None]:
-    """Fields of the wrong type or shape break an adapter anywhere: what the user reads is one sentence all the same."""
+def _one_sentence_errors(location: Location, adapter: Adapter) -> Iterator[None]:
+    """Turn the errors of an adapter on fields of the wrong type or shape into one sentence for the user."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
@@ -67,17 +67,17 @@ def _damage_named(location: Location, adapter: Adapter) -> Iterator[None]:
 
 
 def inspect(origin: str | Path) -> CheckpointInfo:
-    """What a checkpoint is, without loading its weights where the format allows.
+    """Describe a checkpoint, without loading its weights where the format allows.
 
     Args:
         origin: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.
 
     Raises:
-        SaebenchError: it is not there, not recognised or damaged.
+        SaebenchError: it does not exist, is not recognised or damaged.
     """
     location = locate(origin)
     adapter = recognise(location)
-    with _damage_named(location, adapter):
+    with _one_sentence_errors(location, adapter):
         return adapter.describe(location)
 
 
@@ -86,14 +86,14 @@ def load(origin: str | Path, device: str = "cpu") -> SparseAutoencoder:
 
     Args:
         origin: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.
-        device: where the weights go; on the CPU they stay memory-mapped where the format allows.
+        device: of the weights; on the CPU they stay memory-mapped where the format allows.
 
     Raises:
-        SaebenchError: it is not there, not recognised, damaged, or holds NaN or infinite weights.
+        SaebenchError: it does not exist, is not recognised, damaged, or holds NaN or infinite weights.
     """
     location = locate(origin)
     adapter = recognise(location)
-    with _damage_named(location, adapter):
+    with _one_sentence_errors(location, adapter):
         sae = adapter.load(location)
     sae.check_finite()
     info = replace(sae.info, weights_sha256=location.sha256(adapter.weights_file(location)))

@@ -1,4 +1,4 @@
-"""What an adapter is, where a checkpoint lies, and how its files are read safely."""
+"""The interface of adapters, the location of a checkpoint, and safe reading of its files."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class Location:
     _fetched: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def has(self, name: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file exists."""
         return name in self.names
 
     def matching(self, *suffixes: str) -> list[str]:
-        """Files with one of the endings, the one the user named alone where they named one."""
+        """Files with one of the suffixes; only the given file where the user gave one."""
         pool = (self.file,) if self.file is not None else self.names
         return [name for name in pool if name.endswith(suffixes)]
 
     def path(self, name: str) -> Path:
-        """A local path to the file, fetched first where it is on the hub.
+        """A local path to the file, downloaded first where it is on the hub.
 
         Raises:
             SaebenchError: the file is not part of this checkpoint, or cannot be fetched.
@@ -60,7 +60,7 @@ class Location:
         if self.root is not None:
             resolved = (self.root / name).resolve()
             if not resolved.is_relative_to(self.root.resolve()):
-                raise SaebenchError(f"The file {name} of {self.origin} leads outside its folder; it is not read.")
+                raise SaebenchError(f"The file {name} of {self.origin} is outside its folder; it is not read.")
             return resolved
         if name not in self._fetched:
             self._fetched[name] = self._fetch(name)
@@ -73,7 +73,7 @@ class Location:
         target = str(PurePosixPath(self.subfolder) / name)
         try:
             return Path(hf_hub_download(self.repository, target, revision=self.revision))
-        except Exception as error:  # the library raises many kinds, all meaning that the file cannot be had
+        except Exception as error:  # the library raises many types, all of which mean that the file is not available
             raise SaebenchError(f"The file {target} of {self.repository} cannot be fetched: {_first_line(error)}") from error
 
     def json(self, name: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Location:
         path = self.path(name)
         try:
             if path.stat().st_size > LARGEST_JSON:
-                raise SaebenchError(f"{name} of {self.origin} is over {LARGEST_JSON >> 20} MiB: it is no configuration.")
+                raise SaebenchError(f"{name} of {self.origin} is over {LARGEST_JSON >> 20} MiB: it is not a configuration.")
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise SaebenchError(f"{name} of {self.origin} is not readable JSON: {_first_line(error)}.") from error
@@ -94,7 +94,7 @@ class Location:
         return data
 
     def sha256(self, name: str) -> str:
-        """Hash of a file, read in pieces."""
+        """Hash of a file, read in chunks."""
         digest = hashlib.sha256()
         with self.path(name).open("rb") as stream:
             while block := stream.read(1 << 22):
@@ -107,15 +107,15 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     looks_for: ClassVar[str]
-    """In words, what marks the format; shown where nothing is recognised."""
+    """A description of the format's files, shown where nothing is recognised."""
 
     @abstractmethod
     def recognise(self, location: Location) -> bool:
-        """Whether the checkpoint is of this format, judged by file names, headers and small JSON files."""
+        """Whether the checkpoint is of this format, by file names, headers and small JSON files."""
 
     @abstractmethod
     def describe(self, location: Location) -> CheckpointInfo:
-        """What the checkpoint says of itself; no weights are loaded where the format allows."""
+        """The checkpoint's metadata; no weights are loaded where the format allows."""
 
     @abstractmethod
     def load(self, location: Location) -> SparseAutoencoder:
@@ -130,7 +130,7 @@ def locate(origin: str | Path) -> Location:
     """Find a checkpoint: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.
 
     Raises:
-        SaebenchError: there is nothing, or the hub cannot be reached.
+        SaebenchError: it does not exist, or the hub cannot be reached.
     """
     text = str(origin)
     path = Path(text).expanduser()
@@ -144,7 +144,7 @@ def locate(origin: str | Path) -> Location:
     looks_local = text.startswith((".", "/", "~")) or len(parts) < 2 or not all(parts) or ".." in parts
     if looks_local:
         raise SaebenchError(f"There is no checkpoint at {text}.")
-    require_hub(f"No file or folder is called {text}; if it is meant so, the checkpoint")
+    require_hub(f"There is no file or folder {text}; if it is a hub name, the checkpoint")
     return _on_hub(text, "/".join(parts[:2]), "/".join(parts[2:]), bare.partition("@")[2] or None)
 
 
@@ -153,7 +153,7 @@ def _on_hub(origin: str, repository: str, subfolder: str, revision: str | None) 
 
     try:
         info = HfApi().repo_info(repository, revision=revision)
-    except Exception as error:  # the library raises many kinds, all meaning that the repository cannot be had
+    except Exception as error:  # the library raises many types, all of which mean that the repository is not available
         raise SaebenchError(f"The checkpoint {origin} could not be found on the hub: {_first_line(error)}") from error
     every = [sibling.rfilename for sibling in getattr(info, "siblings", None) or []]
     if subfolder in every:
@@ -190,13 +190,13 @@ def read_torch(location: Location, name: str) -> Any:
         with warnings.catch_warnings():  # files of other pickle protocols load all the same, or fail below
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except Exception as error:  # damaged files raise almost anything
+    except Exception as error:  # damaged files raise many types
         text = str(error)
         if "weights_only" in text.lower() or "Unsupported" in text or "WeightsUnpickler" in text:
             wanted = text.partition("GLOBAL ")[2].split(" ")[0] or "more than tensors"
             raise SaebenchError(
-                f"{name} of {location.origin} is a pickle that needs {wanted} to load; running code out of a checkpoint is "
-                "refused. Save its state dict instead."
+                f"{name} of {location.origin} is a pickle that needs {wanted} to load; code in a checkpoint is "
+                "never run. Save its state dict instead."
             ) from error
         raise SaebenchError(f"{name} of {location.origin} cannot be read: {_first_line(error)}") from error
 
@@ -232,7 +232,7 @@ def take(tensors: dict[str, Tensor], name: str, location: Location) -> Tensor:
     """A tensor by name.
 
     Raises:
-        SaebenchError: it is missing (what is there is listed).
+        SaebenchError: it is missing (the message lists those there are).
     """
     tensor = tensors.get(name)
     if not isinstance(tensor, Tensor):
@@ -242,10 +242,10 @@ def take(tensors: dict[str, Tensor], name: str, location: Location) -> Tensor:
 
 
 def integer(value: Any, what: str, location: Location) -> int:
-    """A whole number out of a configuration (0-dimensional tensors are taken too).
+    """A whole number from a configuration (0-dimensional tensors are accepted).
 
     Raises:
-        SaebenchError: it is none.
+        SaebenchError: it is not a whole number.
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()

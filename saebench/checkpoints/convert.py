@@ -1,4 +1,4 @@
-"""Writing autoencoders in the formats of others: SAELens's."""
+"""Writing autoencoders in other formats: SAELens's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def save_saelens(sae: SparseAutoencoder, folder: Path) -> Path:
     A scale of the data set is folded into the weights, which is exact.
 
     Raises:
-        SaebenchError: the format has no place for this activation function, input scaling or bias.
+        SaebenchError: the format does not support this activation function, input scaling or bias.
     """
     sae = _without_dataset_scale(sae)
     config = _config(sae)
@@ -67,9 +67,7 @@ def _config(sae: SparseAutoencoder) -> dict[str, Any]:
         )
     subtracts = sae.b_pre is not None
     if sae.b_pre is not None and (transcodes or not torch.equal(sae.b_pre, sae.b_dec)):
-        raise SaebenchError(
-            "SAELens subtracts the decoder's bias or nothing before encoding; this autoencoder does otherwise."
-        )
+        raise SaebenchError("SAELens subtracts the decoder's bias or nothing before encoding; this autoencoder differs.")
     metadata = {
         "sae_lens_version": "6.0.0", "hook_name": _hook_name(info.hook_in), "model_name": info.model,
         "context_size": info.context, "prepend_bos": info.prepend_bos,
@@ -85,7 +83,7 @@ def _config(sae: SparseAutoencoder) -> dict[str, Any]:
 
 
 def _hook_name(hook: str | None) -> str | None:
-    """TransformerLens's name, which is what SAELens resolves."""
+    """TransformerLens's name, which SAELens expects."""
     return None if hook is None else parse_hook(hook).name
 
 

@@ -1,4 +1,4 @@
-"""dictionary_learning: ``ae.pt`` beside ``config.json`` with a ``trainer`` section."""
+"""dictionary_learning: ``ae.pt`` and ``config.json`` with a ``trainer`` section."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DictionaryLearning(Adapter):
     """``ae.pt`` and ``config.json``."""
 
     name = "dictionary_learning"
-    looks_for = f"{WEIGHTS} beside {CONFIG} with a trainer section"
+    looks_for = f"{WEIGHTS} and {CONFIG} with a trainer section"
 
     def recognise(self, location: Location) -> bool:
         """By its two files and the section ``trainer``."""
@@ -69,7 +69,7 @@ class DictionaryLearning(Adapter):
         )
 
     def load(self, location: Location) -> SparseAutoencoder:
-        """The state dict, by the class that wrote it."""
+        """From the state dict, by the class that wrote it."""
         kind = _kind(_trainer(location), location)
         tensors, factor = _state(location)
         info = self.describe(location)
@@ -91,13 +91,13 @@ def _kind(trainer: dict[str, Any], location: Location) -> str:
     kind = str(trainer.get("dict_class", ""))
     if kind not in _ARCHITECTURES:
         raise SaebenchError(
-            f"{location.origin} is of dictionary_learning's class {kind!r}; read are: {', '.join(_ARCHITECTURES)}."
+            f"{location.origin} is of dictionary_learning's class {kind!r}; supported are: {', '.join(_ARCHITECTURES)}."
         )
     return kind
 
 
 def _state(location: Location) -> tuple[dict[str, Tensor], float | None]:
-    """``(tensors, factor for the biases)``: an interrupted run leaves biases in the scale of normalised activations."""
+    """``(tensors, factor for the biases)``: after an interrupted run biases have the scale of normalised activations."""
     state = read_torch(location, WEIGHTS)
     if not isinstance(state, dict):
         raise SaebenchError(f"{WEIGHTS} of {location.origin} holds a {type(state).__name__}, not a state dict.")
@@ -106,7 +106,7 @@ def _state(location: Location) -> tuple[dict[str, Tensor], float | None]:
     factor = state.get("norm_factor")
     if factor is None:
         raise SaebenchError(
-            f"{WEIGHTS} of {location.origin} was left by an interrupted run and lacks the norm_factor that its biases need."
+            f"{WEIGHTS} of {location.origin} is of an interrupted run and lacks the norm_factor that its biases need."
         )
     return state["ae"], float(factor)
 

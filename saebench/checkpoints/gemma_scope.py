@@ -58,7 +58,7 @@ class GemmaScope(Adapter):
         )
 
     def load(self, location: Location) -> SparseAutoencoder:
-        """The arrays as they are; embedding autoencoders have their input's scale folded in."""
+        """The arrays unchanged; the input scale of embedding autoencoders is folded into the weights."""
         tensors = self._tensors(location)
         W_enc, W_dec = take(tensors, "w_enc", location), take(tensors, "w_dec", location)
         if "embedding" in PurePosixPath(_full_path(location, self.weights_file(location))).parts:
@@ -92,7 +92,7 @@ class GemmaScope(Adapter):
 
 
 def _full_path(location: Location, name: str) -> str:
-    """Where the file lies: the released folders' names say model, site and layer."""
+    """The file's path: the names of the released folders give model, site and layer."""
     root = None if location.root is None else location.root.resolve().as_posix()
     return "/".join(part for part in (location.repository, root, location.subfolder, name) if part)
 

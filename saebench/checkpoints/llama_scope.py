@@ -1,6 +1,6 @@
-"""Llama Scope and OpenMOSS's language-model-saes: ``hyperparams.json`` or ``config.json`` beside safetensors.
+"""Llama Scope and OpenMOSS's language-model-saes: ``hyperparams.json`` or ``config.json`` with safetensors.
 
-Activations are scaled by ``sqrt(d) / average norm``, one factor for what is read and one for what is written. Llama Scope's
+Activations are scaled by ``sqrt(d) / average norm``, one factor for the input and one for the output. Llama Scope's
 own files give a threshold for activations in the model's units, so their factors are folded into the weights; OpenMOSS's
 current files give thresholds in the scaled space, so there the scaling stays a part of the model.
 """
@@ -24,19 +24,19 @@ _WEIGHTS = (
 
 
 class LlamaScope(Adapter):
-    """``hyperparams.json`` (or a configuration with ``hook_point_in``) beside the weights."""
+    """``hyperparams.json`` (or a configuration with ``hook_point_in``) and the weights."""
 
     name = "llama_scope"
-    looks_for = "hyperparams.json, or config.json with hook_point_in, beside final.safetensors or sae_weights.safetensors"
+    looks_for = "hyperparams.json, or config.json with hook_point_in, and final.safetensors or sae_weights.safetensors"
 
     def recognise(self, location: Location) -> bool:
-        """By a configuration that names ``hook_point_in`` beside one of the weight files."""
+        """By a configuration with ``hook_point_in`` and one of the weight files."""
         if location.file not in (None, *_CONFIGS) or self._weights(location) is None:
             return False
         return self._config_name(location) is not None
 
     def weights_file(self, location: Location) -> str:
-        """The first there is of the names that the library writes."""
+        """The first existing file of the names that the library writes."""
         name = self._weights(location)
         assert name is not None
         return name
@@ -71,7 +71,7 @@ class LlamaScope(Adapter):
         )
 
     def load(self, location: Location) -> SparseAutoencoder:
-        """Weights in our layout, with decoder norms folded where the checkpoint asks for it."""
+        """Weights in saebench's layout, with decoder norms folded where the checkpoint requires it."""
         config, info = self._config(location), self.describe(location)
         tensors = read_safetensors(location, self.weights_file(location))
         W_enc, W_dec, b_enc, b_dec = _weights(tensors, location)
@@ -82,9 +82,9 @@ class LlamaScope(Adapter):
             scaling = InputScaling()
         activation = _activation(config, tensors, info, location)
         if config.get("sparsity_include_decoder_norm"):
-            # Which latents are active is judged on activations times decoder norms.
+            # Active latents are determined on activations times decoder norms.
             norms = W_dec.float().norm(dim=1).to(W_dec.dtype)
-            if "W_E" in tensors and isinstance(activation, JumpReLU):  # current files: the value itself carries no norm
+            if "W_E" in tensors and isinstance(activation, JumpReLU):  # current files: the value itself excludes the norm
                 activation = JumpReLU(activation.threshold / norms, activation.name)
             elif "encoder.weight" in tensors or not isinstance(activation, ReLU):
                 W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
@@ -131,11 +131,11 @@ def _function(config: dict[str, Any], location: Location) -> str:
     kind = str(config.get("act_fn", "relu")).lower()
     threshold = config.get("jump_relu_threshold")
     if kind == "topk" and threshold:
-        return "jumprelu"  # trained with TopK, then given the threshold that keeps as many on average
+        return "jumprelu"  # trained with TopK, then given the threshold with the same L0
     if kind in ("relu", "topk", "jumprelu", "batchtopk"):
         return kind
     raise SaebenchError(
-        f"{location.origin} has the activation function {kind!r}; read are relu, topk, jumprelu and batchtopk."
+        f"{location.origin} has the activation function {kind!r}; supported are relu, topk, jumprelu and batchtopk."
     )
 
 
@@ -165,12 +165,12 @@ def _scaling(
         SaebenchError: the checkpoint scales its input but the average norms are missing.
     """
     mode = config.get("norm_activation")
-    if mode == "inference":  # folded already, or never scaled; average norms may still be noted
+    if mode == "inference":  # folded already, or never scaled; average norms may still be recorded
         return None
     if mode == "token-wise":
         return InputScaling("constant_norm")
     if mode not in (None, "dataset-wise"):
-        raise SaebenchError(f"{location.origin} normalises its input by {mode!r}, which saebench does not know.")
+        raise SaebenchError(f"{location.origin} normalises its input by {mode!r}, which saebench does not support.")
     norms = config.get("dataset_average_activation_norm") or {}
     hooks = (config.get("hook_point_in"), config.get("hook_point_out") or config.get("hook_point_in"))
     found = []

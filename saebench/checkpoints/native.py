@@ -1,7 +1,7 @@
-"""saebench's own format: ``sae.json`` (what it is, and how it was trained) and ``sae.safetensors`` (the weights).
+"""saebench's own format: ``sae.json`` (metadata and training record) and ``sae.safetensors`` (the weights).
 
-The encoder is stored as ``[n, d_in]``, so that the rows of a chunk of latents lie together in the file: a dictionary of a
-million latents is memory-mapped and read in pieces.
+The encoder is stored as ``[n, d_in]``, so that the rows of a chunk of latents are contiguous in the file: a dictionary of a
+million latents is memory-mapped and read in chunks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Native(Adapter):
     """The format written by ``saebench train`` and ``saebench convert``."""
 
     name = "saebench"
-    looks_for = f"{CONFIG} beside {WEIGHTS}"
+    looks_for = f"{CONFIG} and {WEIGHTS}"
 
     def recognise(self, location: Location) -> bool:
         """By the names of its two files."""
@@ -85,9 +85,9 @@ def save_native(sae: SparseAutoencoder, folder: str | Path, training: dict[str, 
     """Write an autoencoder in saebench's own format, each file atomically and the JSON last.
 
     Args:
-        sae: what to save.
-        folder: where; made where it is missing.
-        training: the full training record, as JSON data; the one it already carries by default.
+        sae: the autoencoder.
+        folder: its path; created where it is missing.
+        training: the full training record, as JSON data; the autoencoder's own by default.
 
     Raises:
         SaebenchError: the folder cannot be written.
@@ -100,13 +100,13 @@ def save_native(sae: SparseAutoencoder, folder: str | Path, training: dict[str, 
 
 
 def native_tensors(sae: SparseAutoencoder) -> dict[str, Tensor]:
-    """What ``sae.safetensors`` holds."""
+    """The content of ``sae.safetensors``."""
     tensors = {name: tensor for name, tensor in sae.tensors() if name != "W_enc"}
     return tensors | {"encoder": sae.W_enc.T}
 
 
 def native_config(sae: SparseAutoencoder, training: dict[str, Any] | None = None) -> str:
-    """What ``sae.json`` holds.
+    """The content of ``sae.json``.
 
     Raises:
         SaebenchError: the training record is not JSON data.

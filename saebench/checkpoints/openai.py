@@ -22,7 +22,7 @@ class OpenAI(Adapter):
     looks_for = "a .pt file with pre_bias, encoder.weight, latent_bias and decoder.weight"
 
     def recognise(self, location: Location) -> bool:
-        """By the keys of its one ``.pt`` file; the format has no other mark."""
+        """By the keys of its one ``.pt`` file; the format has no other identification."""
         files = location.matching(".pt")
         if len(files) != 1 or files[0] == "ae.pt":  # dictionary_learning's
             return False
@@ -56,7 +56,7 @@ class OpenAI(Adapter):
         )
 
     def load(self, location: Location) -> SparseAutoencoder:
-        """The state dict in our layout; statistics of training are dropped."""
+        """The state dict in saebench's layout; training statistics are dropped."""
         state = self._state(location)
         activation = _activation(state, location)
         bias = take(state, "pre_bias", location)
@@ -81,16 +81,16 @@ def _activation(state: dict[str, Any], location: Location) -> Activation:
     if kind == "ReLU":
         return ReLU()
     if kind != "TopK":
-        raise SaebenchError(f"{location.origin} has the activation {kind!r}; OpenAI's format knows TopK and ReLU.")
+        raise SaebenchError(f"{location.origin} has the activation {kind!r}; OpenAI's format has TopK and ReLU.")
     settings = state.get("activation_state_dict") or {}
     after = str(settings.get("postact_fn", "ReLU"))
     if after not in ("ReLU", "Identity"):
-        raise SaebenchError(f"{location.origin} applies {after!r} after its TopK; saebench knows ReLU and Identity.")
+        raise SaebenchError(f"{location.origin} applies {after!r} after its TopK; saebench supports ReLU and Identity.")
     return TopK(integer(settings.get("k"), "k", location), relu=after == "ReLU")
 
 
 def _scaling(activation: Activation) -> InputScaling:
-    """Not stored: the library normalises exactly where it uses TopK."""
+    """Not stored: the library normalises if and only if it uses TopK."""
     return InputScaling("layer_norm" if isinstance(activation, TopK) else "none")
 
 

@@ -43,7 +43,7 @@ _SCALINGS: dict[str, ScalingKind] = {
 
 @dataclass(frozen=True)
 class _Config:
-    """The fields that matter, whichever version wrote them."""
+    """The relevant fields, from any version."""
 
     raw: dict[str, Any]
     metadata: dict[str, Any]
@@ -57,7 +57,7 @@ class _Config:
         metadata = raw["metadata"] if isinstance(raw.get("metadata"), dict) else raw
         architecture = str(raw.get("architecture", "standard"))
         kwargs = raw.get("activation_fn_kwargs") or {}
-        # Before version 6 the activation function was named apart, and "standard" could mean TopK.
+        # Before version 6 the activation function was a separate field, and "standard" could mean TopK.
         function = raw.get("activation_fn") or raw.get("activation_fn_str") or ""
         if function == "topk" and architecture == "standard":
             architecture = "topk"
@@ -67,11 +67,11 @@ class _Config:
             normalize = "expected_average_only_in" if normalize else "none"
         if architecture not in _ARCHITECTURES:
             raise SaebenchError(
-                f"{location.origin} is a SAELens checkpoint of the architecture {architecture!r}; read are: "
+                f"{location.origin} is a SAELens checkpoint of the architecture {architecture!r}; supported are: "
                 f"{', '.join(_ARCHITECTURES)}."
             )
         if normalize not in _SCALINGS:
-            raise SaebenchError(f"{location.origin} normalises its input by {normalize!r}, which saebench does not know.")
+            raise SaebenchError(f"{location.origin} normalises its input by {normalize!r}, which saebench does not support.")
         if architecture in ("topk", "abstopk") and k is None:
             raise SaebenchError(f"{location.origin} is a TopK autoencoder, but its cfg.json gives no k.")
         return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize)
@@ -81,7 +81,7 @@ class SAELens(Adapter):
     """``cfg.json`` and ``sae_weights.safetensors``."""
 
     name = "saelens"
-    looks_for = f"{CONFIG} beside {WEIGHTS}"
+    looks_for = f"{CONFIG} and {WEIGHTS}"
 
     def recognise(self, location: Location) -> bool:
         """By the names of its two files."""
@@ -120,7 +120,7 @@ class SAELens(Adapter):
         )
 
     def load(self, location: Location) -> SparseAutoencoder:
-        """Weights in their own layout; decoder norms and biases brought to ours."""
+        """Weights in their own layout; decoder norms and biases converted to saebench's."""
         config = _Config.read(location)
         info = self.describe(location)
         tensors = read_safetensors(location, WEIGHTS)
@@ -130,7 +130,7 @@ class SAELens(Adapter):
         b_enc = take(tensors, "b_gate" if gated else "b_enc", location)
         if config.raw.get("rescale_acts_by_decoder_norm"):
             # The library multiplies pre-activations by the decoder's norms and divides before decoding. The same latents
-            # and reconstructions come from weights that carry the norms themselves.
+            # and reconstructions result from weights that include the norms.
             norms = W_dec.float().norm(dim=1).to(W_dec.dtype)
             W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
         W_dec = _with_finetuned_scale(W_dec, config, tensors, location)
@@ -177,7 +177,7 @@ def _with_finetuned_scale(W_dec: Tensor, config: _Config, tensors: dict[str, Ten
         return W_dec
     if not config.raw.get("finetuning_scaling_factor") or factor.shape != W_dec.shape[:1]:
         raise SaebenchError(
-            f"{location.origin} holds a scaling_factor that its {CONFIG} does not speak of: its meaning is not known."
+            f"{location.origin} holds a scaling_factor that its {CONFIG} does not mention: its meaning is unknown."
         )
     return W_dec * factor[:, None]
 
@@ -193,6 +193,6 @@ def _scaling(config: _Config, tensors: dict[str, Tensor], location: Location) ->
     if scale is None:
         raise SaebenchError(
             f"{location.origin} scales its input by a factor of its training data ({config.normalize}) that is neither "
-            f"folded into the weights nor stored beside them in {SCALER}: save it with the factor folded in."
+            f"folded into the weights nor stored in {SCALER}: save it with the factor folded in."
         )
     return InputScaling("dataset", input_scale=scale, output_scale=scale)

@@ -1,4 +1,4 @@
-"""EleutherAI's sparsify: ``{hookpoint}/cfg.json`` beside ``sae.safetensors``."""
+"""EleutherAI's sparsify: ``{hookpoint}/cfg.json`` and ``sae.safetensors``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Sparsify(Adapter):
     """``cfg.json`` and ``sae.safetensors`` with ``encoder.weight``."""
 
     name = "sparsify"
-    looks_for = f"{CONFIG} beside {WEIGHTS} (in the folder of one hookpoint)"
+    looks_for = f"{CONFIG} and {WEIGHTS} (in the folder of one hookpoint)"
 
     def recognise(self, location: Location) -> bool:
-        """By the names of its two files; saebench's own weights have the same name, but ``sae.json`` beside them."""
+        """By the names of its two files; saebench's own weights have the same name, but come with ``sae.json``."""
         names = location.has(CONFIG) and location.has(WEIGHTS) and not location.has("sae.json")
         return names and location.file in (None, CONFIG, WEIGHTS)
 
@@ -28,7 +28,7 @@ class Sparsify(Adapter):
         return WEIGHTS
 
     def describe(self, location: Location) -> CheckpointInfo:
-        """From the configuration and the header of the weights (``num_latents`` is 0 where it was left to a factor)."""
+        """From the configuration and the header of the weights (``num_latents`` is 0 where a factor was given instead)."""
         config = location.json(CONFIG)
         shapes = safetensors_header(location, WEIGHTS)
         if "encoder.weight" not in shapes or "W_dec" not in shapes:

@@ -1,4 +1,4 @@
-"""Threads of one process: set before torch is imported, so that processes on one machine do not hinder each other."""
+"""Threads of one process: set before torch is imported, so that processes on one machine do not slow each other down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from saebench.errors import SaebenchError
 
 QUOTAS = (Path("/sys/fs/cgroup/cpu.max"),)
-"""Where Linux says how much processor time a container may use: ``quota period`` in microseconds, or ``max period``."""
+"""The file in which Linux gives a container's limit of processor time: ``quota period`` in microseconds, or ``max
+period``."""
 
 
 def usable_cores() -> int:

@@ -131,7 +131,7 @@ def interpolate(given: Sequence[Point], at: float) -> tuple[Sample, bool] | None
 
 
 def places(groups: Sequence[Sequence[Point]], wanted: Sequence[float]) -> list[float]:
-    """Where curves are compared: the places wanted, else the first curve's points that lie within all curves' ranges.
+    """Where curves are compared: the given places, else the first curve's points within the ranges of all curves.
 
     Raises:
         SaebenchError: a place is not a positive number.

@@ -1,4 +1,4 @@
-"""The few metrics that tables of many autoencoders show first, and that frontiers are drawn of."""
+"""The few metrics that tables of many autoencoders show first, and whose frontiers are drawn."""
 
 from __future__ import annotations
 

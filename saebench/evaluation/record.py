@@ -102,7 +102,7 @@ class Record:
         self.finished[name] = found.model_copy(update={"duration_seconds": took})
         self.failures.pop(name, None)
 
-    def take_control(self, name: str, result: Result) -> None:
+    def add_control(self, name: str, result: Result) -> None:
         """Record a control's metrics and failures, and write. Details of controls are not kept."""
         found = {each: made.model_copy(update={"details": {}}) for each, made in result.evaluators.items()}
         self.controls[name] = self.controls.get(name, {}) | found

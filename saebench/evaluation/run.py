@@ -215,7 +215,7 @@ class EvaluationRun:
         with reinitialised(cut.model, self.settings.seed) if name == "reinitialised" else nullcontext():
             results = EvaluationRun(saes, settings, [None] * len(saes), False, self.progress).run()
         for record, result in zip(records, results, strict=True):
-            record.take_control(name, result)
+            record.add_control(name, result)
 
 
 def open_model(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut]:

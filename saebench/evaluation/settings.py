@@ -35,7 +35,7 @@ class EvaluationSettings:
         evaluators: names of those to run.
         seed: of everything random.
         bos: ``row``, ``text`` or ``none`` (the checkpoint's, else by the tokenizer).
-        exclude: whether special tokens and first positions are left out.
+        exclude: whether special tokens and first positions are excluded from averages.
         options: settings of single evaluators, by evaluator.
         controls: names from ``saebench.evaluation.controls.CONTROLS``; the same evaluators are run on each, for comparison.
         data_dir: a folder with the files of probing data sets; its path is not a setting of the result.

@@ -16,7 +16,7 @@ from saebench.evaluators.geometry import (
     alignment,
     direction_chunks,
     effective_rank,
-    lookalike_chunks,
+    matched_random_chunks,
     nearest,
     sampled_latents,
 )
@@ -67,7 +67,7 @@ def geometry(sae: SparseAutoencoder, seed: int) -> tuple[list[Metric], dict[str,
     """``(metrics, details)`` of one dictionary. Very large ones are evaluated on a seeded sample of their latents."""
     chosen = sampled_latents(sae.n_latents, seed)
     neighbour, number = nearest(sae.W_dec[chosen], direction_chunks(sae.W_dec), own=chosen)
-    random, _ = nearest(sae.W_dec[chosen], lookalike_chunks(sae.W_dec, sae.n_latents, seed))
+    random, _ = nearest(sae.W_dec[chosen], matched_random_chunks(sae.W_dec, sae.n_latents, seed))
     alone = "a single latent has no neighbours" if sae.n_latents < 2 else None
     if alone:
         neighbour = random = neighbour[:0]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.dictionary import SIMILAR, latent_metric
-from saebench.evaluators.geometry import direction_chunks, lookalike_chunks, nearest
+from saebench.evaluators.geometry import direction_chunks, matched_random_chunks, nearest
 from saebench.lm.hooks import parse_hook
 from saebench.results import Metric
 from saebench.sae import CheckpointInfo, SparseAutoencoder
@@ -49,7 +49,7 @@ def compare(one: SparseAutoencoder, other: SparseAutoencoder, seed: int) -> tupl
     check_pair(one.info, other.info)
     there, number_there = nearest(one.W_dec, direction_chunks(other.W_dec))
     back, number_back = nearest(other.W_dec, direction_chunks(one.W_dec))
-    random, _ = nearest(one.W_dec, lookalike_chunks(other.W_dec, other.n_latents, seed))
+    random, _ = nearest(one.W_dec, matched_random_chunks(other.W_dec, other.n_latents, seed))
     matched = hungarian(one.W_dec, other.W_dec)
     metrics = [
         latent_metric(

@@ -16,7 +16,7 @@ from saebench.explaining.examples.sampling import ChosenLatents
 from saebench.explaining.n2g.baselines import BASELINES, InputMoments, channels, random_directions, unigram_tries
 from saebench.explaining.n2g.scoring import LatentScore, score_tries
 from saebench.explaining.n2g.shown import latent_records
-from saebench.explaining.n2g.study import Ground, Study, choose, keeps_bos, study, survey
+from saebench.explaining.n2g.study import Study, StudyInputs, choose, sample_activations, starts_with_bos, study
 from saebench.explaining.n2g.summary import summarise
 from saebench.explaining.n2g.tokens import find_padding
 from saebench.explaining.protocol import Protocol, read_protocol
@@ -113,9 +113,9 @@ class Explainability(Evaluator):
         """Sample, explain, score, simulate."""
         setup, options = self.setup, Options.read(self.setup.options)
         protocol = options.protocol
-        ground = Ground.of(setup.cut, setup.corpus, protocol, setup.seed, setup.progress)
+        ground = StudyInputs.of(setup.cut, setup.corpus, protocol, setup.seed, setup.progress)
         moments = InputMoments(setup.sae)
-        sample = survey(ground, setup.sae, [moments.update])
+        sample = sample_activations(ground, setup.sae, [moments.update])
         main = study(ground, setup.sae, sample, choose(ground, sample, protocol.latents, options.only))
         metrics = [*self._population(main, protocol), *self._quantities(main.scores, main, protocol)]
         details: dict[str, Any] = {
@@ -136,11 +136,13 @@ class Explainability(Evaluator):
             metrics += loss_metrics(sums, len(main.tries))
         padding = find_padding(setup.cut.model.tokenizer, protocol.padding)._asdict()
         settings = {"protocol": protocol.record(), "baselines": list(options.baselines), "padding": padding}
-        if keeps_bos(setup.corpus, protocol):
+        if starts_with_bos(setup.corpus, protocol):
             settings["bos"] = "in front of every text tried"
         return self.result(metrics, details, settings)
 
-    def _baseline(self, name: str, ground: Ground, main: Study, moments: InputMoments) -> tuple[Study, list[LatentScore]]:
+    def _baseline(
+        self, name: str, ground: StudyInputs, main: Study, moments: InputMoments
+    ) -> tuple[Study, list[LatentScore]]:
         """A baseline's study and its scores."""
         if name == "unigram":
             tries = unigram_tries(main.examples)
@@ -148,7 +150,7 @@ class Explainability(Evaluator):
             return main, score_tries(tries, main.unseen, held_out, ground.corpus.tokens, ground.first, levels)
         sae = self.setup.sae
         other = random_directions(sae, moments, ground.seed) if name == "random" else channels(sae, moments)
-        sample = survey(ground, other)
+        sample = sample_activations(ground, other)
         found = study(ground, other, sample, choose(ground, sample, ground.protocol.baseline_latents))
         return found, found.scores
 

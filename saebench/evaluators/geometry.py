@@ -68,7 +68,7 @@ def direction_chunks(W_dec: Tensor) -> Iterator[Tensor]:
     yield from W_dec.split(max(1, CHUNK_ELEMENTS // W_dec.shape[1]))
 
 
-def lookalike_chunks(W_dec: Tensor, n: int, seed: int) -> Iterator[Tensor]:
+def matched_random_chunks(W_dec: Tensor, n: int, seed: int) -> Iterator[Tensor]:
     """``n`` random directions with the distribution of those of ``W_dec`` (``[m, d]``), in chunks.
 
     They are Gaussian with the second moments of its unit directions: a random control that has the right subspace, but no

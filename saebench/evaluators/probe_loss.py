@@ -56,7 +56,7 @@ class ProbeLoss(Evaluator):
             reasons = "; ".join(dict.fromkeys(availability(tasks[0], setup.data_dir).values()))
             raise SaebenchError(
                 f"None of the {len(tasks)} requested probing tasks has available data (for {tasks[0].name}: {reasons}): "
-                "make the hub reachable, name a folder with the data in --data-dir, or install sae-probes."
+                "make the hub reachable, give a folder with the data with --data-dir, or install sae-probes."
             )
 
     @classmethod

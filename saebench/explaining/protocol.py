@@ -14,7 +14,7 @@ _SECTIONS = ("examples", "graph", "augmentation", "scoring", "sample")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How latents are explained and scored; the definition files say what each number means and where it comes from.
+    """How latents are explained and scored; the definition files give the meaning and source of each number.
 
     Attributes:
         definition: name of the file; ``sha256`` is its hash.
@@ -50,7 +50,7 @@ class Protocol:
         for name in ("activation_kept", "saliency", "candidate_kept", "unseen_share"):
             if not 0 < getattr(self, name) < 1:
                 raise SaebenchError(
-                    f"{name} of the explanation protocol is {getattr(self, name)}; it must lie between 0 and 1."
+                    f"{name} of the explanation protocol is {getattr(self, name)}; it must be between 0 and 1."
                 )
         if not 0 <= self.firing < 1:
             raise SaebenchError(f"firing of the explanation protocol is {self.firing}; it must be at least 0 and below 1.")
@@ -70,7 +70,7 @@ def read_protocol(name: str = "n2g", changes: Mapping[str, Any] | None = None) -
     """The protocol ``explain/<name>.toml``, with some of its numbers changed.
 
     Raises:
-        SaebenchError: there is no such file, or it lacks a number, or has one that is not known or out of range.
+        SaebenchError: there is no such file, or it lacks a number, or has one that is unknown or out of range.
     """
     data = load_definition("explain", name)
     numbers = {key: value for section in _SECTIONS for key, value in data.get(section, {}).items()}

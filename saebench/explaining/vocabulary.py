@@ -1,4 +1,4 @@
-"""Tokens as text that a reader, or a language model that explains, can be shown one by one."""
+"""Each token as readable text, for people and for explaining language models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def token_strings(tokenizer: Any) -> list[str]:
-    """Each token's text, by number; leading spaces are kept, and bytes that are no whole character stand as ``\\xe2``."""
+    """Each token's text, by number; leading spaces are kept, and bytes that are not a whole character are written as
+    ``\\xe2``."""
     pieces: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     special = set(tokenizer.all_special_ids)
     texts: list[str] = tokenizer.batch_decode(
@@ -24,13 +25,13 @@ def token_strings(tokenizer: Any) -> list[str]:
 def _readable(piece: str, text: str) -> str:
     if REPLACEMENT in text:
         return _escaped(piece)
-    if piece.startswith("▁") and not text.startswith(" "):  # SentencePiece drops it in front of a text
+    if piece.startswith("▁") and not text.startswith(" "):  # SentencePiece drops it at the start of a text
         return " " + text
     return text
 
 
 def _escaped(piece: str) -> str:
-    """A byte-level token that is not UTF-8 by itself, its ASCII characters left as they are."""
+    """A byte-level token that is not UTF-8 by itself, with its ASCII characters unchanged."""
     if piece.startswith("<0x") and piece.endswith(">"):
         return "\\x" + piece[3:-1].lower()
     table = _byte_characters()
@@ -41,7 +42,7 @@ def _escaped(piece: str) -> str:
 
 @cache
 def _byte_characters() -> dict[str, int]:
-    """The characters that stand for bytes in byte-level BPE vocabularies: printable Latin-1, then from U+0100 on."""
+    """The characters that represent bytes in byte-level BPE vocabularies: printable Latin-1, then from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in set(printable)]

@@ -78,7 +78,7 @@ def table_data(rows: Sequence[Row], boards: Sequence[dict[str, str]]) -> dict[st
     return {
         "boards": list(boards),
         "metrics": [_description(path, rows) for path in paths],
-        "start": _busiest(rows),
+        "start": _default_board(rows),
         "headline": [path for path in headline(rows) if path in paths],
         "rows": {
             "name": [row.name for row in rows],
@@ -95,7 +95,7 @@ def table_data(rows: Sequence[Row], boards: Sequence[dict[str, str]]) -> dict[st
     }
 
 
-def _busiest(rows: Sequence[Row]) -> int:
+def _default_board(rows: Sequence[Row]) -> int:
     """The leaderboard that is shown first: the one with the most entries of this suite."""
     counts = Counter(row.board for row in rows if not row.imported) or Counter(row.board for row in rows)
     return counts.most_common(1)[0][0]

@@ -23,7 +23,7 @@ def build(root: Path, out: Path) -> int:
     """Write the site of the leaderboards below ``root`` into ``out``; returns the number of entries.
 
     Raises:
-        SaebenchError: an entry would not pass the check, there is none, or ``out`` holds other files.
+        SaebenchError: an entry does not pass the checks, there is none, or ``out`` holds other files.
     """
     boards = load_boards(root)
     problems = [problem for board in boards for problem in board.problems]

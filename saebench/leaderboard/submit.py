@@ -54,7 +54,7 @@ def submit(
     size = len(text.encode())
     if size > LARGEST_SUBMISSION:
         raise SaebenchError(
-            f"The submission has {size:,} bytes, of which {LARGEST_SUBMISSION:,} are allowed: leave out the evaluator whose "
+            f"The submission has {size:,} bytes, of which {LARGEST_SUBMISSION:,} are allowed: omit the evaluator whose "
             "details are the longest."
         )
     write_text(path, text)

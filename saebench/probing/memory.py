@@ -44,7 +44,7 @@ def _folder() -> Path:
 
 
 def fingerprint(sae: Autoencoder) -> str | None:
-    """Hash of an autoencoder's weights as they are in memory, in bounded memory; None where it has none.
+    """Hash of an autoencoder's weights in memory, computed in bounded memory; None where it has none.
 
     The checkpoint's own hash is not enough: the object may have been changed since it was loaded.
     """

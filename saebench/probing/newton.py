@@ -173,7 +173,7 @@ def _newton(x: Tensor, zeros: int, largest: Tensor) -> tuple[Tensor, Tensor, Ten
     """``(weight, bias, converged)`` of standardised rows ``x`` whose classes overlap.
 
     A full step is tried first. Where the loss rises at its end (the derivative along the step is positive), the next trial
-    lies at the secant's zero between the two ends. Converged rows are removed from the block.
+    is the secant's zero between the two ends. Converged rows are removed from the block.
     """
     single = x.dtype == torch.float32
     tolerance = GRADIENT_TOLERANCE if single else DOUBLE_TOLERANCE

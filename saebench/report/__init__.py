@@ -1,4 +1,4 @@
-"""Results for people: tables in the terminal, in Markdown and in notebooks, and a page for the browser."""
+"""Reports of results: tables in the terminal, in Markdown and in notebooks, and a page for the browser."""
 
 from saebench.report.page import render_html_table, write_page
 from saebench.report.tables import render_markdown, render_terminal, render_text

@@ -1,4 +1,4 @@
-"""What a report says of a result, as text: the same lines whether they end in a terminal, in Markdown or in a page."""
+"""The text of a report on a result: the same lines for the terminal, Markdown and pages."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from saebench.results import Metric, Result
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
 MOST_DECIMALS = 7
 NOT_SHOWN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-"""Unicode categories that steer a terminal or reorder text: names come from strangers."""
+"""Unicode categories that control a terminal or reorder text; names are untrusted."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One metric, ready to be shown.
+    """One metric, formatted for display.
 
     Attributes:
         value: number and error as text, ``—`` where it is undefined.
         direction: ``lower`` or ``higher`` is better, or ``none``.
-        count: what the number rests on, such as ``32,512 tokens``.
-        controls: the same metric of each control with its error, and ``short_controls`` without; empty where not measured.
+        count: the number of units behind the value, such as ``32,512 tokens``.
+        controls: the same metric of each control with its error, and ``short_controls`` without; both are empty where not
+            measured.
         note: why the value is undefined.
-        seconds: what its evaluator took.
+        seconds: duration of its evaluator.
     """
 
     evaluator: str
@@ -42,12 +43,12 @@ class Line:
 
     @property
     def arrow(self) -> str:
-        """Which way is better, as a sign."""
+        """The direction, as an arrow."""
         return ARROWS[self.direction]
 
 
 def lines(result: Result) -> Iterator[Line]:
-    """A result's metrics in order, with those of its controls beside them."""
+    """A result's metrics in order, with those of its controls."""
     for evaluator, found in result.evaluators.items():
         for name, metric in found.metrics.items():
             measured = (control.get(evaluator) for control in result.controls.values())
@@ -89,7 +90,7 @@ def format_value(metric: Metric, with_error: bool = True) -> str:
 
 
 def _decimals(error: float) -> int:
-    """How many decimals show two digits of an error."""
+    """The number of decimals that show two digits of an error."""
     if error <= 0 or not math.isfinite(error):
         return 4
     return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(error))))
@@ -102,7 +103,7 @@ def _exact(value: float) -> str:
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
-    """What was judged, on what: names and values for the head of a report."""
+    """What was evaluated, on which data: names and values for the head of a report."""
     sae, model, corpus = result.sae, result.model, result.corpus
     kind = ", ".join(f"{key} {value}" for key, value in sae.activation.items() if key not in ("name", "kind"))
     widths = f"d = {sae.d_in}" if sae.d_in == sae.d_out else f"d = {sae.d_in} → {sae.d_out}"
@@ -117,12 +118,12 @@ def facts(result: Result) -> list[tuple[str, str]]:
         ("Counted", f"{corpus.tokens_counted:,} of {corpus.tokens:,} tokens; left out ({excluded:,}): {corpus.excluded}"),
     ]
     if not result.complete:
-        found.append(("Incomplete", "not every evaluator asked for has finished"))
+        found.append(("Incomplete", "not every requested evaluator has finished"))
     return [(name, plain(value)) for name, value in found]
 
 
 def provenance(result: Result) -> list[tuple[str, str]]:
-    """What it takes to repeat a result: hashes, revisions, versions and seed."""
+    """What is needed to reproduce a result: hashes, revisions, versions and seed."""
     environment = result.environment
     commit = f" ({environment.commit})" if environment.commit else ""
     libraries = ", ".join(f"{name} {version}" for name, version in environment.libraries.items())
@@ -142,7 +143,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
 
 
 def differences(results: Sequence[Result]) -> list[str]:
-    """What makes results hard to compare: the conditions in which they differ, in words."""
+    """The conditions in which results differ, as text."""
     conditions: dict[str, Callable[[Result], Hashable]] = {
         "language models": lambda result: (result.model.name, result.model.revision, result.model.dtype),
         "hooks": lambda result: (result.sae.hook_in, result.sae.hook_out),
@@ -153,6 +154,6 @@ def differences(results: Sequence[Result]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """One line of ``text`` without characters that steer a terminal or reorder what is read."""
+    """One line of ``text`` without characters that control a terminal or reorder text."""
     kept = (" " if character in "\t\r\n" else character for character in text)
     return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(each) in NOT_SHOWN else each for each in kept)

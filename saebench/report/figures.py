@@ -1,4 +1,4 @@
-"""The figures of a page as plotly's JSON, each with a table of the same numbers; drawn only where its data is there."""
+"""The figures of a page as plotly's JSON, each with a table of the same numbers; drawn only where its data exist."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and what stands around it.
+    """A figure with its texts and table.
 
     Attributes:
         key: its name within the page.
-        caption: what is shown, for everyone.
-        summary: what is to be seen, for those who do not see it.
-        traces: plotly's traces; ``meta`` is the number of the colour, which the page chooses by its theme.
+        caption: what is shown.
+        summary: the text alternative for screen readers.
+        traces: plotly's traces; ``meta`` is the index of the colour, which the page chooses by its theme.
         header: of the table of the same numbers; its first column is the horizontal axis.
         rows: of that table, as text.
     """
@@ -43,7 +43,7 @@ class Figure:
 
 
 class _Data(BaseModel):
-    """Details of a result are free in form: what does not fit is not drawn."""
+    """Details of a result have no fixed schema: data that do not match are not drawn."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -112,7 +112,7 @@ def densities(results: Sequence[Result]) -> Figure | None:
     return Figure(
         key="density",
         title="Latent densities",
-        caption=f"Latents by the share of tokens they are active on. Never active, and not drawn: {'; '.join(never)}.",
+        caption=f"Latents by the share of tokens they are active on. Never active, and not shown: {'; '.join(never)}.",
         summary="Histogram of latents by the share of tokens on which they are active.",
         traces=traces,
         layout={"bargap": 0.04, "xaxis": {"title": {"text": "active on this share of tokens"}, **ticks},
@@ -167,7 +167,7 @@ def recovery(results: Sequence[Result]) -> Figure | None:
     return Figure(
         key="recovery",
         title="Progressive recovery",
-        caption="Normalised mean squared error when only so many of the largest latents of each token are kept.",
+        caption="Normalised mean squared error when only this number of the largest latents of each token is kept.",
         summary=f"Line chart of normalised mean squared error over {levels[0]} to {levels[-1]} latents kept.",
         traces=traces,
         layout={"xaxis": {"title": {"text": "latents kept per token"}, "type": "log"},
@@ -216,7 +216,7 @@ def losses(results: Sequence[Result]) -> Figure | None:
 
 
 def _read(results: Sequence[Result], key: str, parse: Callable[[Any], T], name: str = "reconstruction") -> dict[int, T]:
-    """What each result has under a key of an evaluator's details, by the result's number."""
+    """What each result has under a key of an evaluator's details, by the result's index."""
     found: dict[int, T] = {}
     for index, result in enumerate(results):
         evaluator = result.evaluators.get(name)
@@ -259,7 +259,7 @@ def label_text(text: str) -> str:
 
 
 def dash(index: int) -> str:
-    """The line style of a series, which tells it apart without its colour."""
+    """The line style of a series, which distinguishes it without colour."""
     return DASHES[index % len(DASHES)]
 
 

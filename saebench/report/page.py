@@ -24,9 +24,9 @@ from saebench.results import Result
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of a page: ``rows`` of ``(text, outcome)``, of which the first ``left`` columns hold words.
+    """A table of a page: ``rows`` of ``(text, outcome)``, of which the first ``left`` columns hold text.
 
-    An outcome is that of a verdict (``better``, ``worse``, ...) and colours the cell; it is empty where none was given.
+    An outcome is that of a verdict (``better``, ``worse``, ...) and colours the cell; it is empty where there is none.
     """
 
     title: str
@@ -46,17 +46,17 @@ def write_page(
     """Write the page of one or several results.
 
     Args:
-        results: what to show.
-        path: where.
+        results: the results.
+        path: of the page.
         figures: further figures, shown before those of the results themselves.
-        differences: the conditions in which the results differ, where they are known better than this module knows them.
+        differences: the conditions in which the results differ; by default those of ``content.differences``.
         tables: shown first; ``key``: what their marks mean.
 
     Raises:
-        SaebenchError: there is no result, or the place cannot be written.
+        SaebenchError: there is no result, or the path cannot be written.
     """
     if not results:
-        raise SaebenchError("There is no result to write a page of: name at least one result file.")
+        raise SaebenchError("There is no result to write a page of: give at least one result file.")
     write_text(Path(path), render_page(results, figures, differences, tables, key))
 
 
@@ -80,12 +80,12 @@ def render_page(
 
 
 def render_figures(title: str, lead: str, drawn: Sequence[Figure]) -> str:
-    """A page of figures alone, under a title and one sentence."""
+    """A page of figures only, with a title and one sentence."""
     return templates().get_template("figures_page.html").render(title=title, lead=lead, **drawn_figures(drawn))
 
 
 def drawn_figures(drawn: Sequence[Figure]) -> dict[str, Any]:
-    """What ``layout.html`` and ``figures.html`` need to show figures."""
+    """The template variables of ``layout.html`` and ``figures.html`` for figures."""
     from plotly.offline import get_plotlyjs
 
     data = [{"id": each.key, "traces": each.traces, "layout": each.layout} for each in drawn]
@@ -105,7 +105,7 @@ def script_json(data: Any) -> Markup:
 
 @cache
 def templates() -> Environment:
-    """The templates of pages, those of leaderboards included; whatever they are given is escaped."""
+    """The templates of pages, those of leaderboards included; all values are escaped."""
     loader = ChoiceLoader([PackageLoader("saebench", f"{part}/templates") for part in ("report", "leaderboard")])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = breakable
@@ -113,12 +113,12 @@ def templates() -> Environment:
 
 
 def breakable(text: str) -> Markup:
-    """A name, escaped, that may be broken after its slashes and underscores."""
+    """A name, escaped, with optional line breaks after slashes and underscores."""
     return Markup(str(escape(text)).replace("/", "/<wbr>").replace("_", "_<wbr>"))
 
 
 def _card(result: Result) -> dict[str, Any]:
-    """What the template of one scorecard needs."""
+    """The template variables of one scorecard."""
     grouped = groupby(lines(result), key=lambda line: line.evaluator)
     sections = {"training": result.sae.training, "settings": result.settings, "seconds spent": result.stages}
     return {

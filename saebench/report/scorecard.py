@@ -1,4 +1,4 @@
-"""A result as one works with it in Python: numbers by name, a table, a page."""
+"""A result for use in Python: numbers by name, a table, a page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Scorecard:
-    """What ``saebench.evaluate`` returns for one autoencoder.
+    """The return value of ``saebench.evaluate`` for one autoencoder.
 
     Attributes:
         result: the full result, as it is written to a file.

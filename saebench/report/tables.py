@@ -20,7 +20,7 @@ CONTROL_WIDTH = 13
 
 @dataclass(frozen=True)
 class TerminalScorecard:
-    """A scorecard that shows as many columns as the terminal has room for; numbers are never cut."""
+    """A scorecard that shows as many columns as the terminal has room for; numbers are never truncated."""
 
     result: Result
 
@@ -66,7 +66,7 @@ class TerminalScorecard:
 
 
 def render_terminal(result: Result) -> RenderableType:
-    """The scorecard for a terminal; it fits itself to the width at which it is printed."""
+    """The scorecard for a terminal; it adapts to the terminal's width."""
     return TerminalScorecard(result)
 
 

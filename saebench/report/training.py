@@ -1,4 +1,4 @@
-"""A page with the course of a run, or of a sweep's members side by side."""
+"""A page with the training curves of a run, or of the members of a sweep."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_training_page(records: Mapping[str, dict[str, Any]], path: Path) -> No
     """Write the page of runs by name; ``records`` are the training records of their checkpoints.
 
     Raises:
-        SaebenchError: the place cannot be written.
+        SaebenchError: the path cannot be written.
     """
     speeds = [f"{name}: {each['tokens_per_second']:,.0f} tokens/s" for name, each in records.items()]
     figures = [_curve(records, *curve) for curve in CURVES]

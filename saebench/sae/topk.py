@@ -11,7 +11,7 @@ from torch import Tensor
 def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` largest entries of each row and their columns, in no particular order.
 
-    The columns are divided into groups. The ``k`` largest entries lie in the ``k`` groups with the largest maxima (for a
+    The columns are divided into groups. The ``k`` largest entries are in the ``k`` groups with the largest maxima (for a
     group outside them there are ``k`` entries elsewhere at least as large), so only those groups are searched. Groups
     of ``sqrt(columns / k)`` columns make both rankings equally short.
 

@@ -27,7 +27,7 @@ class Rule(_Strict):
     ``ordered_pair``: one text that names two things in an order given by their hash; label 1 where the better one is first.
 
     Attributes:
-        text: template; ``{field}`` stands for a column (``{a.b}`` for a field of it), ``{option}`` for the answer in
+        text: template; ``{field}`` is replaced by a column (``{a.b}`` for a field of it), ``{option}`` for the answer in
             ``choices``, ``{first}`` and ``{second}`` for the two of ``ordered_pair``.
         group: template of the key by which rows stay in one part of a split; the row's own text where it is empty.
         parse: regular expression searched in the column ``parse_from``; its named groups become further columns.

@@ -59,7 +59,7 @@ def load_rows(task: Task, data_dir: Path | None) -> Rows:
         if rows:
             return Rows(source, described, rows, tuple(tried))
         tried.append(f"{described} has no rows")
-    advice = "make the hub reachable, name a folder with the data in --data-dir, or install sae-probes"
+    advice = "make the hub reachable, give a folder with the data with --data-dir, or install sae-probes"
     raise SaebenchError(f"The data of the task {task.name} is not available ({'; '.join(tried)}): {advice}.")
 
 

@@ -1,1 +1,1 @@
-"""Texts: where they come from, and as rows of tokens."""
+"""Texts: their sources, and rows of tokens."""

@@ -1,8 +1,8 @@
-"""Text made into packed rows of tokens, and the rule for which positions count.
+"""Packing text into rows of tokens, and the rule for which positions count.
 
 Documents are tokenised without special tokens, joined by a separator token, and cut into rows of one length. Activations
-at special tokens and at the first position of a row (where attention sinks have norms tens of times the rest) are left
-out by default; what is left out is the same for clean, spliced and ablated runs, and stands in the result.
+at special tokens and at the first position of a row (where attention sinks have norms tens of times the rest) are
+excluded by default; the exclusions are the same for clean, spliced and ablated runs, and are recorded in the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Separator = Literal["auto", "eos", "bos", "none"]
 
 
 class Tokenizer(Protocol):
-    """What is needed of a Hugging Face tokenizer."""
+    """The required interface of a Hugging Face tokenizer."""
 
     bos_token_id: int | None
     eos_token_id: int | None
@@ -40,18 +40,18 @@ class TokenCorpus:
 
     Attributes:
         tokens: ``[rows, context]`` int64.
-        excluded: ``[rows, context]`` bool: left out of every average; these positions keep their clean activations in
+        excluded: ``[rows, context]`` bool: excluded from every average; these positions keep their clean activations in
             spliced and ablated runs.
         loss_mask: ``[rows, context - 1]`` bool: the predictions that count in cross-entropies. The prediction at position
             ``p`` counts where ``p`` is not excluded and the token it predicts, at ``p + 1``, is not a special one.
         name: of the text; ``revision`` pins it where it can change.
-        bos: ``row`` (each row begins with BOS), ``text`` (one BOS in front of all text) or ``none``.
+        bos: ``row`` (each row begins with BOS), ``text`` (one BOS at the start of the text) or ``none``.
         rule: in words, what is excluded.
-        documents: how many were read; the last possibly in part.
+        documents: number of documents read, the last one possibly in part.
         separator: the token between two documents, if any.
-        tokens_requested: what was asked for, if anything; there are fewer where the text has fewer.
-        tokens_dropped: tokens behind the last whole row.
-        shuffle_seed: of the draw, where the rows are a random sample of the text's rows.
+        tokens_requested: the requested number, if any; the corpus has fewer where the text has fewer.
+        tokens_dropped: tokens after the last complete row.
+        shuffle_seed: of the sampling, where the rows are a random sample of the text's rows.
     """
 
     tokens: Tensor
@@ -103,27 +103,27 @@ def load_corpus(
     """Read, tokenise and pack a text.
 
     Args:
-        source: ``python-docs`` (the documentation that Python carries), a ``.txt``, ``.jsonl`` or ``.parquet`` file, or a
+        source: ``python-docs`` (the documentation in Python's library), a ``.txt``, ``.jsonl`` or ``.parquet`` file, or a
             data set on the hub, as ``owner/name`` or ``owner/name:config``.
         tokenizer: the language model's.
         context: length of a row.
         tokens: stop after this many tokens, rounded up to whole rows; all of the text by default. A shorter text is not
-            repeated: there are then fewer than ``tokens_requested``.
+            repeated: the corpus then has fewer than ``tokens_requested``.
         bos: BOS policy; ``row`` where the tokenizer has a BOS token, else ``none``.
-        exclude: False leaves nothing out of any average.
+        exclude: False excludes no position.
         revision: pins a data set on the hub.
         field: the column that holds the text.
         document_separator: the token between two documents: ``auto`` is EOS, or BOS where the tokenizer has no EOS.
-        shuffle_seed: draw the ``tokens`` from all rows of the text, which is then read to its end, instead of taking the
-            first ones; the rows drawn keep their order.
+        shuffle_seed: sample the ``tokens`` from all rows of the text, which is then read to its end, instead of taking the
+            first ones; the sampled rows keep their order.
 
     Raises:
-        SaebenchError: the text cannot be had, is empty, or is shorter than one row.
+        SaebenchError: the text is not available, is empty, or is shorter than one row.
     """
     if context < 2:
         raise SaebenchError(f"A context of {context} holds no prediction: use --context 2 or more.")
     if tokens is not None and tokens < 1:
-        raise SaebenchError(f"{tokens} tokens of a text are none: use --tokens 1 or more.")
+        raise SaebenchError(f"--tokens is {tokens}: use 1 or more.")
     if bos is None:
         bos = "row" if tokenizer.bos_token_id is not None else "none"
     if bos != "none":
@@ -152,13 +152,13 @@ def make_corpus(
     exclude: bool = True,
     documents: int = 1,
 ) -> TokenCorpus:
-    """A corpus of given rows of tokens (``[rows, context]``), with the positions that count worked out.
+    """A corpus of given rows of tokens (``[rows, context]``), with the positions that count.
 
     Args:
         rows: the tokens.
         tokenizer: says which tokens are special.
-        exclude: False leaves nothing out of any average.
-        name, revision, bos, documents: what is known of the rows; see ``TokenCorpus``.
+        exclude: False excludes no position.
+        name, revision, bos, documents: metadata of the rows; see ``TokenCorpus``.
 
     Raises:
         SaebenchError: no position is left.
@@ -181,7 +181,7 @@ def make_corpus(
 def _pack(
     documents: Iterator[list[int]], name: str, tokenizer: Tokenizer, context: int, rows_wanted: int | None, bos: BosPolicy
 ) -> tuple[Tensor, int, int]:
-    """``(rows [rows, context], documents used, tokens dropped at the end)``; reads no more documents than it needs."""
+    """``(rows [rows, context], documents used, tokens dropped at the end)``; reads only as many documents as needed."""
     body = context - 1 if bos == "row" else context
     wanted = None if rows_wanted is None else rows_wanted * body
     stream = array("q", [_bos(tokenizer)] if bos == "text" else [])  # 8 bytes a token, a list has 40
@@ -207,7 +207,7 @@ def _pack(
 
 
 def _document_ids(text: TextSource, tokenizer: Tokenizer, separator: int | None) -> Iterator[list[int]]:
-    """Each document's token ids; all but the first have the separator in front."""
+    """Each document's token ids; all but the first start with the separator."""
     first = True
     for document in text.documents():
         ids = list(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])

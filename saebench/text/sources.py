@@ -1,4 +1,4 @@
-"""Where text comes from: files, data sets on the hub, and the documentation that Python carries."""
+"""Sources of text: files, data sets on the hub, and the documentation in Python's library."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PYTHON_DOCS = "python-docs"
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text of several documents, read as it is needed.
+    """A text of several documents, read on demand.
 
     Attributes:
-        name: under which it stands in results; no folders of this machine.
-        revision: what pins it, where it can change.
-        documents: starts reading; gives one string a document.
+        name: as used in results; without local folders.
+        revision: pins it where it can change.
+        documents: starts reading; yields one string for each document.
     """
 
     name: str
@@ -41,13 +41,13 @@ def open_text(source: str, *, revision: str | None = None, field: str = "text") 
         field: the column that holds the text.
 
     Raises:
-        SaebenchError: it is not there, or not of a kind that can be read, or has no revisions and one is asked for.
+        SaebenchError: it does not exist, is not of a supported type, or has no revisions and one is given.
     """
     path = Path(source).expanduser()
     path_like = source.startswith((".", "/", "~")) or source.partition(":")[0].count("/") > 1 or path.suffix in _READERS
     local = source == PYTHON_DOCS or path.exists() or path_like
     if local and revision is not None:
-        raise SaebenchError(f"{source} has no revisions, only data sets on the hub have: leave out --revision.")
+        raise SaebenchError(f"{source} has no revisions, only data sets on the hub have: omit --revision.")
     if source == PYTHON_DOCS:
         return TextSource(PYTHON_DOCS, f"python-{platform.python_version()}", _python_docs)
     if path_like and not path.exists():
@@ -100,7 +100,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
 
 
 def _commit(source: str, revision: str | None) -> str | None:
-    """The commit that a revision of a data set stands for, the newest by default: a result names what it has read."""
+    """The commit that a revision of a data set stands for, the newest by default; results record it."""
     from huggingface_hub import HfApi
 
     with _hub_expected(source):
@@ -142,7 +142,7 @@ def _hub_expected(source: str) -> Iterator[None]:
         yield
     except SaebenchError:
         raise
-    except Exception as error:  # the libraries raise many kinds, all meaning that the data cannot be had
+    except Exception as error:  # the libraries raise many types, all of which mean that the data are not available
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SaebenchError(f"The data set {source} could not be read: {reason}") from error
 

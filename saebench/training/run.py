@@ -66,7 +66,7 @@ def _steps(pairs: Sequence[tuple[Trainer, Path]], source: ChunkedSource, advance
         Seconds taken.
     """
     trainers = [trainer for trainer, _ in pairs]
-    config, start, begun = trainers[0].config, min(trainer.step for trainer in trainers), time.perf_counter()
+    config, start, started = trainers[0].config, min(trainer.step for trainer in trainers), time.perf_counter()
     advance.resize((config.steps - start) * config.batch)
     for number, batch in source.batches(config.batch, config.seed, start):
         if number >= config.steps:
@@ -78,8 +78,8 @@ def _steps(pairs: Sequence[tuple[Trainer, Path]], source: ChunkedSource, advance
         advance.note(_figures(trainers))
         if (number + 1) % config.checkpoint_every == 0 and number + 1 < config.steps:
             for trainer, folder in pairs:
-                save(trainer, folder, trainer.record(source, time.perf_counter() - begun))
-    return time.perf_counter() - begun
+                save(trainer, folder, trainer.record(source, time.perf_counter() - started))
+    return time.perf_counter() - started
 
 
 def _figures(trainers: Sequence[Trainer]) -> str:

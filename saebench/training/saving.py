@@ -34,12 +34,12 @@ def save(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
         SaebenchError: the folder cannot be written; the last good checkpoint is kept.
     """
     for averaged, place in ((False, folder), (True, folder / AVERAGE)):
-        told = record | {"averaged": True} if averaged else record
+        entry = record | {"averaged": True} if averaged else record
         if trainer.mesh.shards == 1:
             if trainer.mesh.writes:
-                save_native(trainer.sae(averaged), place, told)
+                save_native(trainer.sae(averaged), place, entry)
         elif trainer.mesh.replica == 0:
-            _save_shards(trainer.sae(averaged), trainer.config.n, place, told, trainer.mesh)
+            _save_shards(trainer.sae(averaged), trainer.config.n, place, entry, trainer.mesh)
     write_state(trainer, folder)
 
 

@@ -116,7 +116,7 @@ class Trainer:
         return float(self.mesh.total(dead, over_replicas=False)) / self.config.n
 
     def sae(self, averaged: bool = False) -> SparseAutoencoder:
-        """The autoencoder as it is now, or with the averaged weights."""
+        """The current autoencoder, or with the averaged weights."""
         tensors = self.average.value() if averaged else {name: each.clone() for name, each in self._tensors().items()}
         present = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the pages show, as JSON data: the list of latents, a latent's figures and examples. Nothing here needs a model."""
+"""The pages' content as JSON data: the list of latents, a latent's statistics and examples. It needs no model."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Extent:
 
 @dataclass(frozen=True)
 class Content:
-    """What can be shown of an autoencoder without its weights.
+    """The content about an autoencoder that needs no weights.
 
     Attributes:
-        info: what the checkpoint says of itself.
+        info: the checkpoint's metadata.
         examples: from ``saebench examples``, or None.
-        explained: per latent and evaluator, what a result file says.
-        extent: how much is shown of each latent.
+        explained: entries of a result file, by latent and evaluator.
+        extent: number of examples and length of text for each latent.
         decomposition: from ``saebench meta``, or None.
     """
 
@@ -73,12 +73,12 @@ class Content:
         if found is not None and found.n_latents != info.n_latents:
             raise SaebenchError(
                 f"{examples} holds examples of {found.n_latents:,} latents, but the checkpoint has {info.n_latents:,}: "
-                "name the folder that was made with it."
+                "give the folder that was written for it."
             )
         explained = {} if result is None else explained_latents(result, info.n_latents)
         content = Content(info, found, explained, extent, None if meta is None else Decomposition.open(meta, info))
         if found is not None:
-            _ = content._columns, found.vocabulary  # read now: damage is found before a page is asked for
+            _ = content._columns, found.vocabulary  # read now: damage is found before a page is requested
         return content
 
     @property
@@ -159,7 +159,7 @@ class Content:
         )
 
     def latent(self, number: int) -> dict[str, Any]:
-        """A latent's page, but for what needs the weights.
+        """A latent's page, without the parts that need weights.
 
         Raises:
             SaebenchError: there is no such latent, or the examples are damaged.
@@ -212,14 +212,14 @@ class Content:
         return {"edges": edges, "counts": counts[low:high]}
 
     def jump(self, kind: str, chance: float) -> int | None:
-        """A latent of a kind (``random``, ``dense``, ``dead``), by a number in [0, 1); None where there is none.
+        """A latent of a type (``random``, ``dense``, ``dead``), chosen by a number in [0, 1); None where there is none.
 
         Raises:
-            SaebenchError: there is no such kind.
+            SaebenchError: there is no such type.
         """
         show = {"random": "active" if self.examples is not None else "all", "dense": "dense", "dead": "dead"}.get(kind)
         if show is None:
-            raise SaebenchError("There is no such kind of latent to jump to.")
+            raise SaebenchError("There is no such type of latent.")
         numbers = self._chosen(show, "number")
         return int(numbers[int(chance * len(numbers))]) if len(numbers) else None
 

@@ -1,4 +1,4 @@
-"""What `saebench meta` says of single latents: the meta-latents that each is a sum of, and who shares them."""
+"""Results of `saebench meta` for single latents: the meta-latents of each, and the latents that share them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saebench.studies.study import StudyResult
 TABLE, NUMBERS = "decomposition.parquet", "meta.json"
 COLUMNS = ("latent", "meta_latent", "value")
 SHARERS = 8
-"""Other latents that are shown for each meta-latent."""
+"""Number of other latents shown for each meta-latent."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Decomposition:
 
     @staticmethod
     def open(folder: str | Path, info: CheckpointInfo) -> Decomposition:
-        """Read what ``saebench meta`` wrote to ``folder``.
+        """Read the files of ``saebench meta`` in ``folder``.
 
         Raises:
-            SaebenchError: it is not there, damaged, or of another autoencoder than ``info`` describes.
+            SaebenchError: they do not exist, are damaged, or of another autoencoder than ``info`` describes.
         """
         import pandas as pd
 
@@ -51,7 +51,7 @@ class Decomposition:
             table = pd.read_parquet(folder / TABLE, columns=list(COLUMNS))
         except (OSError, ValueError, ValidationError) as error:
             reason = f"{error}".splitlines()[0]
-            raise SaebenchError(f"{folder} does not hold what `saebench meta` writes: {reason}") from error
+            raise SaebenchError(f"{folder} does not hold the files of `saebench meta`: {reason}") from error
         try:
             latents, meta = (table[name].to_numpy().astype(np.int64, casting="safe") for name in COLUMNS[:2])
             values = table["value"].to_numpy().astype(np.float64, casting="safe")
@@ -65,7 +65,7 @@ class Decomposition:
         return Decomposition(latents, meta, values, np.lexsort((-values, meta)), study.saes[0].weights_sha256)
 
     def of(self, latent: int) -> list[dict[str, Any]]:
-        """For each meta-latent of ``latent``: its ``value``, how many ``latents`` have it, and some ``others``."""
+        """For each meta-latent of ``latent``: its ``value``, the number of ``latents`` that have it, and some ``others``."""
         parts = range(*np.searchsorted(self.latents, [latent, latent + 1]))
         return [
             {"meta_latent": int(self.meta_latents[part]), "value": round(float(self.values[part]), 4)}

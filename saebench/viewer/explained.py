@@ -1,4 +1,4 @@
-"""What a result file says of single latents: N2G tries, explanations, scores. Shown as it is found, whatever wrote it."""
+"""Entries of a result file for single latents: N2G tries, explanations, scores, from any evaluator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from saebench.results import Result, read_result
 LONGEST_LIST = 200
 LONGEST_TEXT = 4000
 HIDDEN = {"latent", "examples", "tokens"}
-"""Fields that the page has in better form already, or that only repeat others."""
+"""Fields that the page shows otherwise, or that only repeat others."""
 
 
 def explained_latents(path: str | Path, n_latents: int) -> dict[int, dict[str, Any]]:
-    """Per latent and evaluator, what stands in ``details["latents"]``.
+    """The entries of ``details["latents"]``, by latent and evaluator.
 
     That is a list of objects with ``latent``, or an object by number.
 
@@ -42,7 +42,7 @@ def _entries(latents: Any) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _bounded(value: Any, depth: int = 0) -> Any:
-    """The value with long lists and texts cut, and nothing deeper than a page can show."""
+    """The value with long lists and texts truncated, and limited depth."""
     if depth > 12:
         return "..."
     if isinstance(value, dict):

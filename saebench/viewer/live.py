@@ -1,4 +1,4 @@
-"""What needs the autoencoder's weights or the language model: neighbours, logit lens, search by text.
+"""Content that needs the autoencoder's weights or the language model: neighbours, logit lens, search by text.
 
 Both are loaded in the background, so that pages open at once.
 """
@@ -37,11 +37,11 @@ class NotReady(Exception):
 
 
 class Live:
-    """Loads in the background and answers once it is there.
+    """Loads weights and model in the background, and answers once they are loaded.
 
     Args:
-        load_sae: gives the autoencoder.
-        load_cut: gives ``(autoencoder fitted to the cut, cut)``, or None for pages without a language model.
+        load_sae: returns the autoencoder.
+        load_cut: returns ``(autoencoder fitted to the cut, cut)``, or None for pages without a language model.
         bos: whether a searched text begins with BOS.
     """
 
@@ -70,15 +70,15 @@ class Live:
 
     @property
     def has_model(self) -> bool:
-        """Whether a language model was asked for."""
+        """Whether a language model was requested."""
         return self._model is not None
 
     def model(self) -> Model | None:
-        """The language model, waited for; None where none was asked for."""
+        """The language model, after waiting for it; None where none was requested."""
         return None if self._model is None else self._model.result()
 
     def weights(self) -> Weights:
-        """The autoencoder, waited for."""
+        """The autoencoder, after waiting for it."""
         return self._sae.result()
 
     def _live(self, patience: float) -> Model:
@@ -88,7 +88,7 @@ class Live:
 
 
 def _in_background(make: Callable[[], Loaded]) -> Future[Loaded]:
-    """What ``make`` will give, or raise; its thread does not keep the program from ending."""
+    """A future of the result of ``make``, in a daemon thread."""
     future: Future[Loaded] = Future()
 
     def run() -> None:
@@ -120,7 +120,7 @@ class Weights:
         return torch.cat([part.float().norm(dim=1) for part in self.sae.W_dec.split(CHUNK)]).clamp_min(1e-30)
 
     def neighbours(self, latent: int, count: int = NEIGHBOURS) -> list[tuple[int, float]]:
-        """``(latent, cosine)`` of the nearest directions, in falling order."""
+        """``(latent, cosine)`` of the nearest directions, in descending order."""
         return self.all_neighbours(latent, latent + 1, count)[0]
 
     @torch.no_grad()
@@ -156,14 +156,14 @@ class Model:
     def lens(self, latents: Sequence[int], count: int = WORDS) -> list[dict[str, Any]]:
         """For each latent the words whose logits its decoder direction raises and lowers most.
 
-        The direction passes the final normalisation's gain and the unembedding ("logit lens", nostalgebraist 2020);
-        logits are relative to their mean over the vocabulary, for a latent of activation 1 at a residual stream of unit
-        scale. ``reason`` stands in place of the words where the autoencoder does not write to the residual stream.
+        The direction is multiplied by the final normalisation's gain and the unembedding ("logit lens", nostalgebraist
+        2020); logits are relative to their mean over the vocabulary, for a latent of activation 1 at a residual stream of
+        unit scale. ``reason`` replaces the words where the autoencoder does not write to the residual stream.
         """
         if isinstance(self._reading, str):
             return [{"reason": self._reading} for _ in latents]
         if not isinstance(self.sae, SparseAutoencoder):
-            return [{"reason": "this autoencoder shows no decoder weights"} for _ in latents]
+            return [{"reason": "this autoencoder has no decoder weights"} for _ in latents]
         logits = self._reading.logits(self.sae.W_dec[list(latents)].float())
         count = min(count, logits.shape[1])
         found = []
@@ -219,7 +219,7 @@ def _by_latent(token: Tensor, latents: Tensor, values: Tensor, tokens: int) -> d
 
 @dataclass(frozen=True)
 class _Reading:
-    """What the language model does to its last residual stream: centring, gain, unembedding."""
+    """The language model's operations on its last residual stream: centring, gain, unembedding."""
 
     centred: bool
     gain: Tensor  # [d_model]
@@ -236,10 +236,10 @@ class _Reading:
 
 @torch.no_grad()
 def _reading(cut: Cut) -> _Reading | str:
-    """How directions are read as words; or why they are not.
+    """How directions are converted to words, or why they cannot be.
 
-    The gain is read off the final normalisation itself, by what it does to a vector of alternating signs (mean 0, unit
-    scale), whichever way the model stores it.
+    The gain is determined from the final normalisation's output for a vector of alternating signs (mean 0, unit
+    scale), independently of how the model stores it.
     """
     model: LanguageModel = cut.model
     if cut.hook_out.point not in IN_RESIDUAL:
@@ -252,7 +252,7 @@ def _reading(cut: Cut) -> _Reading | str:
         gain = (norm(signs) - norm(-signs)).float()[0, 0] / 2 * signs.float()[0, 0]
         centred = float((norm(ones) - norm(-ones)).float().norm()) < 1e-3
     except (AttributeError, RuntimeError, TypeError):
-        return "TransformerLens shows no final normalisation and unembedding of this model"
+        return "TransformerLens gives no access to final normalisation and unembedding of this model"
     if cut.d_out != unembedding.shape[0]:
         return f"{cut.hook_out} does not write to the residual stream"
     return _Reading(centred, gain, unembedding)

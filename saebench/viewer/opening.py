@@ -1,4 +1,4 @@
-"""From a checkpoint's name to what the viewer shows, cheap checks first."""
+"""From a checkpoint's name to the viewer's content, cheap checks first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from saebench.viewer.content import Content, Extent
 from saebench.viewer.live import Live
 
 BRIEF = Extent(top=8, groups=4, each=3, before=24, after=10)
-"""What pages written as files show: half the text, since every latent's is written."""
+"""The content of static pages: half the text, because that of every latent is written."""
 
 
 def open_viewer(
@@ -31,7 +31,7 @@ def open_viewer(
     device: str | None = None,
     brief: bool = False,
 ) -> tuple[Content, Live]:
-    """The content, and the weights and language model, which go on loading in the background.
+    """The content, and the weights and language model, which continue loading in the background.
 
     Args:
         checkpoint: path or hub name.
@@ -45,14 +45,14 @@ def open_viewer(
         brief: show less of each latent.
 
     Raises:
-        SaebenchError: something given is not right.
+        SaebenchError: an argument is invalid.
     """
     info = checkpoints.inspect(checkpoint)
     content = Content.open(info, examples, result, BRIEF if brief else Extent(), meta)
     if live:
         model_name(model, [info])
         if not (hook or info.hook_in):
-            raise SaebenchError("The checkpoint does not say where it reads: name the place with --hook, or use --no-live.")
+            raise SaebenchError("The checkpoint does not say where it reads: give the hook with --hook, or use --no-live.")
     bos = content.examples is None or content.examples.manifest["corpus"].get("bos") != "none"
 
     def load_sae() -> SparseAutoencoder:
@@ -67,7 +67,7 @@ def open_viewer(
 
 
 def _check_same(content: Content, sae: SparseAutoencoder) -> None:
-    """Raise ``SaebenchError`` where examples or meta-latents were made of other weights."""
+    """Raise ``SaebenchError`` where examples or meta-latents are of other weights."""
     ours, theirs = sae.info.weights_sha256, {}
     if content.examples is not None:
         theirs["examples"] = content.examples.manifest["sae"].get("weights_sha256")

@@ -1,4 +1,4 @@
-"""The one page that shows everything: filled in by its script, from the server or from files beside it."""
+"""The single page of the viewer: its script loads data from the server or from files in the same folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def asset(name: str) -> str:
 
 
 def render_page(name: str, static: dict[str, Any] | None = None) -> str:
-    """The page: with its style and script at their own addresses, or (with ``static``, its overview) inside it."""
+    """The page: with its style and script at their own addresses, or (with ``static``, its overview) inlined."""
     return _templates().get_template("view.html").render(
         name=name,
         static=None if static is None else script_json(static),

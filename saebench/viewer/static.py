@@ -1,4 +1,4 @@
-"""The same pages as files: ``index.html``, and data beside it in scripts, which open from a file without a server."""
+"""The same pages as files: ``index.html``, and data in scripts next to it, which open from a file without a server."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MARK = "saebench-viewer.json"
 
 
 def write_static(content: Content, live: Live | None, folder: str | Path, progress: Progress) -> int:
-    """Write the pages of all latents; the number of files. ``index.html`` is written last.
+    """Write the pages of all latents; returns the number of files. ``index.html`` is written last.
 
     Raises:
-        SaebenchError: the folder holds something else, or cannot be written.
+        SaebenchError: the folder holds other files, or cannot be written.
     """
     folder = Path(folder)
     check_static_target(folder)
@@ -60,12 +60,12 @@ def check_static_target(folder: Path) -> None:
     """Raise ``SaebenchError`` unless the folder is new, empty or holds such pages."""
     try:
         if folder.exists() and any(folder.iterdir()) and not (folder / MARK).is_file():
-            raise SaebenchError(f"{folder} holds other files: name a new folder for the pages.")
+            raise SaebenchError(f"{folder} holds other files: choose a new folder for the pages.")
     except OSError as error:
         raise SaebenchError(f"Cannot write {folder}: {error.strerror}.") from error
 
 
 def _write(folder: Path, name: str, data: Any) -> None:
-    """A script that hands its data to the page."""
+    """A script that passes its data to the page."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     write_text(folder / "data" / f"{name}.js", f'saebenchData("{name}",{text});\n')

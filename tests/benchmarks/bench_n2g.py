@@ -17,7 +17,7 @@ from typing import NamedTuple
 from saebench import checkpoints
 from saebench.explaining.n2g.graphs import Examples
 from saebench.explaining.n2g.reader import TOKENS_PER_BATCH, LatentReader
-from saebench.explaining.n2g.study import Ground, choose, divide, survey, tries_of
+from saebench.explaining.n2g.study import StudyInputs, choose, divide, sample_activations, tries_of
 from saebench.explaining.n2g.trie import Trie
 from saebench.explaining.protocol import read_protocol
 from saebench.lm import LanguageModel
@@ -52,8 +52,8 @@ def run() -> list[Row]:
     model = LanguageModel.load("smollm2", dtype="float32")
     corpus = load_corpus("python-docs", model.tokenizer, context=CONTEXT, tokens=TOKENS)
     protocol = replace(read_protocol("gao2024"), least=32)
-    ground = Ground.of(model.cut(HOOK), corpus, protocol, 0, Progress(False))
-    sample = survey(ground, sae)
+    ground = StudyInputs.of(model.cut(HOOK), corpus, protocol, 0, Progress(False))
+    sample = sample_activations(ground, sae)
     chosen = choose(ground, sample, LATENTS).latents
     examples, _ = divide(ground, sample, chosen)
     before = plain_speeds(ground)
@@ -79,7 +79,7 @@ def trained() -> SparseAutoencoder:
     return sae
 
 
-def plain_speeds(ground: Ground) -> list[float]:
+def plain_speeds(ground: StudyInputs) -> list[float]:
     """Tokens a second of the layers below the hook, ten times, for texts of 32 tokens without masks."""
     texts = ground.corpus.tokens[: TOKENS_PER_BATCH // 32, :32]
     speeds = []
@@ -90,7 +90,7 @@ def plain_speeds(ground: Ground) -> list[float]:
     return speeds
 
 
-def timed(ground: Ground, sae: SparseAutoencoder, examples: Examples, latents: list[int]) -> Timed:
+def timed(ground: StudyInputs, sae: SparseAutoencoder, examples: Examples, latents: list[int]) -> Timed:
     reader = LatentReader(ground.cut, sae, ground.bos)
     start = time.perf_counter()
     tries = tries_of(ground, reader, examples, latents)
@@ -100,7 +100,7 @@ def timed(ground: Ground, sae: SparseAutoencoder, examples: Examples, latents: l
 
 
 def against_slow(
-    model: LanguageModel, ground: Ground, examples: Examples, latents: list[int], sae: SparseAutoencoder, fast: Timed
+    model: LanguageModel, ground: StudyInputs, examples: Examples, latents: list[int], sae: SparseAutoencoder, fast: Timed
 ) -> list[Row]:
     """The plain version on a few latents spread over the densities; the same few, and all of them, in batches."""
     slow = SlowModel(model, int(HOOK.split(".")[1]), sae, ground.bos)

@@ -1,6 +1,6 @@
 """How good what is trained is: TopK against the peers' TopK on the same activations and tokens, and dead latents.
 
-Activations are those of SmolLM2 after layer 15; all are judged by the same code on text that none was trained on.
+Activations are those of SmolLM2 after layer 15; all are evaluated by the same code on held-out text.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def our_config(**changes: object) -> TrainingConfig:
 
 
 def held_out() -> Tensor:
-    """Activations of the text's first tokens, which training leaves out."""
+    """Activations of the text's first tokens, which are held out from training."""
     config = our_config(corpus_skip=0, corpus_tokens=HELD_OUT_TOKENS)
     source = open_source(config, None, Progress())
     return torch.cat([source.chunk(index) for index in range(len(source.counts))])

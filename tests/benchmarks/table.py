@@ -14,7 +14,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Row:
-    """One measured figure beside the bar it should reach; ``note`` says how it was measured, or why it was not."""
+    """One measured figure and its target; ``note`` says how it was measured, or why it was not."""
 
     what: str
     measured: str

@@ -155,7 +155,7 @@ def test_points_lie_where_their_numbers_say(site: Path, open_page: Any) -> None:
     assert rises[1:] == pytest.approx([rises[1]] * 2) and rises[1] > 0  # the error halves; down is smaller
 
 
-def test_rows_are_walked_with_arrow_keys_and_opened(site: Path, open_page: Any) -> None:
+def test_rows_are_selected_with_arrow_keys_and_opened(site: Path, open_page: Any) -> None:
     page = open_page(address(site))
     page.focus("#table")
     page.keyboard.press("ArrowDown")
@@ -178,7 +178,7 @@ def test_the_page_of_an_entry_has_intervals_controls_and_its_file(site: Path, op
     assert (site / "smollm2/blocks.15.hook_resid_pre/topk-32.json").is_file()
 
 
-def test_what_is_not_vouched_for_is_said(site: Path, open_page: Any) -> None:
+def test_unverified_parts_are_marked(site: Path, open_page: Any) -> None:
     entry = site / "tiny-2b/blocks.12.hook_resid_post/imported/some-scope-2b-layer-12-width-16k-average-l0-22.html"
     page = open_page(entry.as_uri())
     assert "no hash of the autoencoder's weights" in page.locator(".warning").inner_text()

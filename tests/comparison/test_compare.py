@@ -204,7 +204,7 @@ def test_numbers_are_whole_at_every_width(width: int) -> None:
     assert "0.3668 ± 0.0021" in text and "…" not in text
 
 
-def test_repeated_origins_are_told_apart() -> None:
+def test_repeated_origins_are_numbered() -> None:
     assert saebench.compare(sample_result("a"), sample_result("a", scale=2.0)).names == ("a (1)", "a (2)")
 
 

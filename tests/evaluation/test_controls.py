@@ -1,4 +1,4 @@
-"""Controls do what they say, and stand beside the score."""
+"""Controls have the stated properties, and are reported with the score."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_pca_predicts_another_place_by_least_squares(make_sae: Make) -> None:
     torch.testing.assert_close(sae.decode(sae.encode(x), x), y, rtol=1e-3, atol=1e-3)
 
 
-def test_a_random_autoencoder_has_width_and_l0_of_the_one_it_stands_beside(make_sae: Make) -> None:
+def test_a_random_autoencoder_has_width_and_l0_of_the_one_it_replaces(make_sae: Make) -> None:
     x = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
     sae = random_autoencoder(make_sae(n=128, activation=TopK(8)), Sample(x, x), seed=3)
     again = random_autoencoder(make_sae(n=128, activation=TopK(8)), Sample(x, x), seed=3)
@@ -61,7 +61,7 @@ def test_a_reinitialised_model_is_another_one_and_comes_back(tiny_model: Languag
     assert torch.equal(tiny_model.logits(tokens), before) and tiny_model.identity == identity
 
 
-def test_controls_stand_in_the_result_and_are_gone_on_from(
+def test_controls_are_in_the_result_and_are_resumed(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, tmp_path: Path
 ) -> None:
     out = tmp_path / "result.json"

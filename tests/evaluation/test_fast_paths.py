@@ -112,7 +112,7 @@ def test_ablation_continues_rows_from_the_cache(
     assert card.result.notices == []
 
 
-def test_a_forced_fallback_stands_in_the_result_and_on_the_scorecard(
+def test_a_forced_fallback_is_in_the_result_and_on_the_scorecard(
     tiny_model: LanguageModel,
     tiny_corpus: TokenCorpus,
     make_sae: Callable[..., SparseAutoencoder],

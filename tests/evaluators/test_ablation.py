@@ -129,7 +129,7 @@ def test_numbers_depend_on_the_seed_and_not_on_the_batch(
     assert other.details["by_token"] != first.details["by_token"]
 
 
-def test_other_hooks_and_objects_can_be_judged(
+def test_other_hooks_and_objects_can_be_evaluated(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder]
 ) -> None:
     class Plain:
@@ -171,7 +171,7 @@ def test_sampled_tokens_count_and_have_room(tiny_corpus: TokenCorpus) -> None:
     assert 7 not in everything[5] and sum(map(len, everything.values())) == 24 * 7 - 1
 
 
-def test_what_cannot_be_measured_is_said_first(
+def test_what_cannot_be_measured_is_an_error_before_any_work(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder]
 ) -> None:
     with pytest.raises(SaebenchError, match="has no option 'token'; did you mean 'tokens'"):

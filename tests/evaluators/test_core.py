@@ -238,7 +238,7 @@ def test_agreement_with_saelens() -> None:
 
 
 def test_a_perfect_transcoder_costs_nothing(tiny_model: LanguageModel, tiny_corpus: TokenCorpus) -> None:
-    """What reads the MLP's input and writes exactly its output is judged at the output, and spliced there."""
+    """A transcoder that writes exactly the MLP's output is evaluated at the output, and spliced there."""
 
     class Mlp(Identity):
         def decode(self, z: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ def test_a_scorecard_shows_itself(
         card["reconstruction.nothing"]
 
 
-def test_half_precision_models_are_judged_in_full_precision(tiny_corpus: TokenCorpus) -> None:
+def test_half_precision_models_are_evaluated_in_full_precision(tiny_corpus: TokenCorpus) -> None:
     model = LanguageModel.load(str(FIXTURES / "saelens_evals" / "model"), dtype="bfloat16")
     card = run(Identity(), model, tiny_corpus)
     assert card["downstream.kl_divergence"] == pytest.approx(0, abs=1e-6)

@@ -20,7 +20,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators import dictionary_pair
 from saebench.evaluators.dictionary import geometry
 from saebench.evaluators.dictionary_pair import compare, hungarian
-from saebench.evaluators.geometry import effective_rank, lookalike_chunks, nearest, second_moments
+from saebench.evaluators.geometry import effective_rank, matched_random_chunks, nearest, second_moments
 from saebench.lm import LanguageModel
 from saebench.results import Metric
 from saebench.sae import ReLU, SparseAutoencoder
@@ -71,9 +71,9 @@ def test_effective_rank_counts_dimensions() -> None:
     assert effective_rank(basis[[0, 0, 1, 2]]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_random_dictionary_lies_where_the_real_one_does() -> None:
+def test_a_random_dictionary_has_the_subspace_of_the_real_one() -> None:
     flat = directions(300, 12, 0) * torch.tensor([3.0] * 4 + [0.0] * 8)
-    drawn = torch.cat(list(lookalike_chunks(flat, 20_000, seed=1)))
+    drawn = torch.cat(list(matched_random_chunks(flat, 20_000, seed=1)))
     assert drawn.shape == (20_000, 12) and float(drawn[:, 4:].abs().max()) < 1e-3
     torch.testing.assert_close((drawn.double().T @ drawn.double() / 20_000), second_moments(flat), atol=0.01, rtol=0)
 

@@ -127,7 +127,7 @@ def test_a_second_run_computes_nothing_and_says_the_same(
     assert second.result.evaluators["probe_loss"].details == first.result.evaluators["probe_loss"].details
 
 
-def test_stopped_runs_go_on_where_they_ended(
+def test_interrupted_runs_resume_where_they_ended(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
@@ -176,7 +176,7 @@ def test_other_objects_are_probed_on_what_they_hand_on(
     assert 0 <= card["probe_loss.probe_loss"] < 0.694
 
 
-def test_wrong_options_and_no_data_are_said_before_anything_is_run(
+def test_invalid_options_and_missing_data_are_errors_before_any_work(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, folder: Path
 ) -> None:
     with pytest.raises(SaebenchError, match="no probing task or set"):
@@ -234,7 +234,7 @@ def test_last_tokens_are_those_of_each_text_alone(tiny_model: LanguageModel, mak
         torch.testing.assert_close(every["rows"][every["owner"] == index], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_where_the_data_lies_is_not_part_of_the_result(
+def test_the_path_of_the_data_is_not_part_of_the_result(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, folder: Path
 ) -> None:
     text = run(make_sae(), tiny_model, tiny_corpus, folder, "alpha").result.model_dump_json()

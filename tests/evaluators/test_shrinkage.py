@@ -115,7 +115,7 @@ def test_numbers_do_not_depend_on_the_batch(
     assert (one.metrics["zeroed"].value or 0) > 0
 
 
-def test_what_hides_its_weights_is_refused(tiny_model: LanguageModel, tiny_corpus: TokenCorpus) -> None:
+def test_objects_without_weights_are_rejected(tiny_model: LanguageModel, tiny_corpus: TokenCorpus) -> None:
     class Identity:
         def encode(self, x: Tensor) -> Tensor:
             return x

@@ -84,7 +84,7 @@ def test_a_difference_within_the_stated_error_passes(measured: tuple[Path, Resul
     assert recompute(near, benchmark, load(checkpoint)) == []
 
 
-def test_other_weights_and_another_text_are_told_apart(
+def test_other_weights_and_another_text_are_distinguished(
     measured: tuple[Path, Result], tmp_path: Path, make_sae: Callable[..., Any]
 ) -> None:
     checkpoint, result = measured
@@ -95,4 +95,4 @@ def test_other_weights_and_another_text_are_told_apart(
     assert "the checkpoint's weights have the hash" in problem
     Path("words.txt").write_text(" ".join(reversed(Path("words.txt").read_text().split())))
     (problem,) = recompute(entry, benchmark, load(checkpoint))
-    assert "another than the submission's" in problem
+    assert "differs from the submission's" in problem

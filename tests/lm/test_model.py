@@ -138,7 +138,7 @@ def test_layers_below_the_cut_do_not_run_in_the_suffix() -> None:
         handle.remove()
 
 
-def test_the_last_mlp_runs_where_activations_are_asked_for() -> None:
+def test_the_last_mlp_runs_only_where_activations_are_requested() -> None:
     _, lm = random_model("llama")
     cut = lm.cut("blocks.1.hook_resid_post")
     tokens = torch.randint(0, 200, (3, 20), generator=torch.Generator().manual_seed(0))

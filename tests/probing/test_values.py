@@ -75,7 +75,7 @@ def test_no_wrong_example_costs_more_than_the_rule_of_succession_allows() -> Non
     torch.testing.assert_close(losses, expected)
 
 
-def test_examples_of_one_group_are_drawn_together() -> None:
+def test_examples_of_one_group_are_resampled_together() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, generator=generator, dtype=torch.float64)
     labels = torch.arange(200) % 2

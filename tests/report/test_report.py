@@ -95,7 +95,7 @@ def test_numbers_have_the_digits_that_their_error_supports(value: float, error: 
     assert format_value(metric("m", value, error)) == shown
 
 
-def test_an_interval_stands_in_where_there_is_no_standard_error() -> None:
+def test_an_interval_is_shown_where_there_is_no_standard_error() -> None:
     assert format_value(metric("m", 0.81273, interval=(0.80761, 0.81782))) == "0.8127 [0.8076, 0.8178]"
     assert format_value(metric("m", 0.81273, interval=(0.80761, 0.81782)), with_error=False) == "0.8127"
     assert format_value(metric("m", None, reason="none")) == "—"
@@ -120,7 +120,7 @@ def test_the_terminal_shows_values_units_directions_and_reasons() -> None:
     assert "Incomplete" in render_text(sample_result(complete=False))
 
 
-def test_controls_stand_beside_the_score() -> None:
+def test_controls_are_shown_with_the_score() -> None:
     text = render_text(sample_result(controls=True), width=140)
     row = next(line for line in text.splitlines() if line.strip().startswith("normalised_mse"))
     assert [cell.strip() for cell in row.split("│")][1:3] == ["0.1834 ± 0.0021", "0.9537"]

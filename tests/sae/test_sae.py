@@ -61,7 +61,7 @@ PLAIN: dict[str, tuple[Activation, Callable[[Tensor], Tensor]]] = {
 
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("budget", [2**24, 100])
-def test_each_activation_is_the_plain_one_whole_and_in_chunks(
+def test_each_activation_agrees_with_the_plain_one_at_once_and_in_chunks(
     name: str, budget: int, make_sae: Callable[..., SparseAutoencoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "PRE_ACTIVATION_BUDGET", budget)

@@ -62,7 +62,7 @@ def test_a_planted_basis_is_recovered_and_random_directions_have_none(study: Met
     assert (study.real.variance.value or 0) > 0.85
 
 
-def test_as_many_are_active_as_asked(study: MetaStudy) -> None:
+def test_as_many_are_active_as_requested(study: MetaStudy) -> None:
     for each in (study.real, *study.controls.values()):
         assert each.l0 == pytest.approx(PARTS, rel=1e-3)
 

@@ -32,6 +32,6 @@ def test_show_prints_two_examples_of_each_label(shared_data: Path, monkeypatch: 
     assert "data folder: ag_news/test.jsonl" in done.output and "240 train" in done.output
 
 
-def test_an_unknown_task_is_said() -> None:
+def test_an_unknown_task_is_an_error() -> None:
     done = CliRunner().invoke(app, ["tasks", "show", "nothing"])
     assert isinstance(done.exception, SaebenchError) and "no definition 'nothing'" in str(done.exception)

@@ -61,7 +61,7 @@ def test_operators_count_in_arithmetic_only() -> None:
     assert len(kept.examples) == 2 and kept.near == 1 and kept.conflicting == 0
 
 
-def test_parts_are_balanced_and_of_the_sizes_asked_for() -> None:
+def test_parts_are_balanced_and_of_the_requested_sizes() -> None:
     parts = split(questions(400), SHARES, 400, "words", 0)
     assert {name: len(part) for name, part in parts.items()} == {"train": 240, "validation": 60, "test": 100}
     for part in parts.values():
@@ -90,13 +90,13 @@ def test_no_group_is_ever_divided(seed: int) -> None:
     assert all(len(names) == 1 for names in sides.values())
 
 
-def test_groups_too_large_to_divide_are_said() -> None:
+def test_groups_too_large_to_split_are_an_error() -> None:
     examples = [Example(f"text {i}", i % 2, "one story") for i in range(300)]
     with pytest.raises(SaebenchError, match="cannot be split"):
         split(examples, SHARES, 200, "words", 0)
 
 
-def test_too_few_examples_and_one_class_are_said() -> None:
+def test_too_few_examples_and_one_class_are_errors() -> None:
     with pytest.raises(SaebenchError, match="only 49 different"):
         split(questions(49), SHARES, 400, "words", 0)
     with pytest.raises(SaebenchError, match="one class"):

@@ -44,7 +44,7 @@ def test_pinned_revisions_are_commits_or_branches() -> None:
             assert known or (len(part.revision) == 40 and int(part.revision, 16)), task.name
 
 
-def test_names_and_sets_are_found_and_wrong_ones_are_said() -> None:
+def test_names_and_sets_are_found_and_wrong_ones_are_errors() -> None:
     assert [task.name for task in find_tasks("sciq, piqa,sciq")] == ["sciq", "piqa"]
     with pytest.raises(SaebenchError, match=r"no probing task or set of tasks 'scqi'.*gao2024"):
         find_tasks("scqi")
@@ -115,7 +115,7 @@ def test_parse_and_remove_and_labels_of_many_kinds() -> None:
     assert make_examples(rows[3:], loose)[0][0].text == "x"
 
 
-def test_a_column_that_is_not_there_is_said() -> None:
+def test_a_missing_column_is_an_error() -> None:
     with pytest.raises(SaebenchError, match="no 'label'; it has text"):
         make_examples([{"text": "a"}], Rule(text="{text}", positive=("1",)))
 

@@ -71,7 +71,7 @@ def id_of_byte(byte: int) -> int:
 
 @settings(max_examples=60, deadline=None)
 @given(documents_strategy, st.integers(2, 9), st.sampled_from(["row", "text", "none"]))
-def test_every_token_of_the_text_stands_in_the_rows_once_and_in_order(
+def test_every_token_of_the_text_is_in_the_rows_once_and_in_order(
     documents: list[str], context: int, bos: BosPolicy
 ) -> None:
     expected = ([BOS] if bos == "text" else []) + joined(documents)
@@ -164,7 +164,9 @@ def test_bos_policy_follows_the_tokenizer(tmp_path: Path) -> None:
         ({"bos_token": "<s>", "eos_token": "</s>"}, "none", None),
     ],
 )
-def test_documents_are_joined_as_asked(tmp_path: Path, specials: dict[str, str], kind: Any, separator: int | None) -> None:
+def test_documents_are_joined_as_requested(
+    tmp_path: Path, specials: dict[str, str], kind: Any, separator: int | None
+) -> None:
     source = write_jsonl(tmp_path, ["ab", "", "cd"])
     corpus = load_corpus(source, byte_tokenizer(**specials), context=2, bos="none", exclude=False, document_separator=kind)
     a, b, c, d = (LETTER[letter] for letter in "abcd")
@@ -233,7 +235,7 @@ def test_the_hash_changes_with_any_one_token(place: int, token: int) -> None:
 def test_what_cannot_be_packed_is_refused() -> None:
     with pytest.raises(SaebenchError, match="A context of 1 holds no prediction"):
         corpus_of("abc", context=1)
-    with pytest.raises(SaebenchError, match="0 tokens of a text are none"):
+    with pytest.raises(SaebenchError, match="--tokens is 0: use 1 or more"):
         corpus_of("abc", tokens=0)
     with pytest.raises(SaebenchError, match="has 3 tokens, fewer than one context of 8: use a smaller --context"):
         corpus_of("abc")

@@ -95,7 +95,7 @@ def test_a_sharded_run_is_resumed_exactly(tmp_path: Path) -> None:
         train([config(**SETTINGS)], TensorSource(planted(5_000)[0]), [tmp_path / "half"], resume=True)
 
 
-def test_what_cannot_be_shared_out_is_said() -> None:
+def test_what_cannot_be_distributed_is_an_error() -> None:
     weights = Weights(torch.eye(4), torch.eye(4), torch.zeros(4))
     settings = TrainingConfig(arch="relu", n=4, k=2)
     with pytest.raises(SaebenchError, match="relu cannot be trained over 2 shards; these can: topk, multitopk, batchtopk"):
@@ -106,6 +106,6 @@ def test_what_cannot_be_shared_out_is_said() -> None:
         Mesh(shards=8).latents(4)
 
 
-def test_slices_of_the_latents_make_up_the_whole() -> None:
+def test_slices_of_the_latents_make_up_the_dictionary() -> None:
     parts = [Mesh(shards=3, shard=shard).latents(64) for shard in range(3)]
     assert [number for part in parts for number in range(part.start, part.stop)] == list(range(64))

@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(arch: str, tmp_path: Path) -> No
     assert torch.equal(a.W_enc, b.W_enc)
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     """Kill -9 in the middle; what is on disk is whole, and resuming ends where an undisturbed run ends."""
     script = f"""
 import sys, torch

@@ -80,7 +80,7 @@ def test_jumps(content: Content) -> None:
         for chance in (0.0, 0.37, 0.999999):
             found = content.jump(kind, chance)
             assert found is not None and keep(float(content._column("density")[found]))
-    with pytest.raises(SaebenchError, match="no such kind"):
+    with pytest.raises(SaebenchError, match="no such type"):
         content.jump("blue", 0.1)
 
 
@@ -138,7 +138,7 @@ def test_meta_latents(content: Content, files: Files, tmp_path: Path) -> None:
 
 def test_meta_latents_that_do_not_fit(files: Files, tmp_path: Path) -> None:
     info = checkpoints.inspect(files.sae)
-    with pytest.raises(SaebenchError, match="does not hold what `saebench meta` writes"):
+    with pytest.raises(SaebenchError, match="does not hold the files of `saebench meta`"):
         Content.open(info, None, None, Extent(), tmp_path)
     with pytest.raises(SaebenchError, match="of another autoencoder, or damaged"):
         Content.open(CheckpointInfo("other", "saebench", "topk", 32, 32, 64, {}), None, None, Extent(), files.meta)

@@ -77,7 +77,7 @@ def test_texts_that_are_not_searched(
         Model(viewer_sae, tiny_model.cut(HOOK), bos=True).search(text)
 
 
-def test_loading_goes_on_in_the_background(viewer_sae: SparseAutoencoder) -> None:
+def test_loading_continues_in_the_background(viewer_sae: SparseAutoencoder) -> None:
     import threading
 
     gate = threading.Event()

@@ -90,7 +90,7 @@ def test_other_sites_pages_are_refused(address: str) -> None:
         ("/api/latent?latent=٣", 400, "whole number"),
         (f"/api/lens?latent={N}", 400, "There is no latent"),
         ("/api/latents?show=x", 400, "no such list"),
-        ("/api/jump?kind=x", 400, "no such kind"),
+        ("/api/jump?kind=x", 400, "no such type"),
         ("/api/search?text=", 400, "Type some text"),
         ("/api/search?text=" + "a" * 20_000, 414, "too long"),
         ("/api/search?" + "&".join(f"a{number}=1" for number in range(20)), 400, "parameters"),

@@ -52,7 +52,7 @@ class Windows:
         return first
 
     @property
-    def bloated(self) -> bool:
+    def mostly_unused(self) -> bool:
         """Whether unreferenced lists may use more memory than the others."""
         return self.stored > 2 * self._settled + (1 << 20)
 
@@ -109,7 +109,7 @@ class Ranked:
         if beats.numel() == 0:
             return
         self._merge(batch, beats, keys[beats])
-        if self._windows.bloated:
+        if self._windows.mostly_unused:
             filled = self._lists >= 0
             self._windows.keep(self._lists[filled])
             self._lists[filled] = torch.arange(int(filled.sum()), device=filled.device)

@@ -96,7 +96,7 @@ class ChatClient:
                     f"Nothing answers at {self.endpoint.url}: start the server, or correct --{self.endpoint.role}-url."
                 ) from error
             except _Refused as refused:
-                dialect = _plainer(dialect, refused.text)
+                dialect = _simpler(dialect, refused.text)
                 if dialect is None:
                     raise self._error(f"rejects a simple question ({refused.status}): {refused.text}") from refused
             except _NotChat as error:
@@ -271,7 +271,7 @@ class _Failed(Exception):
     """No answer after all attempts."""
 
 
-def _plainer(dialect: Dialect, complaint: str) -> Dialect | None:
+def _simpler(dialect: Dialect, complaint: str) -> Dialect | None:
     """The dialect without the feature that the endpoint rejects, or None where no optional feature is left.
 
     Endpoints differ in which optional parameters they accept; the error message usually names the parameter.

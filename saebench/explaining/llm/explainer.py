@@ -26,7 +26,7 @@ class Writer:
         """Its tokens: line breaks written as ``\\n``, the marks' own characters replaced, ``<s>`` written as ``[s]``."""
         marks = self.protocol.window
         shown = {"\n": "\\n", "\r": "\\r", marks.open: "<", marks.close: ">"}
-        return [_replaced(_harmless(self.vocabulary[token]), shown) for token in window.tokens]
+        return [_replaced(_escape_control_tokens(self.vocabulary[token]), shown) for token in window.tokens]
 
     def text(self, window: Window, marked: Iterable[int] = ()) -> str:
         """The window in one line; runs of marked tokens are enclosed in marks."""
@@ -59,7 +59,7 @@ _CONTROL = re.compile(r"<(\||/?)([^<>|]+)\1?>")
 _CONTROL_WORDS = {"s", "bos", "eos", "pad", "unk", "mask", "cls", "sep", "start_of_turn", "end_of_turn"}
 
 
-def _harmless(piece: str) -> str:
+def _escape_control_tokens(piece: str) -> str:
     """Escape control tokens, so that they are not control tokens of the explaining model."""
     found = _CONTROL.fullmatch(piece)
     if found is None or not (found.group(1) == "|" or found.group(2).lower() in _CONTROL_WORDS):

@@ -92,7 +92,7 @@ def _test_metrics(test: Test, outcomes: Sequence[Outcome]) -> list[Metric]:
     control = {each.latent: value for each in outcomes if (value := _value(each.controls, test)) is not None}
     gains = [own[latent] - control[latent] for latent in own.keys() & control.keys()]
     reach = bounds[1] - bounds[0]
-    words = "The same windows judged by another latent's explanation"
+    words = "The same windows scored with another latent's explanation"
     metrics.append(_mean(f"{test.name}_control", list(control.values()), bounds, test.unit, f"{words}; {chance}.", "none"))
     metrics.append(
         _mean(
@@ -111,7 +111,7 @@ def _answer_metrics(run: ExplanationRun, outcomes: Sequence[Outcome]) -> list[Me
     none = "nothing was asked"
     return [
         metric("unusable_answers", unusable / asked if asked else None, unit="share", direction="lower", n=asked,
-               n_unit="questions", description="Answers not of the form asked for; left out of all scores.", reason=none),
+               n_unit="questions", description="Answers of another form than requested; in no score.", reason=none),
         metric("unanswered", sum(lost) / asked if asked else None, unit="share", direction="lower", n=asked,
                n_unit="questions", description="Questions without an answer after all attempts.", reason=none),
     ]  # fmt: skip

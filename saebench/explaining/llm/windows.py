@@ -122,7 +122,7 @@ class Pool:
         candidates = usable.flatten().nonzero().squeeze(1).tolist()
         seeded_random(seed, latent, "inactive").shuffle(candidates)
         windows: list[Window] = []
-        taken = _Taken(before + 1 + after)
+        taken = _UsedWindows(before + 1 + after)
         for candidate in candidates:
             row, place = divmod(candidate, context)
             if len(windows) == count:
@@ -133,7 +133,7 @@ class Pool:
         return windows
 
 
-class _Taken:
+class _UsedWindows:
     """The windows of text in use."""
 
     def __init__(self, size: int) -> None:
@@ -179,7 +179,7 @@ def split(latent: LatentExamples, protocol: Protocol, seed: int) -> Material | s
     if not latent.count:
         return "never active"
     shown = latent.top[: protocol.explainer.top]  # at most one a row
-    taken = _Taken(protocol.window.size)
+    taken = _UsedWindows(protocol.window.size)
     for example in shown:
         taken.take(example.row, example.row_position)
     sample = [example for example in latent.random if taken.take(example.row, example.row_position)]

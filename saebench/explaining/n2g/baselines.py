@@ -1,4 +1,4 @@
-"""What explanations are compared with: tries of single tokens, random directions, the residual stream's own channels."""
+"""Baselines of explanations: tries of single tokens, random directions, the residual stream's channels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from saebench.sae import Autoencoder, CheckpointInfo, InputScaling, SparseAutoen
 
 BASELINES = ("unigram", "random", "channels")
 MOST_RANDOM = 16_384
-"""Random directions at most: more of them would cost memory and say nothing new."""
+"""Maximum number of random directions; more would only cost memory."""
 
 
 class InputMoments:
-    """Mean and spread of what an autoencoder reads, after its own input scaling, and how many of its latents fire."""
+    """Mean and standard deviation of an autoencoder's scaled input, and its mean number of active latents."""
 
     def __init__(self, sae: Autoencoder) -> None:
         self.scaling = sae.scaling if isinstance(sae, SparseAutoencoder) else InputScaling()
@@ -26,7 +26,7 @@ class InputMoments:
         self._squares = torch.zeros(sae.d_in, dtype=torch.float64)
 
     def update(self, batch: EncodedRows) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         x = self.scaling.apply(batch.inputs).activations.double()
         self.tokens += x.shape[0]
         self.active += int((batch.latents.values > 0).sum())
@@ -52,7 +52,7 @@ class InputMoments:
 
 
 def unigram_tries(examples: Examples) -> dict[int, Trie]:
-    """Tries of the examples' last tokens alone; a token's value is the mean activation it came with."""
+    """Tries of the examples' last tokens alone; a token's value is its mean activation."""
     found: dict[int, dict[int, list[float]]] = {}
     for latent, token, value in zip(
         examples.latents.tolist(), examples.tokens[:, -1].tolist(), examples.values.tolist(), strict=True
@@ -65,9 +65,9 @@ def unigram_tries(examples: Examples) -> dict[int, Trie]:
 
 
 def random_directions(sae: Autoencoder, moments: InputMoments, seed: int) -> SparseAutoencoder:
-    """A TopK autoencoder of random unit directions that reads what ``sae`` reads, with the mean taken off.
+    """A TopK autoencoder of random unit directions on the input of ``sae``, with the mean subtracted.
 
-    A latent of it fires as often as one of ``sae`` does on average.
+    Its latents fire as often as those of ``sae`` on average.
     """
     n = min(sae.n_latents, MOST_RANDOM)
     directions = F.normalize(torch.randn(n, sae.d_in, generator=torch.Generator().manual_seed(seed)), dim=1)
@@ -76,14 +76,15 @@ def random_directions(sae: Autoencoder, moments: InputMoments, seed: int) -> Spa
 
 
 def channels(sae: Autoencoder, moments: InputMoments) -> SparseAutoencoder:
-    """The stream's channels as latents, each with either sign, standardised; as many fire at a token as of ``sae``."""
+    """The stream's channels as latents, each with both signs, standardised; as many fire at a token as latents of
+    ``sae``."""
     axes = torch.diag(1 / moments.spread)
     k = max(1, min(round(moments.l0), sae.d_in))
     return _encoder(torch.cat([axes, -axes]), moments, k, "channels", sae)
 
 
 def _encoder(rows: Tensor, moments: InputMoments, k: int, name: str, sae: Autoencoder) -> SparseAutoencoder:
-    """An autoencoder that is only used to encode: its decoder says nothing."""
+    """An autoencoder that is only used to encode; its decoder is a placeholder."""
     n, d = rows.shape
     rows = rows.to(sae.W_enc.device) if isinstance(sae, SparseAutoencoder) else rows
     mean = moments.mean.to(rows.device)

@@ -1,12 +1,13 @@
 """Neuron2Graph: what makes a latent fire, as a trie built from a few of its activations.
 
-Source: Foote et al. 2023; the rules are those of the code released with Gao et al. 2024 (section 4.3). The steps are taken
-for all examples of many latents at once, and what their texts have in common goes through the model once.
+Source: Foote et al. 2023; the rules are those of the code released with Gao et al. 2024 (section 4.3). The steps are done
+for all examples of many latents at once, and common prefixes of their texts run through the model once.
 
 1. The shortest suffix of an example that, alone, keeps half of the activation.
-2. Whether it still does with one padding token in front; if not, the path carries the mark of the text's start.
-3. Each token in turn is replaced by padding; where that costs less than half, it becomes a wildcard.
-4. Augmentation, where the protocol has it: tokens that matter are replaced by similar ones, and what still fires is added.
+2. Whether it still does with one padding token before it; if not, the path is marked as a start of the text.
+3. Each token in turn is replaced by padding; where that reduces the activation by less than half, it becomes a wildcard.
+4. Augmentation, where the protocol has it: the other tokens are replaced by similar ones, and paths that still fire are
+   added.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Examples(NamedTuple):
     Attributes:
         latents: ``[examples]``.
         tokens: ``[examples, window]``, each text up to the activation's own token, at the right.
-        lengths: ``[examples]``, how many of them there are.
+        lengths: ``[examples]``, the number of tokens.
         values: ``[examples]`` float64, the activations.
         positions: ``[examples]``, where in its row of the corpus each text ends.
     """
@@ -48,13 +49,13 @@ class Examples(NamedTuple):
 def cut_examples(
     corpus_tokens: Tensor, latents: Tensor, rows: Tensor, positions: Tensor, values: Tensor, window: int, first: int
 ) -> Examples:
-    """Cut each example behind its activation, and ``window`` tokens before.
+    """Truncate each example after its activation, and to ``window`` tokens.
 
     Args:
         corpus_tokens: ``[rows, context]``.
         latents, rows, positions, values: ``[examples]`` each.
-        window: tokens kept at most.
-        first: where text begins in a row.
+        window: maximum number of tokens.
+        first: the position at which text starts in a row.
     """
     places = positions.unsqueeze(1) - torch.arange(window - 1, -1, -1)
     tokens = corpus_tokens[rows.unsqueeze(1), places.clamp_min(0)]
@@ -87,8 +88,8 @@ def build_tries(
 
     Args:
         reader: gives activations.
-        examples: of all latents together; where two examples lead to the same path, the later one's value is kept.
-        padding: the token that stands for "nothing".
+        examples: of all latents together; where two examples give the same path, the later one's value is kept.
+        padding: the padding token.
         protocol: thresholds.
         substitutes: similar tokens, for augmentation.
         done: called with examples done; half of one where its suffix is found.
@@ -116,10 +117,10 @@ def _suffixes(tokens: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _shortest_suffixes(reader: LatentReader, examples: Examples, kept: float, done: Callable[[float], object]) -> _Suffixes:
-    """Where no suffix keeps enough: all of the text, and its activation.
+    """Where no suffix keeps enough: the whole text, and its activation.
 
     Suffixes are tried from the shortest; those of different examples that start at the same token of a row are tried at
-    the same time, as they are beginnings of each other.
+    the same time, as they are prefixes of each other.
     """
     sizes, values = examples.lengths.clone(), examples.values.clone()
     searching = torch.ones_like(sizes, dtype=torch.bool)
@@ -142,7 +143,8 @@ def _shortest_suffixes(reader: LatentReader, examples: Examples, kept: float, do
 def _with_padding(
     reader: LatentReader, suffixes: _Suffixes, padding: int, done: Callable[[float], object]
 ) -> tuple[Tensor, Tensor]:
-    """Activations with padding in front, ``[examples]``, and in place of each token, ``[examples, width]`` (else 0)."""
+    """Activations with padding before the text, ``[examples]``, and in place of each token, ``[examples, width]`` (else
+    0)."""
     n, width = suffixes.tokens.shape
     which, places = (suffixes.tokens != END).nonzero(as_tuple=True)
     variants = suffixes.tokens[which]

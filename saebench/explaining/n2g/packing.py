@@ -1,8 +1,8 @@
-"""Texts with common beginnings: what they share goes through the model once.
+"""Texts with common prefixes: each prefix runs through the model once.
 
-A text that another begins with needs no pass of its own: a causal model's activations at its end are in the other's. Texts
-that part from each other, as those do in which one token at a time is replaced, form a tree of prefixes; it is laid out as
-one sequence in which each token attends to its ancestors.
+A text that is a prefix of another needs no pass of its own: a causal model's activations at its end are in the other's.
+Texts that differ after a common prefix, such as those with one token replaced, form a prefix tree. It is run as one
+sequence in which each token attends to its ancestors.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from saebench.lm.batching import batches_by_length
 from saebench.lm.bridge import MODEL_ERRORS
 
 END = -1
-"""Behind a text, up to the width of the table that it stands in. Less than any token: a beginning sorts before the whole."""
+"""Fills the table's row after a text. Less than any token, so that a prefix sorts before the whole text."""
 
 SMALLEST_PACK = 64
-"""Tokens of a tree; three times the length of its texts where that is more. Attention grows with the square."""
+"""Tokens of a tree; three times the length of its texts where that is more. Attention's cost grows with the square."""
 
 WASTE = 128
-"""Tokens of filling that a batch may have: about what a batch of its own would cost."""
+"""Maximum padding tokens of a batch: about the cost of a separate batch."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Pack:
 
     Attributes:
         tokens: ``[nodes]``.
-        ends: ``[texts]``, where each text's last token lies.
+        ends: ``[texts]``, the index of each text's last token.
         positions: ``[nodes]``, and ``visible``: ``[nodes, nodes]`` bool, each node's ancestors and itself; None where the
-            sequence is a text as any other.
+            sequence is an ordinary text.
     """
 
     tokens: Tensor
@@ -45,11 +45,11 @@ class Pack:
 
 
 class Texts:
-    """Different texts in order, each behind those that it begins with.
+    """Different texts in order, each after its prefixes.
 
     Attributes:
         table: ``[texts, width]``, each followed by ``END``; ``lengths``: ``[texts]``.
-        shared: ``[texts]``, how many tokens each has in common with the one before.
+        shared: ``[texts]``, the length of each text's common prefix with the one before.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -59,15 +59,15 @@ class Texts:
         self.shared = torch.cat([common.new_zeros(min(1, table.shape[0])), common])
 
     @property
-    def whole(self) -> Tensor:
-        """``[texts]`` bool: whether no other text goes on from it."""
+    def maximal(self) -> Tensor:
+        """``[texts]`` bool: whether it is not a prefix of another text."""
         whole = torch.ones_like(self.lengths, dtype=torch.bool)
         whole[:-1] = self.shared[1:] < self.lengths[:-1]
         return whole
 
     def chains(self) -> list[Pack]:
-        """One sequence for each text that no other goes on from; those that it begins with end inside it."""
-        last = self.whole.nonzero().squeeze(1)
+        """One sequence for each text that is not a prefix of another; its prefixes end inside it."""
+        last = self.maximal.nonzero().squeeze(1)
         first = torch.cat([last.new_zeros(1), last + 1]).tolist()
         lengths = self.lengths.tolist()
         return [
@@ -110,23 +110,23 @@ class Texts:
         return Pack(self.table[start:stop][fresh], torch.tensor(ends), places[fresh], torch.from_numpy(visible))
 
 
-def together(packs: list[Pack], most: int) -> list[list[int]]:
-    """Numbers of packs of like size that go through the model together, ``most`` tokens or one pack at most."""
+def batch_packs(packs: list[Pack], most: int) -> list[list[int]]:
+    """Indices of packs of similar size for each batch, of at most ``most`` tokens or one pack."""
     return batches_by_length([each.tokens.numel() for each in packs], most, WASTE)
 
 
 def run_packed(cut: Cut, packs: list[Pack]) -> Tensor:
-    """Activations ``[texts, d_in]`` at the last token of each text of ``packs``, which go through the model together."""
+    """Activations ``[texts, d_in]`` at the last token of each text of ``packs``, run as one batch."""
     size = max(each.tokens.numel() for each in packs)
     rows = torch.arange(len(packs)).repeat_interleave(torch.tensor([each.ends.numel() for each in packs]))
     ends = torch.cat([each.ends for each in packs])
     tokens = torch.zeros(len(packs), size, dtype=torch.int64)
     for row, each in enumerate(packs):
         tokens[row, : each.tokens.numel()] = each.tokens
-    if packs[0].visible is None:  # what stands behind a text has no effect on it
+    if packs[0].visible is None:  # later tokens have no effect on a text
         return cut.inputs_at(tokens, rows, ends)
     positions = torch.zeros_like(tokens)
-    visible = torch.eye(size, dtype=torch.bool).repeat(len(packs), 1, 1)  # what pads a pack sees itself alone
+    visible = torch.eye(size, dtype=torch.bool).repeat(len(packs), 1, 1)  # padding attends to itself alone
     for row, each in enumerate(packs):
         nodes = each.tokens.numel()
         assert each.positions is not None and each.visible is not None
@@ -138,7 +138,7 @@ def run_packed(cut: Cut, packs: list[Pack]) -> Tensor:
 def tree_trouble(cut: Cut, tokens: Tensor) -> str | None:
     """Why texts cannot be run as trees; None where the model computes a tree as it computes the tree's texts.
 
-    It is tried on a text (``tokens``, ``[length]``) and two variants of it.
+    Tested on a text (``tokens``, ``[length]``) and two variants of it.
     """
     table = tokens.repeat(3, 1)
     table[1, tokens.numel() // 2] = tokens[0]

@@ -1,4 +1,4 @@
-"""A latent's activation at the end of many short texts: the one thing Neuron2Graph asks of the model."""
+"""A latent's activation at the end of many short texts: the only quantity that Neuron2Graph needs from the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saebench.explaining.n2g.packing import Texts, run_packed, together, tree_trouble
+from saebench.explaining.n2g.packing import Texts, batch_packs, run_packed, tree_trouble
 from saebench.lm import Cut
 from saebench.notices import notice
 from saebench.sae import Autoencoder, SparseAutoencoder
@@ -22,13 +22,13 @@ TOKENS_PER_BATCH = 2048
 class LatentReader:
     """Runs the layers below the hook on batches of texts and encodes their last positions.
 
-    The code is that of the whole dictionary where latents compete, so that a latent outside the top k counts as 0; where
-    each decides alone, only the latents asked for are encoded. Texts that several latents ask for are run once, and so are
-    beginnings that texts share: where they part again, only if the model can do it.
+    The whole dictionary is encoded where latents compete, so that a latent outside the top k counts as 0; with elementwise
+    activation functions only the requested latents are encoded. Texts that several latents request are run once, and so
+    are common prefixes of texts; prefix trees only if the model supports them.
 
     Attributes:
-        trees: whether texts that part from each other are run as trees; found out by a trial.
-        asked: readings so far; ``texts`` and ``tokens``: what was run for them.
+        trees: whether texts with common prefixes are run as trees; determined by a test.
+        asked: readings so far; ``texts`` and ``tokens``: texts and tokens that were run for them.
     """
 
     def __init__(self, cut: Cut, sae: Autoencoder, bos: int | None) -> None:
@@ -47,8 +47,8 @@ class LatentReader:
         """Activations ``[readings]`` float64, at the last token of each text.
 
         Args:
-            table: ``[readings, width]``, texts without the BOS that is put in front of each, followed by ``END``.
-            latents: ``[readings]``, the latent asked for.
+            table: ``[readings, width]``, texts without the BOS that is prepended to each, followed by ``END``.
+            latents: ``[readings]``, the requested latent.
             done: called with the number of readings of each batch.
         """
         unique, inverse = torch.unique(table, dim=0, return_inverse=True)
@@ -65,10 +65,10 @@ class LatentReader:
         return found
 
     def _activations(self, texts: Texts) -> Iterator[tuple[Tensor, Tensor]]:
-        """Numbers of some texts and activations (``[some, d_in]`` float32) at their last tokens, until all were there."""
+        """Indices of texts and activations (``[some, d_in]`` float32) at their last tokens, in batches."""
         packs = texts.trees() if self.trees else texts.chains()
         numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
-        for some in together(packs, TOKENS_PER_BATCH):
+        for some in batch_packs(packs, TOKENS_PER_BATCH):
             group = [packs[each] for each in some]
             self.tokens += sum(each.tokens.numel() for each in group)
             yield torch.cat([numbers[each] for each in some]), run_packed(self.cut, group).float()
@@ -78,14 +78,14 @@ class LatentReader:
         sae = self.sae
         if isinstance(sae, SparseAutoencoder) and isinstance(sae.activation, Elementwise):
             wanted, latents = torch.unique(latents, return_inverse=True)
-            sae = narrowed(sae, wanted)
+            sae = select_latents(sae, wanted)
         code = sae.encode(x)
         here = code.indices.cpu()[places] == latents.unsqueeze(1)
         return (code.values.double().cpu()[places] * here).sum(dim=1)
 
 
-def narrowed(sae: SparseAutoencoder, latents: Tensor) -> SparseAutoencoder:
-    """The autoencoder of some latents (``[wanted]``) alone, in that order, where each latent decides for itself."""
+def select_latents(sae: SparseAutoencoder, latents: Tensor) -> SparseAutoencoder:
+    """The autoencoder of some latents (``[wanted]``) alone, in that order; for elementwise activation functions."""
     activation = copy.copy(sae.activation)
     for name, value in vars(activation).items():
         if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""How well a trie predicts where its latent fires: precision on unseen text, recall on held-out activations."""
+"""Scores of a trie as a prediction of where its latent fires: precision on unseen text, recall on held-out activations."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Z95 = 1.959964
 
 
 class UnseenText:
-    """Rows that no trie was built from, with the activations that some latents really have there.
+    """Held-out rows, with the true activations of some latents.
 
     Attributes:
-        rows: ``[rows]``, numbers in the corpus; ``tokens`` and ``counted``: ``[rows, context]``.
+        rows: ``[rows]``, indices in the corpus; ``tokens`` and ``counted``: ``[rows, context]``.
         latents: those whose activations are known, in the order given.
     """
 
@@ -56,7 +56,7 @@ class UnseenText:
 
 @dataclass(frozen=True)
 class LatentScore:
-    """What one trie is worth. A quantity that is not defined is None.
+    """The scores of one trie. Undefined ones are None.
 
     Attributes:
         precision: share of the positions predicted positive at which the latent fires, on unseen text; its standard error
@@ -64,7 +64,7 @@ class LatentScore:
         recall: share of held-out activations that are predicted positive.
         recall_unseen: share of all the latent's activations in the unseen text that are predicted positive.
         f1: harmonic mean of ``precision`` and ``recall_unseen``.
-        auc: chance that the simulated activation is larger where the latent fires than where it does not, ties half.
+        auc: probability that the simulated activation is larger where the latent fires than where it does not, ties half.
         predicted, positives, both: numbers of unseen positions; ``held_out``: of activations.
     """
 
@@ -107,9 +107,9 @@ def score_latent(active: Tensor, simulated: Tensor, counted: Tensor, held_out: T
     """Compare simulated with true activations.
 
     Args:
-        active: ``[rows, context]``, the latent's activations on unseen text; ``simulated``: what its trie says there.
+        active: ``[rows, context]``, the latent's activations on unseen text; ``simulated``: its trie's prediction.
         counted: ``[rows, context]`` bool, the positions that count.
-        held_out: ``[activations]``, what the trie says at held-out activations.
+        held_out: ``[activations]``, the trie's prediction at held-out activations.
         level: above which a latent counts as firing, and a simulation as positive.
     """
     truth, positive = (active > level) & counted, (simulated > level) & counted
@@ -144,7 +144,7 @@ def score_tries(
         unseen: the text.
         held_out: ``(rows, positions)`` of each latent's held-out activations in the corpus.
         corpus_tokens: ``[rows, context]``.
-        first: where text begins in a row.
+        first: the position at which text starts in a row.
         levels: above which each latent counts as firing.
     """
     return [

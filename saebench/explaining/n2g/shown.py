@@ -1,4 +1,4 @@
-"""A latent's trie, scores and a few examples as JSON data, for the page that shows them."""
+"""A latent's trie, scores and some examples as JSON data, for the viewer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BEFORE, AFTER = 16, 8
 
 
 def latent_records(of: Study, tokenizer: Any, shown: int) -> list[dict[str, Any]]:
-    """One entry of each explained latent: what it is, its scores, its trie's paths, and examples from unseen text.
+    """One entry for each explained latent: its statistics, its scores, its trie's paths, and examples from unseen text.
 
     An example has ``tokens`` (their texts), ``activations`` and ``simulated`` of each, the corpus's ``row`` and ``start``
     (the position of the first token shown), and ``peak`` (its place among them).
@@ -48,7 +48,8 @@ def latent_records(of: Study, tokenizer: Any, shown: int) -> list[dict[str, Any]
 
 
 def _examples(of: Study, index: int, text: Callable[[int], str], shown: int) -> list[dict[str, Any]]:
-    """The unseen rows where the latent fires most strongly; where it fires nowhere, those where its trie says it does."""
+    """The unseen rows where the latent fires most strongly; where it fires nowhere, those where its trie predicts that it
+    does."""
     tokens, counted = of.unseen.tokens, of.unseen.counted
     active = of.unseen.activations(index) * counted
     simulated = of.tries[of.chosen.latents[index]].predict(tokens, of.first)

@@ -1,4 +1,4 @@
-"""Explaining a sample of an autoencoder's latents and scoring what comes out: every step, for any autoencoder."""
+"""Explaining a sample of an autoencoder's latents and scoring the explanations: every step, for any autoencoder."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from saebench.sae import Autoencoder
 from saebench.text.corpus import TokenCorpus
 
 LATENTS_TOGETHER = 256
-"""Latents whose texts go through the model together: the more, the more beginnings they share; a bound on memory."""
+"""Latents whose texts are run together: more of them share more prefixes, but need more memory."""
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What all studies of an evaluation stand on.
+class StudyInputs:
+    """The common inputs of all studies of an evaluation.
 
     Attributes:
         cut, corpus, protocol, seed: as given.
         examples: rows that examples come from; ``unseen``: rows that tries are scored on.
-        first: where text begins in a row, behind a BOS that every text tried has too; ``bos``: that token.
-        padding: the token that stands for nothing.
+        first: the position at which text starts in a row, after a BOS that every text has; ``bos``: that token.
+        padding: the padding token.
         substitutes: similar tokens, where the protocol augments.
-        progress: told of what is done.
+        progress: where to show progress.
     """
 
     cut: Cut
@@ -58,11 +58,11 @@ class Ground:
     progress: Progress
 
     @staticmethod
-    def of(cut: Cut, corpus: TokenCorpus, protocol: Protocol, seed: int, progress: Progress) -> Ground:
+    def of(cut: Cut, corpus: TokenCorpus, protocol: Protocol, seed: int, progress: Progress) -> StudyInputs:
         """Prepare: split the rows, find the padding token."""
         examples, unseen = split_rows(corpus.tokens.shape[0], protocol.unseen_share, seed)
-        keeps = keeps_bos(corpus, protocol)
-        return Ground(
+        keeps = starts_with_bos(corpus, protocol)
+        return StudyInputs(
             cut=cut,
             corpus=corpus,
             protocol=protocol,
@@ -77,8 +77,8 @@ class Ground:
         )
 
 
-def keeps_bos(corpus: TokenCorpus, protocol: Protocol) -> bool:
-    """Whether every text tried begins with BOS: where the corpus's rows do, and the protocol wants it."""
+def starts_with_bos(corpus: TokenCorpus, protocol: Protocol) -> bool:
+    """Whether every text begins with BOS: where the corpus's rows do, and the protocol requires it."""
     return protocol.keep_bos and corpus.bos == "row"
 
 
@@ -87,12 +87,12 @@ class Study:
     """Explained and scored latents of one autoencoder.
 
     Attributes:
-        sample: what is known of all its latents on the example rows.
+        sample: the statistics of all its latents on the example rows.
         chosen: the latents; ``tries`` by latent; ``scores`` in the order of ``chosen``.
-        examples: what tries were built from; ``held_out``: ``(rows, positions)`` by latent.
+        examples: from which tries were built; ``held_out``: ``(rows, positions)`` by latent.
         levels: above which each latent counts as firing.
-        unseen: the text of the scores; ``first``: where text begins in a row.
-        readings, texts, tokens: what building cost: activations asked for, texts and tokens run.
+        unseen: the text of the scores; ``first``: the position at which text starts in a row.
+        readings, texts, tokens: the cost of building: activations requested, texts and tokens run.
     """
 
     sample: SampledActivations
@@ -109,7 +109,9 @@ class Study:
     tokens: int
 
 
-def survey(ground: Ground, sae: Autoencoder, watch: Sequence[Callable[[EncodedRows], None]] = ()) -> SampledActivations:
+def sample_activations(
+    ground: StudyInputs, sae: Autoencoder, watch: Sequence[Callable[[EncodedRows], None]] = ()
+) -> SampledActivations:
     """One pass over the example rows: a sample of every latent's activations."""
     protocol, corpus = ground.protocol, ground.corpus
     sampler = ActivationSampler(sae.n_latents, protocol.build + protocol.held_out, ground.seed)
@@ -122,7 +124,7 @@ def survey(ground: Ground, sae: Autoencoder, watch: Sequence[Callable[[EncodedRo
     return sampler.result()
 
 
-def choose(ground: Ground, sample: SampledActivations, wanted: int, only: Sequence[int] | None = None) -> ChosenLatents:
+def choose(ground: StudyInputs, sample: SampledActivations, wanted: int, only: Sequence[int] | None = None) -> ChosenLatents:
     """The latents to explain: a stratified sample, or of ``only`` those that fired often enough."""
     if only is None:
         return choose_latents(sample.counts, ground.protocol.least, wanted, ground.protocol.strata, ground.seed)
@@ -130,7 +132,7 @@ def choose(ground: Ground, sample: SampledActivations, wanted: int, only: Sequen
     return ChosenLatents(able, [0] * len(able), [1.0] * len(able))
 
 
-def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: ChosenLatents) -> Study:
+def study(ground: StudyInputs, sae: Autoencoder, sample: SampledActivations, chosen: ChosenLatents) -> Study:
     """Build the tries of the chosen latents and score them."""
     protocol, corpus = ground.protocol, ground.corpus
     examples, held_out = divide(ground, sample, chosen.latents)
@@ -155,7 +157,7 @@ def study(ground: Ground, sae: Autoencoder, sample: SampledActivations, chosen: 
     )
 
 
-def tries_of(ground: Ground, reader: LatentReader, examples: Examples, latents: Sequence[int]) -> dict[int, Trie]:
+def tries_of(ground: StudyInputs, reader: LatentReader, examples: Examples, latents: Sequence[int]) -> dict[int, Trie]:
     """The tries of ``latents``, from their ``examples``."""
     tries: dict[int, Trie] = {}
     with ground.progress.task("Building tries", examples.latents.numel(), "examples") as advance:
@@ -167,7 +169,7 @@ def tries_of(ground: Ground, reader: LatentReader, examples: Examples, latents: 
 
 
 def divide(
-    ground: Ground, sample: SampledActivations, latents: list[int]
+    ground: StudyInputs, sample: SampledActivations, latents: list[int]
 ) -> tuple[Examples, dict[int, tuple[Tensor, Tensor]]]:
     """Each latent's sampled activations: the first to build from, the others held out, in the protocol's proportion."""
     protocol = ground.protocol

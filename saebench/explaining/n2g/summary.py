@@ -1,4 +1,4 @@
-"""From a stratified sample of latents to a figure for all of them, with its interval."""
+"""From a stratified sample of latents to a mean over all of them, with its interval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Summary(NamedTuple):
-    """A mean over latents, its bootstrap standard error and 95 % interval, and how many latents it rests on."""
+    """A mean over latents, its bootstrap standard error and 95 % interval, and the number of latents."""
 
     value: float | None
     standard_error: float | None
@@ -21,15 +21,15 @@ class Summary(NamedTuple):
 def summarise(
     values: Sequence[float | None], strata: Sequence[int], weights: Sequence[float], draws: int, seed: int
 ) -> Summary:
-    """Weighted mean of ``values`` over latents, those that are None left out.
+    """Weighted mean of ``values`` over latents, those that are None excluded.
 
-    The interval is the percentile bootstrap's: latents are drawn again within their strata, as they were drawn at first.
+    The interval is the percentile bootstrap's: latents are resampled within their strata.
 
     Args:
         values: one of each latent.
-        strata: which stratum each was drawn from.
-        weights: what each stands for.
-        draws: of the bootstrap.
+        strata: the stratum of each.
+        weights: the number of latents that each represents.
+        draws: bootstrap samples.
         seed: of the bootstrap.
     """
     kept = [index for index, value in enumerate(values) if value is not None]
@@ -47,7 +47,7 @@ def summarise(
 
 
 def _bootstrap(value: Tensor, weight: Tensor, groups: Tensor, draws: int, seed: int) -> Tensor:
-    """``[draws]``: weighted means of samples drawn anew."""
+    """``[draws]``: weighted means of bootstrap samples."""
     generator = torch.Generator().manual_seed(seed)
     above = torch.zeros(draws, dtype=torch.float64)
     below = torch.zeros(draws, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Tokens that Neuron2Graph puts in place of others: padding that means nothing, and similar tokens."""
+"""Tokens with which Neuron2Graph replaces others: a neutral padding token, and similar tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saebench.lm import LanguageModel
 
 
 class Padding(NamedTuple):
-    """The token that stands for nothing: its number, its text, and in words how it was found."""
+    """The padding token: its id, its text, and a description of how it was chosen."""
 
     token: int
     text: str
@@ -21,10 +21,10 @@ class Padding(NamedTuple):
 
 
 def find_padding(tokenizer: Any, wanted: str) -> Padding:
-    """The token of the text ``wanted`` (" _" in the code released with Gao et al. 2024).
+    """Find the token of the text ``wanted`` (" _" in the code released with Gao et al. 2024).
 
     A tokenizer that does not have it as one token gets the underscore without the space; one that lacks this too, the
-    ordinary token of lowest number.
+    ordinary token with the lowest id.
 
     Raises:
         SaebenchError: the tokenizer has no ordinary token.
@@ -43,7 +43,7 @@ def find_padding(tokenizer: Any, wanted: str) -> Padding:
 class NearestTokens:
     """The tokens most similar to others by the cosine of the model's own input embeddings.
 
-    Special tokens are never offered, nor tokens that the model has but the tokenizer lacks.
+    Special tokens are excluded, and tokens that the model has but the tokenizer lacks.
     """
 
     def __init__(self, model: LanguageModel, candidates: int) -> None:

@@ -1,7 +1,7 @@
 """A trie of n-grams with wildcards: the explanation that Neuron2Graph gives, and its simulation on text.
 
 A path is read backwards from the token at which the latent fires. Source: the code released with Gao et al. 2024, whose
-rules are kept: an exact token goes before a wildcard, there is no way back from a choice, and the first leaf ends the walk.
+rules are kept: an exact token has priority over a wildcard, there is no backtracking, and the first leaf ends the search.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Trie:
             self.insert(path)
 
     def insert(self, path: Path, replace: bool = True) -> None:
-        """Add a path. Where it is there already its value is replaced, or kept with ``replace=False``."""
+        """Add a path. An existing path's value is replaced, or kept with ``replace=False``."""
         node = 0
         for key in (*reversed(path.tokens), *((START,) if path.at_start else ())):
             node = self._children[node].setdefault(key, len(self._children))
@@ -73,7 +73,7 @@ class Trie:
 
         Args:
             tokens: ``[rows, context]``.
-            first: where the text begins in each row (1 behind a BOS that is not part of it); 0 before it.
+            first: where the text starts in each row (1 after a BOS that is not part of it). Predictions before it are 0.
         """
         n_rows, context = tokens.shape
         rows = torch.arange(n_rows).repeat_interleave(context)
@@ -81,10 +81,10 @@ class Trie:
         return self.predict_at(tokens, rows, positions, first).view(n_rows, context)
 
     def predict_at(self, tokens: Tensor, rows: Tensor, positions: Tensor, first: int = 0) -> Tensor:
-        """Simulated activations at some positions, ``[places]`` float32; all walk through the trie together.
+        """Simulated activations at some positions, ``[places]`` float32; all are searched in the trie together.
 
         Args:
-            tokens: ``[rows, context]``; ``rows`` and ``positions``: ``[places]`` each, the places asked for.
+            tokens: ``[rows, context]``; ``rows`` and ``positions``: ``[places]`` each, the requested positions.
             first: as for ``predict``.
         """
         found = torch.zeros(rows.numel())
@@ -94,15 +94,15 @@ class Trie:
         while places.numel():
             at = positions[places] - depth
             nodes = self._compiled.step(nodes, tokens[rows[places], at])
-            walking = nodes >= 0
-            places, nodes, at = places[walking], nodes[walking], at[walking]
+            searching = nodes >= 0
+            places, nodes, at = places[searching], nodes[searching], at[searching]
             values = self._compiled.values[nodes]
             arrived = ~values.isnan()
             found[places[arrived]] = values[arrived]
             starting = ~arrived & (at == first)
             found[places[starting]] = self._compiled.at_start[nodes[starting]].nan_to_num(0.0)
-            walking = ~arrived & (at > first)
-            places, nodes = places[walking], nodes[walking]
+            searching = ~arrived & (at > first)
+            places, nodes = places[searching], nodes[searching]
             depth += 1
         return found
 
@@ -132,13 +132,13 @@ class Trie:
 
 
 class _Compiled(NamedTuple):
-    """A trie as arrays, so that many places are walked at once."""
+    """A trie as arrays, so that many positions are searched at once."""
 
     keys: Tensor  # [edges] int64, node << 32 | token, sorted; targets: [edges]
     targets: Tensor
     wildcard: Tensor  # [nodes] int64, -1 where there is none
     values: Tensor  # [nodes] float32, NaN where there is no leaf
-    at_start: Tensor  # [nodes] float32, the value behind the start mark, NaN where there is none
+    at_start: Tensor  # [nodes] float32, the value of the start mark, NaN where there is none
 
     @staticmethod
     def of(children: list[dict[int, int]], values: list[float | None]) -> _Compiled:
@@ -157,7 +157,7 @@ class _Compiled(NamedTuple):
         )
 
     def step(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """The next node of each walk (``[places]``): by the exact token, else by the wildcard, else -1."""
+        """The next node of each search (``[places]``): by the exact token, else by the wildcard, else -1."""
         if not self.keys.numel():
             return self.wildcard[nodes]
         wanted = nodes << 32 | tokens

@@ -72,7 +72,7 @@ function tickText(value) {
   return Math.abs(value) >= 1e4 ? value.toLocaleString("en", {notation: "compact"}) : String(+value.toPrecision(3));
 }
 
-// The metric chosen; where it stands there by default and none of the rows has it, the first that some have.
+// The chosen metric; where the default is chosen and no row has it, the first that some rows have.
 function pickVertical(rows) {
   const has = (key) => rows.some((row) => column(key)[row] !== null);
   vertical = state.y === DEFAULTS.y && !has(state.y) ? DATA.headline.find(has) ?? state.y : state.y;
@@ -150,7 +150,7 @@ function drawSeries(picture, architecture, own, {ys, bars, sy, top, bottom}) {
   picture.append(svg("path", {class: "dots", d: own.map((dot) => shape(round(dot.x), round(dot.y))).join(""), fill: stroke, "fill-opacity": filled}));
 }
 
-// The points of a series that no other betters: nothing with a smaller x has a better y.
+// The Pareto frontier of a series: no point with a smaller x has a better y.
 function frontier(own, ys) {
   const way = direction(vertical);
   if (way === "none" || direction(state.x) === "higher") return [];

@@ -1,4 +1,4 @@
-// What is shown, and the address that says so: everything that is not the default stands in the address bar's hash.
+// The state of the page; everything that is not the default is recorded in the address bar's hash.
 
 const ROWS = DATA.rows, COUNT = ROWS.name.length;
 const METRIC = new Map(DATA.metrics.map((metric, index) => [metric.path, index]));

@@ -1,4 +1,4 @@
-// The table draws only the rows in sight, so that ten thousand of them scroll and sort as a hundred do.
+// The table renders only visible rows, so that ten thousand of them scroll and sort as fast as a hundred.
 
 const ROW_HEIGHT = 36, MARGIN = 10;
 const grid = document.getElementById("table"), tableElement = grid.querySelector("table");
@@ -22,12 +22,12 @@ function drawTable(rows) {
   tableElement.setAttribute("aria-rowcount", order.length + 1);
   tableElement.setAttribute("aria-colcount", columns.length);
   const rowsHeight = order.length ? order.length * ROW_HEIGHT : 90;
-  grid.style.height = `${head.offsetHeight + rowsHeight + 18}px`;  // the style sheet says how much at most
+  grid.style.height = `${head.offsetHeight + rowsHeight + 18}px`;  // the style sheet limits it
   forgetRows();
   drawRows();
 }
 
-// The columns chosen; of those that stand there by default, only the ones that have something to show.
+// The chosen columns; of the default ones, only those with values.
 function chosenColumns() {
   if (state.columns.join() !== DEFAULT_COLUMNS.join()) return state.columns;
   return state.columns.filter((key) => order.some((row) => column(key)[row] !== null));
@@ -63,7 +63,7 @@ function sortBy(key) {
   change({sort: key, down: state.sort === key ? !state.down : down});
 }
 
-// Rows that stay in sight are kept; only those that come and go are touched.
+// Rows that stay visible are kept; only the others are added or removed.
 function drawRows() {
   waiting = false;
   const from = Math.max(0, Math.floor(grid.scrollTop / ROW_HEIGHT) - MARGIN);
@@ -136,7 +136,7 @@ function drawCell(key, index, place) {
   return cell;
 }
 
-// Long names keep their end, which tells them apart.
+// Long names keep their end, which distinguishes them.
 function shortened(name) {
   const room = narrowScreen.matches ? 18 : 56, letters = [...name];
   if (letters.length <= room) return name;

@@ -152,7 +152,7 @@ def meta_study(
 def _load(candidate: Any) -> SparseAutoencoder:
     sae = checkpoints.load(candidate) if isinstance(candidate, str | Path) else candidate
     if not isinstance(sae, SparseAutoencoder):
-        raise SaebenchError("A meta-autoencoder needs decoder directions: name a checkpoint of a known format.")
+        raise SaebenchError("A meta-autoencoder needs decoder directions: give a checkpoint of a known format.")
     return sae
 
 
@@ -205,7 +205,7 @@ def explain(sae: SparseAutoencoder, directions: Tensor, active: int) -> Explaine
 
 
 def _threshold(sae: SparseAutoencoder, directions: Tensor, wanted: int) -> float:
-    """A value that ``wanted`` pre-activations of all directions lie above; 0 where no more are positive.
+    """A value that ``wanted`` pre-activations of all directions exceed; 0 where no more are positive.
 
     It is the midpoint to the next value, so that rounding does not change the count.
     """

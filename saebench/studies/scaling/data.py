@@ -90,7 +90,7 @@ def read_points(paths: Sequence[Path], metric: str = DEFAULT_METRIC) -> list[Sca
     """Read result files, checkpoints of ``saebench train``, and folders of either (a sweep's, say).
 
     Args:
-        paths: files or folders; in a folder with checkpoints, those are read and averaged weights are left out.
+        paths: files or folders; in a folder with checkpoints, those are read and averaged weights are skipped.
         metric: of result files, as ``evaluator.name``; a training record has its own normalised MSE.
 
     Raises:

@@ -22,7 +22,7 @@ class RateLaw:
     Attributes:
         k: the sparsity at which the law is fitted.
         best: ``n -> rate``: the lowest point of the parabola through the three rates about the best, in logarithms.
-        at_edge: sizes whose best rate is the smallest or largest tried: they are left out.
+        at_edge: sizes whose best rate is the smallest or largest tried: they are excluded.
         curves: ``n -> [(rate, loss)]``.
         coefficient: rate at 16,384 latents under ``rate = coefficient / sqrt(n / 16384)``, with its 95 % interval.
         exponent: of ``rate ~ n^-exponent`` fitted without constraint, with its 95 % interval (Student's t).

@@ -8,7 +8,7 @@ that both ends are the autoencoders themselves.
 
 Each latent has the value that its own autoencoder gives it. Where latents compete (TopK), they compete within their own
 autoencoder only: a mixture is a sum of contributions as encoded and is not encoded again, so its number of active latents
-lies between, or above, those of its ends.
+is between, or above, those of its ends.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Pair:
 class Stitched:
     """The mixture after a step of a plan, as an autoencoder that evaluators accept.
 
-    Its code holds the active latents of both autoencoders, whatever the step; ``decode`` takes those that are in place.
+    Its code holds the active latents of both autoencoders, at any step; ``decode`` uses those that are in place.
     """
 
     pair: Pair

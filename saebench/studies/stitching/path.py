@@ -20,7 +20,7 @@ from saebench.sae.sparse_ops import Entries, dot_rows, sum_rows
 from saebench.studies.stitching.mixtures import Stitched
 
 UNITS = ("raw", "unit_norm")
-"""How tokens are weighted: as they are, or each divided by its squared norm about its own mean (Gao et al. 2024, 2.1)."""
+"""How tokens are weighted: equally, or each divided by its squared norm about its own mean (Gao et al. 2024, 2.1)."""
 CHANGE_ELEMENTS = 2**23
 
 
@@ -97,7 +97,7 @@ class StitchPath(StreamingEvaluator):
         self._dots.index_add_(1, where.cpu(), (weights.double() * dot).cpu())
 
     def _take_alone(self, block: TokenBlock, residual: Tensor, weights: Tensor) -> None:
-        """Each large latent inserted alone, and each step taken alone, into the smaller autoencoder as it is."""
+        """Each large latent inserted alone, and each step taken alone, into the unchanged smaller autoencoder."""
         code = block.latents
         _, large = self.pair.parts(code)
         tokens, slots = large.active.nonzero(as_tuple=True)

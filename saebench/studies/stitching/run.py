@@ -134,7 +134,7 @@ def _check(small: Any, large: Any, threshold: float, points: int, stops: int) ->
     sizes = [_size(each) for each in (small, large)]
     if sizes[0] is not None and sizes[1] is not None and sizes[0] > sizes[1]:
         raise SaebenchError(
-            f"The first autoencoder has {sizes[0]} latents and the second {sizes[1]}: name the smaller one first."
+            f"The first autoencoder has {sizes[0]} latents and the second {sizes[1]}: give the smaller one first."
         )
 
 

@@ -1,10 +1,10 @@
 "use strict";
-// Everything shown comes in as text nodes: nothing out of the data is ever parsed as markup.
+// All content is inserted as text nodes: no data is ever parsed as markup.
 
 const main = document.getElementById("main");
 const status = document.getElementById("status");
 const query = document.getElementById("query");
-const SHORT = [20, 10]; // tokens shown before and behind an example's peak until asked for more
+const SHORT = [20, 10]; // tokens shown before and after an example's peak until it is expanded
 
 function el(name, attributes, ...children) {
   const node = document.createElement(name);
@@ -24,7 +24,7 @@ class ServerSource {
   async ask(path, parameters = {}) {
     const response = await fetch(`/api/${path}?${new URLSearchParams(parameters)}`);
     const data = await response.json();
-    if (data && data.loading) { // weights are still being read: ask again
+    if (data && data.loading) { // weights are still being loaded: retry
       await new Promise((go) => setTimeout(go, 500));
       return this.ask(path, parameters);
     }
@@ -115,7 +115,7 @@ function tokenNodes(text, broken = false) {
   return nodes.length ? nodes : [el("span", {class: "mark"}, "∅")];
 }
 
-// A token with its colour; a space in front of it stays in front of the colour.
+// A token with its colour; a leading space stays before the colour.
 function token(text, {value, largest, peak = false, broken = false}) {
   const [, space, rest] = /^( ?)(.*)$/s.exec(text);
   const node = colour(el("span", {class: peak ? "t peak" : "t"}, tokenNodes(rest ? rest : text, broken)), value, largest);
@@ -147,7 +147,7 @@ function svg(name, attributes, ...children) {
   return node;
 }
 
-// Bars over logarithmic bins; the words under it say the same.
+// Bars over logarithmic bins; the text below is the alternative.
 function bars({edges, counts}, label, tick) {
   const width = 320, height = 110, foot = 18, most = Math.max(...counts), step = width / counts.length;
   const shown = counts.map((count, place) => {
@@ -223,7 +223,7 @@ function metaTable(parts) {
 
 const isPath = (value) => value && typeof value === "object" && Array.isArray(value.text);
 
-// Any JSON value; lists of n-grams and nested children get a form of their own.
+// Any JSON value; lists of n-grams and nested children have their own form.
 function anyValue(value) {
   if (value === null) return "–";
   if (typeof value === "number") return plain(value);
@@ -370,7 +370,7 @@ async function showSearch(text) {
     el("div", {class: "panel"}, el("p", {class: "text"}, buttons), el("p", {class: "soft"}, "Choose a token to see the latents that fire there.")), heading, results];
 }
 
-// --- finding the way -----------------------------------------------------------------------------------------------
+// --- navigation ----------------------------------------------------------------------------------------------------
 
 let turn = 0;
 
@@ -388,7 +388,7 @@ async function route() {
     [title, nodes] = ["Error", [el("p", {class: "failure", role: "alert"}, error.message)]];
   }
   clearTimeout(slow);
-  if (mine !== turn) return; // the reader has gone on
+  if (mine !== turn) return; // the reader has moved to another page
   main.replaceChildren(...nodes.filter(Boolean));
   main.removeAttribute("aria-busy");
   const about = await overview.catch(() => ({name: "viewer"}));

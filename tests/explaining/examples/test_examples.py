@@ -136,7 +136,7 @@ def test_windows_survive_compaction(monkeypatch: pytest.MonkeyPatch) -> None:
         return collector.shard(0, 5)
 
     plain = stored()
-    monkeypatch.setattr(Windows, "bloated", property(lambda self: True))
+    monkeypatch.setattr(Windows, "mostly_unused", property(lambda self: True))
     compacted = stored()
     assert all(plain[name].equal(compacted[name]) for name in plain)
 

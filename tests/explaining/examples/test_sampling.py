@@ -71,7 +71,7 @@ def test_another_seed_draws_others(
     assert not torch.equal(one.rows, other.rows)
 
 
-def test_every_activation_is_drawn_equally_often() -> None:
+def test_every_activation_is_sampled_equally_often() -> None:
     places = torch.arange(8)
     drawn = torch.zeros(8)
     for seed in range(400):
@@ -83,7 +83,7 @@ def test_every_activation_is_drawn_equally_often() -> None:
     assert (drawn - 100).abs().max() < 4 * (400 * 0.25 * 0.75) ** 0.5
 
 
-def test_latents_are_drawn_from_every_stratum_of_those_that_fired_enough() -> None:
+def test_latents_are_sampled_from_every_stratum_of_those_that_fired_enough() -> None:
     counts = torch.tensor([0, 1, 2, *range(10, 50)])
     chosen = choose_latents(counts, least=8, wanted=8, strata=4, seed=3)
     assert chosen.strata == [0, 0, 1, 1, 2, 2, 3, 3]

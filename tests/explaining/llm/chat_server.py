@@ -148,7 +148,7 @@ def understands_words(request: dict[str, Any]) -> str:
 
 
 def knows_nothing(request: dict[str, Any]) -> str:
-    """Answers that are of the right form and say the same whatever is asked."""
+    """Valid answers that are the same for every question."""
     always = verdicts([True] * len(texts_of(request)))
     return {
         "explanation": '{"explanation": "something"}',

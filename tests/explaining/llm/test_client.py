@@ -135,7 +135,7 @@ def test_a_passing_failure_is_tried_again(tmp_path: Path, failure: Raw) -> None:
     assert asked.retries == 2 and len(server.requests) == 1 + 3 + 2
 
 
-def test_what_stays_without_an_answer_is_said_and_asked_again_later(tmp_path: Path) -> None:
+def test_unanswered_questions_are_reported_and_retried_later(tmp_path: Path) -> None:
     def script(request: dict[str, Any]) -> str | Raw:
         return Raw(500) if request["messages"][1]["content"] == "Question 1" and broken else echo(request)
 
@@ -268,7 +268,7 @@ def test_the_pacer_counts_requests_tokens_and_pauses() -> None:
     assert pacer.reserve(1) == pytest.approx(7.0)
 
 
-def test_waits_grow_and_heed_the_server() -> None:
+def test_waits_grow_and_respect_the_server() -> None:
     limits = Limits(first_wait=1.0, longest_wait=60.0)
     for attempt in range(1, 12):
         wait = limits.wait_before(attempt, {})
@@ -287,7 +287,7 @@ def test_waits_grow_and_heed_the_server() -> None:
      ({"model": " "}, "--explainer-model is empty"), ({"price_in": -1.0}, "two prices"),
      ({"url": "http://[::1/v1"}, "must be an address"), ({"key_variable": "sk-secret"}, "must be the name of")],
 )  # fmt: skip
-def test_bad_endpoints_are_refused_unseen(changes: dict[str, Any], sentence: str) -> None:
+def test_invalid_endpoints_are_rejected_without_showing_the_key(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SaebenchError, match=sentence) as caught:
         Endpoint(**({"url": "http://localhost/v1", "model": "m"} | changes))
     assert "secret" not in str(caught.value)

@@ -68,7 +68,7 @@ def values(found: EvaluatorResult) -> dict[str, float | None]:
     return {name: metric.value for name, metric in found.metrics.items()}
 
 
-def test_a_reader_who_understands_scores_full_marks(run_with: Callable[..., EvaluatorResult]) -> None:
+def test_a_perfect_reader_scores_full_marks(run_with: Callable[..., EvaluatorResult]) -> None:
     found = run_with(understands_words)
     scores = values(found)
     for name in ("explained", "detection", "fuzzing", "intruder"):

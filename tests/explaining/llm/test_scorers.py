@@ -100,7 +100,7 @@ def test_the_intruder_is_a_silent_window_among_one_group(material: Material) -> 
         assert all("⟪" in text for text in asked(question))
 
 
-def test_the_intruder_stands_anywhere() -> None:
+def test_the_intruder_has_any_position() -> None:
     places = [
         question.truth[0]
         for latent in range(200)

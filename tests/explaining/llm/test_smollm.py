@@ -1,4 +1,4 @@
-"""The embedded SmolLM2 explains and judges latents of its own, as the server."""
+"""The embedded SmolLM2 explains and scores its own latents, as the server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.explaining.llm.word_latents import EMBEDDINGS, word_sae
 pytestmark = pytest.mark.slow
 
 
-def test_the_embedded_model_explains_and_judges(tmp_path: Path) -> None:
+def test_the_embedded_model_explains_and_scores(tmp_path: Path) -> None:
     model = LanguageModel.load("smollm2")
     words = [model.tokenizer(word, add_special_tokens=False)["input_ids"] for word in (" list", " function", " file")]
     assert all(len(word) == 1 for word in words)

@@ -89,7 +89,7 @@ def slow_trie(
 
 
 def slow_predict(paths: dict[tuple[int | str, ...], float], tokens: list[int]) -> list[float]:
-    """The simulated activation at every position, by a walk through nested dictionaries."""
+    """The simulated activation at every position, by a search in nested dictionaries."""
     root: dict[Any, Any] = {}
     for path, value in paths.items():
         node = root

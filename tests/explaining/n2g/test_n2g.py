@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from saebench.explaining.n2g.packing import END, Pack, Texts, run_packed, together, tree_trouble
-from saebench.explaining.n2g.reader import LatentReader, narrowed
-from saebench.explaining.n2g.study import Ground, choose, study, survey
+from saebench.explaining.n2g.packing import END, Pack, Texts, batch_packs, run_packed, tree_trouble
+from saebench.explaining.n2g.reader import LatentReader, select_latents
+from saebench.explaining.n2g.study import StudyInputs, choose, sample_activations, study
 from saebench.explaining.n2g.tokens import NearestTokens, find_padding
 from saebench.explaining.n2g.trie import ANY, Trie
 from saebench.explaining.protocol import Protocol, read_protocol
@@ -44,8 +44,8 @@ def neighbours(model: LanguageModel, candidates: int) -> dict[int, list[int]]:
 def compare(model: LanguageModel, hook: str, layer: int, sae: SparseAutoencoder, corpus: TokenCorpus, protocol: Protocol,
             near: dict[int, list[int]]) -> int:  # fmt: skip
     """Build the tries both ways; how many paths were the same."""
-    ground = Ground.of(model.cut(hook), corpus, protocol, 0, Progress(False))
-    sample = survey(ground, sae)
+    ground = StudyInputs.of(model.cut(hook), corpus, protocol, 0, Progress(False))
+    sample = sample_activations(ground, sae)
     found = study(ground, sae, sample, choose(ground, sample, protocol.latents))
     assert found.chosen.latents
     slow = SlowModel(model, layer, sae, ground.bos)
@@ -109,8 +109,8 @@ def test_packs_give_what_texts_give(tiny_model: LanguageModel, way: str) -> None
     if way == "trees":
         assert len(packs) > 3 and nodes < 0.6 * int(texts.lengths.sum())
     else:
-        assert len(packs) == int(texts.whole.sum()) < texts.lengths.numel() and nodes < 0.9 * int(texts.lengths.sum())
-    groups = together(packs, 100)
+        assert len(packs) == int(texts.maximal.sum()) < texts.lengths.numel() and nodes < 0.9 * int(texts.lengths.sum())
+    groups = batch_packs(packs, 100)
     assert len(groups) > 3 and sorted(number for each in groups for number in each) == list(range(len(packs)))
     numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
     for group in groups:
@@ -148,7 +148,7 @@ def test_some_latents_alone(make_sae: Callable[..., SparseAutoencoder]) -> None:
     sae = make_sae(activation=JumpReLU(torch.linspace(0.1, 0.9, 64)))
     x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
     wanted = torch.tensor([40, 3, 17])
-    assert torch.allclose(narrowed(sae, wanted).encode(x).to_dense(), sae.encode(x).to_dense()[:, wanted], atol=1e-6)
+    assert torch.allclose(select_latents(sae, wanted).encode(x).to_dense(), sae.encode(x).to_dense()[:, wanted], atol=1e-6)
 
 
 def test_the_nearest_tokens_are_the_nearest(tiny_model: LanguageModel) -> None:
@@ -174,7 +174,7 @@ def test_text_that_begins_with_bos_is_tried_with_it(
 ) -> None:
     for definition, bos in (("n2g", 1), ("gao2024", None)):
         protocol = read_protocol(definition, {"window": 12})
-        ground = Ground.of(tiny_model.cut(HOOK), tiny_corpus, protocol, 0, Progress(False))
+        ground = StudyInputs.of(tiny_model.cut(HOOK), tiny_corpus, protocol, 0, Progress(False))
         assert (ground.bos, ground.first) == (bos, 1 if bos else 0)
     bare = make_corpus(tiny_corpus.tokens[:, 1:], tiny_model.tokenizer, name="no BOS")
-    assert Ground.of(tiny_model.cut(HOOK), bare, read_protocol("n2g", {"window": 12}), 0, Progress(False)).bos is None
+    assert StudyInputs.of(tiny_model.cut(HOOK), bare, read_protocol("n2g", {"window": 12}), 0, Progress(False)).bos is None

@@ -1,4 +1,4 @@
-"""The trie: known answers, agreement with a plain walk, and what is written is read back."""
+"""The trie: known answers, agreement with a plain search, and round trips through JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def predict(paths: list[Path], tokens: list[int], first: int = 0) -> list[float]
     return Trie(paths).predict(torch.tensor([tokens]), first)[0].tolist()
 
 
-def test_a_token_fires_wherever_it_stands() -> None:
+def test_a_token_fires_at_any_position() -> None:
     assert predict([Path((5,), False, 2.0)], [5, 1, 5]) == [2.0, 0.0, 2.0]
 
 
@@ -22,7 +22,7 @@ def test_a_bigram_needs_both_tokens_in_order() -> None:
     assert predict([Path((4, 5), False, 2.0)], [5, 4, 5, 5]) == [0.0, 0.0, 2.0, 0.0]
 
 
-def test_a_wildcard_stands_for_exactly_one_token() -> None:
+def test_a_wildcard_matches_exactly_one_token() -> None:
     paths = [Path((1, ANY, 3), False, 1.0)]
     assert predict(paths, [1, 9, 3]) == [0.0, 0.0, 1.0]
     assert predict(paths, [1, 3, 0]) == [0.0, 0.0, 0.0]
@@ -41,11 +41,11 @@ def test_an_exact_token_goes_before_a_wildcard_and_there_is_no_way_back() -> Non
     assert predict(paths, [3, 4, 9]) == [0.0, 0.0, 2.0]
 
 
-def test_the_first_leaf_ends_the_walk() -> None:
+def test_the_first_leaf_ends_the_search() -> None:
     assert predict([Path((1, 9), False, 5.0), Path((9,), False, 2.0)], [1, 9]) == [0.0, 2.0]
 
 
-def test_the_same_path_again_replaces_the_value_unless_told_otherwise() -> None:
+def test_the_same_path_again_replaces_the_value_by_default() -> None:
     trie = Trie([Path((1,), False, 5.0), Path((1,), False, 2.0)])
     trie.insert(Path((1,), False, 7.0), replace=False)
     assert trie.predict(torch.tensor([[1]])).item() == 2.0
@@ -68,7 +68,7 @@ PATHS = st.lists(
 
 
 @given(PATHS, st.lists(TOKEN, min_size=1, max_size=12))
-def test_the_vectorised_walk_is_the_plain_one(paths: list[Path], tokens: list[int]) -> None:
+def test_the_vectorised_search_agrees_with_the_plain_one(paths: list[Path], tokens: list[int]) -> None:
     plain = {
         (*(("^",) if path.at_start else ()), *("*" if token == ANY else token for token in path.tokens)): path.value
         for path in paths
