@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from saebench.errors import SaebenchError
+
+if TYPE_CHECKING:
+    from saebench.viewer.server import ViewerServer
 
 console = Console()
 
@@ -30,11 +36,12 @@ def view(
     """Browse latents in the browser."""
     from saebench.progress import Progress
     from saebench.viewer.opening import open_viewer
-    from saebench.viewer.server import serve
     from saebench.viewer.static import check_static_target, write_static
 
     if static is not None:
         check_static_target(static)
+    else:
+        serve = _server()
     content, loading = open_viewer(
         checkpoint,
         examples=examples,
@@ -56,3 +63,14 @@ def view(
             server.serve_forever()
         except KeyboardInterrupt:
             console.print(Text("Stopped."))
+
+
+def _server() -> Callable[..., ViewerServer]:
+    """``serve``, found before anything is loaded."""
+    try:
+        from saebench.viewer.server import serve
+    except ImportError as error:
+        raise SaebenchError(
+            f"The viewer's server needs {error.name}: run `pip install 'saebench[view]'`, or write pages with --static."
+        ) from error
+    return serve

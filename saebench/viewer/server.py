@@ -1,28 +1,36 @@
 """The local server: pages and JSON from memory, GET only, for this machine's own browser.
 
 Requests must name this server in their Host header (a page elsewhere could otherwise reach it under a name of its own that
-resolves to this machine), and the data cannot be asked for from other sites' pages. There is nothing to write to.
+resolves to this machine), and the data cannot be requested from other sites' pages. There is nothing to write to. Starlette
+and uvicorn are the extra ``view``.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import secrets
+import socket
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saebench.errors import SaebenchError
+from saebench.viewer.answers import Query, Viewer
 from saebench.viewer.content import Content
 from saebench.viewer.live import Live, NotReady
 from saebench.viewer.page import asset, render_page
 
-PATIENCE = 20.0
-"""Seconds that a request waits for weights that are still loading."""
 LONGEST_QUERY = 16_384
+MOST_PARAMETERS = 8
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -32,143 +40,131 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
+    "Server": "saebench",
 }
-Query = dict[str, str]
 
 
-class Viewer:
-    """Answers requests for data: a function for each path."""
+class Guard:
+    """Refuses requests under another name, of other sites or of absurd length, and sets the headers of every answer."""
 
-    def __init__(self, content: Content, live: Live | None) -> None:
-        self.content, self.live = content, live
-        self.routes: dict[str, Callable[[Query], Any]] = {
-            "/api/overview": self._overview,
-            "/api/latents": self._latents,
-            "/api/latent": lambda query: content.latent(_number(query, "latent")),
-            "/api/neighbours": self._neighbours,
-            "/api/lens": lambda query: self._needs_live().lens(self._latent(query), PATIENCE),
-            "/api/search": self._search,
-            "/api/jump": self._jump,
-        }
+    def __init__(self, app: ASGIApp, names: set[str]) -> None:
+        self.app, self.names = app, names
 
-    def _overview(self, query: Query) -> Any:
-        has_model = self.live is not None and self.live.has_model
-        return self.content.overview() | {"weights": self.live is not None, "live": has_model}
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on to the application."""
 
-    def _latents(self, query: Query) -> Any:
-        return self.content.listing(query.get("show", "all"), query.get("sort", "number"), _number(query, "page"))
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
 
-    def _neighbours(self, query: Query) -> Any:
-        found = self._needs_live().neighbours(self._latent(query), PATIENCE)
-        densities = self.content.densities([latent for latent, _ in found])
-        return [{"latent": latent, "cosine": cosine, "density": density}
-                for (latent, cosine), density in zip(found, densities, strict=True)]  # fmt: skip
+        refused = self._refusal(scope) if scope["type"] == "http" else None
+        await (refused or self.app)(scope, receive, send_with_headers)
 
-    def _search(self, query: Query) -> Any:
-        found = dict(self._needs_live().search(query.get("text", ""), PATIENCE))
-        densities = self.content.densities([each["latent"] for each in found["latents"]])
-        found["latents"] = [each | {"density": density} for each, density in zip(found["latents"], densities, strict=True)]
-        return found
-
-    def _jump(self, query: Query) -> Any:
-        return {"latent": self.content.jump(query.get("kind", ""), secrets.randbelow(2**32) / 2**32)}
-
-    def _latent(self, query: Query) -> int:
-        number = _number(query, "latent")
-        if number >= self.content.n_latents:
-            raise SaebenchError(f"There is no latent {number}: they are numbered 0 to {self.content.n_latents - 1:,}.")
-        return number
-
-    def _needs_live(self) -> Live:
-        if self.live is None:
-            raise SaebenchError("This viewer runs without the autoencoder's weights.")
-        return self.live
-
-
-def _number(query: Query, name: str) -> int:
-    text = query.get(name, "0")
-    if not (text.isascii() and text.isdigit() and len(text) < 12):
-        raise SaebenchError(f"{name} must be a whole number.")
-    return int(text)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    server_version, sys_version, protocol_version = "saebench", "", "HTTP/1.1"
-    timeout = 60
-
-    def do_GET(self) -> None:
-        self._answer(*self._find())
-
-    def _find(self) -> tuple[HTTPStatus, str, bytes]:
-        if self.headers.get("Host", "").lower() not in self.server.names:
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if headers.get("host", "").lower() not in self.names:
             return _plain(HTTPStatus.MISDIRECTED_REQUEST, "This server answers to its own name only.")
-        if len(self.path) > LONGEST_QUERY:
+        if len(scope["raw_path"] or b"") + len(scope["query_string"]) > LONGEST_QUERY:
             return _plain(HTTPStatus.REQUEST_URI_TOO_LONG, "The address is too long.")
-        path, query = urlsplit(self.path).path, urlsplit(self.path).query
-        if path in self.server.files:
-            return HTTPStatus.OK, *self.server.files[path]
-        route = self.server.viewer.routes.get(path)
-        if route is None:
-            return _plain(HTTPStatus.NOT_FOUND, "There is no such page.")
-        if self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        if scope["path"].startswith("/api/") and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return _plain(HTTPStatus.FORBIDDEN, "Other sites' pages may not read from here.")
+        return None
+
+
+def application(viewer: Viewer) -> Starlette:
+    """The pages and the data of a viewer."""
+    page = render_page(viewer.content.overview()["name"])
+    files = {
+        "/": ("text/html", page),
+        "/view.css": ("text/css", asset("view.css")),
+        "/view.js": ("text/javascript", asset("view.js")),
+    }
+    routes = [Route(path, _file(kind, text), methods=["GET"]) for path, (kind, text) in files.items()]
+    routes += [Route(path, _data(answer), methods=["GET"]) for path, answer in viewer.routes.items()]
+    refusals: dict[Any, Any] = {
+        HTTPStatus.NOT_FOUND: lambda request, error: _plain(HTTPStatus.NOT_FOUND, "There is no such page."),
+        HTTPStatus.METHOD_NOT_ALLOWED: lambda request, error: _plain(HTTPStatus.METHOD_NOT_ALLOWED, "There is only GET."),
+    }
+    return Starlette(routes=routes, exception_handlers=refusals)
+
+
+def _file(kind: str, text: str) -> Callable[[Request], Response]:
+    return lambda request: Response(text, media_type=kind)
+
+
+def _data(answer: Callable[[Query], Any]) -> Callable[[Request], Response]:
+    """The endpoint of a path of data; it runs in a thread of its own."""
+
+    def endpoint(request: Request) -> Response:
+        status = HTTPStatus.OK
         try:
-            asked = {name: values[-1] for name, values in parse_qs(query, max_num_fields=8).items()}
+            given = parse_qs(request.url.query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
         except ValueError:
             return _plain(HTTPStatus.BAD_REQUEST, "There are too many parameters.")
-        return _json(route, asked)
+        try:
+            data = answer({name: values[-1] for name, values in given.items()})
+        except NotReady:
+            status, data = HTTPStatus.ACCEPTED, {"loading": True}  # the page asks again
+        except SaebenchError as error:
+            status, data = HTTPStatus.BAD_REQUEST, {"error": str(error)}
+        except Exception as error:  # a broken page must not look like an endless one
+            status, data = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"}
+        return Response(json.dumps(data, allow_nan=False), status, media_type="application/json")
 
-    def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        for name, value in (*HEADERS.items(), ("Content-Type", kind), ("Content-Length", str(len(body)))):
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: requests hold what the user types."""
-
-
-def _json(route: Callable[[Query], Any], query: Query) -> tuple[HTTPStatus, str, bytes]:
-    status = HTTPStatus.OK
-    try:
-        data = route(query)
-    except NotReady:
-        status, data = HTTPStatus.ACCEPTED, {"loading": True}  # the page asks again
-    except SaebenchError as error:
-        status, data = HTTPStatus.BAD_REQUEST, {"error": str(error)}
-    except Exception as error:  # a broken page must not look like an endless one
-        status, data = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"}
-    return status, "application/json", json.dumps(data, allow_nan=False).encode()
+    return endpoint
 
 
-def _plain(status: HTTPStatus, words: str) -> tuple[HTTPStatus, str, bytes]:
-    return status, "text/plain; charset=utf-8", words.encode()
+def _plain(status: HTTPStatus, words: str) -> Response:
+    return PlainTextResponse(words, status)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class ViewerServer:
+    """A server bound to its port. ``serve_forever`` runs it until ``shutdown``; leaving the context closes the port.
+
+    Attributes:
+        address: where it is.
+    """
 
     def __init__(self, viewer: Viewer, host: str, port: int) -> None:
-        self.viewer = viewer
-        self.files = {
-            "/": ("text/html; charset=utf-8", render_page(viewer.content.overview()["name"]).encode()),
-            "/view.css": ("text/css; charset=utf-8", asset("view.css").encode()),
-            "/view.js": ("text/javascript; charset=utf-8", asset("view.js").encode()),
-        }
-        super().__init__((host, port), _Handler)
+        self._socket = socket.create_server((host, port))
         bound = self.server_address[1]
         hosts = {host.lower(), *(("localhost", "127.0.0.1") if ipaddress.ip_address(host).is_loopback else ())}
-        self.names = {f"{name}:{bound}" for name in hosts} | (hosts if bound == 80 else set())
+        names = {f"{name}:{bound}" for name in hosts} | (hosts if bound == 80 else set())
+        settings = uvicorn.Config(
+            Guard(application(viewer), names), http="h11", ws="none", lifespan="off", server_header=False,
+            access_log=False, log_config=None, log_level="critical",
+        )  # fmt: skip
+        self._server = uvicorn.Server(settings)
+
+    def __enter__(self) -> ViewerServer:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._socket.close()
+
+    @property
+    def server_address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, port = self._socket.getsockname()[:2]
+        return str(host), int(port)
 
     @property
     def address(self) -> str:
-        host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}/"
+        """As a browser takes it."""
+        host, port = self.server_address
+        return f"http://{host}:{port}/"
+
+    def serve_forever(self) -> None:
+        """Answer requests until ``shutdown``, or Ctrl-C (``KeyboardInterrupt``)."""
+        self._server.run(sockets=[self._socket])
+
+    def shutdown(self) -> None:
+        """Make ``serve_forever`` return."""
+        self._server.should_exit = True
 
 
-def serve(content: Content, live: Live | None, host: str = "127.0.0.1", port: int = 0) -> _Server:
+def serve(content: Content, live: Live | None, host: str = "127.0.0.1", port: int = 0) -> ViewerServer:
     """A server bound to its port and not yet running: call ``serve_forever``; ``address`` is where it is.
 
     Args:
@@ -183,7 +179,7 @@ def serve(content: Content, live: Live | None, host: str = "127.0.0.1", port: in
     try:
         if ipaddress.IPv4Address(host).is_unspecified:
             raise SaebenchError(f"{host} stands for every address: name the one that browsers will use.")
-        return _Server(Viewer(content, live), host, port)
+        return ViewerServer(Viewer(content, live), host, port)
     except ipaddress.AddressValueError as error:
         raise SaebenchError(f"{host} is not an IPv4 address, such as 127.0.0.1.") from error
     except (OSError, OverflowError) as error:

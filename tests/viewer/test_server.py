@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -21,11 +23,11 @@ def address(files: Files) -> Iterator[str]:
         yield found
 
 
-def ask(address: str, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+def ask(address: str, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
     connection.request(method, path, headers=headers)
     response = connection.getresponse()
-    found = response.status, dict(response.getheaders()), response.read()
+    found = response.status, response.headers, response.read()
     connection.close()
     return found
 
@@ -71,7 +73,7 @@ def test_localhost_is_itself(address: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_get_only(address: str, method: str) -> None:
-    assert ask(address, "/api/overview", method)[0] == 501
+    assert ask(address, "/api/overview", method)[0] == 405
 
 
 def test_other_sites_pages_are_refused(address: str) -> None:
@@ -87,6 +89,8 @@ def test_other_sites_pages_are_refused(address: str) -> None:
         ("/%2e%2e/pyproject.toml", 404, "no such page"),
         (f"/api/latent?latent={N}", 400, "There is no latent"),
         ("/api/latent?latent=-1", 400, "whole number"),
+        ("/api/latent?latent=", 400, "whole number"),
+        ("/api/latent", 400, "whole number"),
         ("/api/latent?latent=٣", 400, "whole number"),
         (f"/api/lens?latent={N}", 400, "There is no latent"),
         ("/api/latents?show=x", 400, "no such list"),
@@ -116,3 +120,25 @@ def test_addresses_that_cannot_be_served(files: Files) -> None:
             serve(content, None, host, port)
     with serve(content, None) as server, pytest.raises(SaebenchError, match="Cannot serve"):
         serve(content, None, port=server.server_address[1])
+
+
+def test_a_malformed_request_is_answered_and_nothing_is_printed(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    host, port = urlsplit(address).hostname, urlsplit(address).port
+    for line in (b"\x16\x03\x01nonsense\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n"):
+        with socket.create_connection((host, port), timeout=10) as connection:
+            connection.sendall(line)
+            answer = connection.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 4"), answer
+    assert data(address, "/api/overview")["n_latents"] == N
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+
+
+def test_without_the_extra_one_sentence_says_how_to_install_it(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    from saebench.commands.view import view
+
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "saebench.viewer.server")
+    monkeypatch.setattr("saebench.viewer.opening.open_viewer", lambda *args, **options: pytest.fail("it was opened first"))
+    with pytest.raises(SaebenchError, match=r"needs uvicorn: run `pip install 'saebench\[view\]'`"):
+        view(str(files.sae))

@@ -71,18 +71,14 @@ class _Problems(NamedTuple):
         scale = torch.maximum(values.amax(dim=1, keepdim=True), wanted)
         gradient = (torch.bmm(self.gram, values.unsqueeze(2)).squeeze(2) - self.linear) * self.live
         violation = (values - (values - gradient / largest).clamp_min(0)).abs().amax(dim=1, keepdim=True)
-        rounding = (
-            4 * torch.finfo(values.dtype).eps * scale
-        )  # of the gradient at large values
+        rounding = 4 * torch.finfo(values.dtype).eps * scale  # of the gradient at large values
         done = (violation <= torch.maximum(TOLERANCE * wanted, rounding)).squeeze(1)
         held = (values <= torch.minimum(violation, 1e-3 * scale)) & (gradient > 0)
         free = self.live & ~held
         newton = self._newton(free, gradient, largest)
         direction = torch.where(free, newton, -gradient / largest) * self.live
         moved, stuck = self._search(values, gradient, direction, free)
-        if bool(
-            (stuck & ~done).any()
-        ):  # nearly singular: follow the gradient
+        if bool((stuck & ~done).any()):  # nearly singular: follow the gradient
             plain, still = self._search(values, gradient, -gradient / largest * self.live, free)
             moved, stuck = torch.where(stuck.unsqueeze(1), plain, moved), stuck & still
         return torch.where(done.unsqueeze(1), values, moved), done, stuck & ~done
