@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from typing import Any
 
 from saebench.comparison.samples import Z95, stated_error
 from saebench.leaderboard.imported import Imported
 from saebench.leaderboard.rows import Row
 from saebench.leaderboard.submission import Submission
-from saebench.leaderboard.svg import draw
-from saebench.report.content import Line, facts, format_value, lines, plain, provenance
+from saebench.report.content import Line, facts, format_value, plain, provenance
 from saebench.report.figures import densities, positions
-from saebench.report.page import templates
+from saebench.report.metric_table import MetricGroup, MetricRow, MetricTable, scorecard_table
+from saebench.report.page import drawn_figures, templates
 from saebench.results import EvaluatorResult, Metric
+
+PLOTLY = "plotly.min.js"
+"""Plotly's script in the site's folder; all pages share it."""
+
+CLAIMED = "claimed, not measured"
 
 
 def render_entry(row: Row, entry: Submission | Imported, file: str) -> str:
     """The page of an entry; ``file`` is the entry's own file, in the page's folder."""
     content = _submitted(entry) if isinstance(entry, Submission) else _imported(entry)
-    home = "../" * row.page.count("/") + "index.html"
-    return templates().get_template("entry.html").render(name=row.name, home=home, file=file, **content)
+    up = "../" * row.page.count("/")
+    figures = drawn_figures(content.pop("figures"), up + PLOTLY)
+    return (
+        templates()
+        .get_template("entry.html")
+        .render(title=row.name, home=up + "index.html", file=file, **content, **figures)
+    )
 
 
 def _submitted(entry: Submission) -> dict[str, Any]:
     result = entry.result
-    grouped = groupby(lines(result), key=lambda line: line.evaluator)
     about = [("Weights", entry.origin), ("Licence", entry.licence), ("Contact", entry.contact)]
     return {
         "imported": False,
         "about": about,
         "command": entry.command,
         "facts": facts(result),
-        "controls": [plain(name) for name in result.controls],
-        "groups": [(name, [_cells(line, result.evaluators) for line in each]) for name, each in grouped],
-        "figures": [(each, draw(each)) for each in (densities([result]), positions([result])) if each is not None],
+        "table": scorecard_table(result, lambda line: _interval_of(line, result.evaluators)),
+        "figures": [each for each in (densities([result]), positions([result])) if each is not None],
         "unvouched": [],
         "provenance": [*provenance(result), ("Result, SHA-256", entry.result_sha256)],
         "sections": _sections({"Training": result.sae.training, "Settings": result.settings}),
@@ -46,15 +53,16 @@ def _imported(entry: Imported) -> dict[str, Any]:
     claimed = {path for path in entry.unvouched if "." in path}
     groups = []
     for evaluator, found in entry.evaluators.items():
-        cells = []
-        for metric in found.metrics.values():
-            line = Line(
-                evaluator=plain(evaluator), name=plain(metric.name), value=format_value(metric), unit=_unit(metric),
-                direction=metric.direction, count="", description=plain(metric.description), controls=(), short_controls=(),
-                note="claimed, not measured" if f"{evaluator}.{metric.name}" in claimed else None, seconds=0.0,
-            )  # fmt: skip
-            cells.append((line, _interval(metric)))
-        groups.append((plain(evaluator), cells))
+        rows = [
+            MetricRow(
+                name=plain(metric.name), unit=_unit(metric), direction=metric.direction,
+                description=plain(metric.description),
+                note=CLAIMED if f"{evaluator}.{metric.name}" in claimed else None,
+                cells=((format_value(metric), "value"), (_interval(metric), "soft")),
+            )
+            for metric in found.metrics.values()
+        ]  # fmt: skip
+        groups.append(MetricGroup(plain(evaluator), tuple(rows)))
     width = f", d = {entry.sae.d_in}" if entry.sae.d_in else ""
     shown = [
         ("Autoencoder", entry.sae.origin),
@@ -67,8 +75,7 @@ def _imported(entry: Imported) -> dict[str, Any]:
         "about": [("Measured by", f"{entry.suite}, commit {entry.suite_commit or 'unknown'}")],
         "command": None,
         "facts": [(name, plain(value)) for name, value in shown],
-        "controls": [],
-        "groups": groups,
+        "table": MetricTable(f"Metrics of {plain(entry.name)}", ("Value", "95 % interval"), tuple(groups)),
         "figures": [],
         "unvouched": [(plain(name), plain(reason)) for name, reason in entry.unvouched.items()],
         "provenance": [(f"File {plain(name)}, SHA-256", sha256) for name, sha256 in entry.files.items()],
@@ -76,12 +83,12 @@ def _imported(entry: Imported) -> dict[str, Any]:
     }
 
 
-def _cells(line: Line, evaluators: dict[str, EvaluatorResult]) -> tuple[Line, str]:
+def _interval_of(line: Line, evaluators: dict[str, EvaluatorResult]) -> str:
     metric = next(
         (found for name, each in evaluators.items() if plain(name) == line.evaluator
          for key, found in each.metrics.items() if plain(key) == line.name), None,
     )  # fmt: skip
-    return line, "" if metric is None else _interval(metric)
+    return "" if metric is None else _interval(metric)
 
 
 def _interval(metric: Metric) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 from saebench.errors import SaebenchError
 from saebench.files import check_writable, write_text
 from saebench.leaderboard.checks import Board, load_boards
-from saebench.leaderboard.entry_page import render_entry
+from saebench.leaderboard.entry_page import PLOTLY, render_entry
 from saebench.leaderboard.rows import Row, entry_rows, table_data
 from saebench.report.content import plain
-from saebench.report.page import script_json, templates
+from saebench.report.page import plotly_script, script_json, templates
 
 MARKER = "made-by-saebench"
 """A file in the site's folder that marks it as written by saebench, so that a later build may replace it."""
@@ -40,6 +40,7 @@ def build(root: Path, out: Path) -> int:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render_entry(row, entry, path.name), encoding="utf-8")
         shutil.copyfile(path, page.with_suffix(".json"))
+    write_text(out / PLOTLY, plotly_script())
     write_text(out / "index.html", render_index([row for row, _, _ in entries], [_describe(board) for board in boards]))
     return len(entries)
 
@@ -47,7 +48,11 @@ def build(root: Path, out: Path) -> int:
 def render_index(rows: Sequence[Row], boards: Sequence[dict[str, Any]]) -> str:
     """The index. ``boards`` are ``{model, hook, title, facts}``."""
     data = table_data(rows, [{name: board[name] for name in ("model", "hook", "title")} for board in boards])
-    return templates().get_template("index.html").render(boards=boards, count=len(rows), data=script_json(data))
+    return (
+        templates()
+        .get_template("index.html")
+        .render(title="Leaderboards", boards=boards, count=len(rows), data=script_json(data), plotly_file=PLOTLY)
+    )
 
 
 def _describe(board: Board) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from markupsafe import Markup, escape
 
 from saebench.errors import SaebenchError
 from saebench.files import write_text
-from saebench.report.content import Line, facts, lines, plain, provenance
+from saebench.report.content import Line, facts, plain, provenance
 from saebench.report.content import differences as conditions_that_differ
 from saebench.report.figures import Figure
 from saebench.report.figures import figures as figures_of
+from saebench.report.metric_table import scorecard_table, side_by_side_table
 from saebench.results import Result
 
 
@@ -71,7 +71,7 @@ def render_page(
     return templates().get_template("page.html").render(
         title=plain(results[0].sae.origin) if len(results) == 1 else f"{len(results)} sparse autoencoders",
         cards=[_card(result) for result in results],
-        side_by_side=_side_by_side(results) if len(results) > 1 else None,
+        side_by_side=side_by_side_table(results, _value) if len(results) > 1 else None,
         differences=conditions_that_differ(results) if differences is None else differences,
         tables=tables,
         key=key,
@@ -84,12 +84,23 @@ def render_figures(title: str, lead: str, drawn: Sequence[Figure]) -> str:
     return templates().get_template("figures_page.html").render(title=title, lead=lead, **drawn_figures(drawn))
 
 
-def drawn_figures(drawn: Sequence[Figure]) -> dict[str, Any]:
-    """The template variables of ``layout.html`` and ``figures.html`` for figures."""
+def drawn_figures(drawn: Sequence[Figure], plotly_file: str | None = None) -> dict[str, Any]:
+    """The template variables of ``base.html`` and ``figures.html`` for figures.
+
+    Args:
+        drawn: the figures.
+        plotly_file: address of Plotly's script where pages share it (as those of a site do); by default the page holds it.
+    """
+    data = [{"id": each.key, "traces": each.traces, "layout": each.layout} for each in drawn]
+    plotly = Markup(plotly_script() if drawn and plotly_file is None else "")
+    return {"figures": drawn, "plotly": plotly, "plotly_file": plotly_file, "figure_data": script_json(data)}
+
+
+def plotly_script() -> str:
+    """Plotly's script, of the installed package."""
     from plotly.offline import get_plotlyjs
 
-    data = [{"id": each.key, "traces": each.traces, "layout": each.layout} for each in drawn]
-    return {"figures": drawn, "plotly": Markup(get_plotlyjs() if drawn else ""), "figure_data": script_json(data)}
+    return str(get_plotlyjs())
 
 
 def render_html_table(result: Result) -> str:
@@ -105,11 +116,18 @@ def script_json(data: Any) -> Markup:
 
 @cache
 def templates() -> Environment:
-    """The templates of pages, those of leaderboards included; all values are escaped."""
-    loader = ChoiceLoader([PackageLoader("saebench", f"{part}/templates") for part in ("report", "leaderboard")])
+    """The templates of all pages; all values are escaped."""
+    loader = ChoiceLoader([PackageLoader("saebench", f"{part}/templates") for part in ("report", "leaderboard", "viewer")])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = breakable
     return environment
+
+
+def asset(name: str) -> str:
+    """The text of a style sheet or a script among the templates."""
+    loader = templates().loader
+    assert loader is not None
+    return loader.get_source(templates(), name)[0]
 
 
 def breakable(text: str) -> Markup:
@@ -119,33 +137,15 @@ def breakable(text: str) -> Markup:
 
 def _card(result: Result) -> dict[str, Any]:
     """The template variables of one scorecard."""
-    grouped = groupby(lines(result), key=lambda line: line.evaluator)
     sections = {"training": result.sae.training, "settings": result.settings, "seconds spent": result.stages}
     return {
         "name": plain(result.sae.origin),
         "facts": facts(result),
-        "groups": [(name, list(of_evaluator)) for name, of_evaluator in grouped],
-        "controls": [plain(control) for control in result.controls],
+        "table": scorecard_table(result),
         "failures": [(plain(name), plain(message)) for name, message in result.failures.items()],
         "notices": [plain(each) for each in result.notices],
         "provenance": provenance(result),
         "sections": [(name, json.dumps(data, indent=1)) for name, data in sections.items() if data],
-    }
-
-
-def _side_by_side(results: Sequence[Result]) -> dict[str, Any]:
-    """Every metric as a row, every autoencoder as a column."""
-    columns = [{(line.evaluator, line.name): line for line in lines(result)} for result in results]
-    groups: dict[str, dict[str, Line]] = {}
-    for column in columns:
-        for (evaluator, name), line in column.items():
-            groups.setdefault(evaluator, {}).setdefault(name, line)
-    return {
-        "names": [plain(result.sae.origin) for result in results],
-        "groups": [
-            (evaluator, [(line, [_value(each.get((evaluator, name))) for each in columns]) for name, line in named.items()])
-            for evaluator, named in groups.items()
-        ],
     }
 
 

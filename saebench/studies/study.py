@@ -23,6 +23,7 @@ from saebench.files import check_writable, write_text
 from saebench.provenance import environment
 from saebench.report.content import ARROWS, format_value, plain
 from saebench.report.figures import Figure
+from saebench.report.metric_table import MetricGroup, MetricRow, MetricTable
 from saebench.report.page import drawn_figures, templates
 from saebench.results import CorpusRecord, Environment, JsonObject, Metric, ModelRecord, SaeRecord
 
@@ -133,17 +134,39 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
 def render_study(result: StudyResult, figures: Sequence[Figure]) -> str:
     """The page, whole: it opens from a file, without a network."""
     text = None if result.corpus is None else f"{plain(result.corpus.name)}, {result.corpus.tokens_counted:,} tokens counted"
-    return templates().get_template("study.html").render(
-        title=result.study.capitalize(),
-        question=plain(result.question),
-        facts=[*[("Autoencoder", f"{plain(each.origin)} ({each.n_latents:,} latents)") for each in result.saes],
-               *([("Language model", plain(result.model.name))] if result.model else []),
-               *([("Text", text)] if text else [])],
-        metrics=[(each, plain(each.name), format_value(each), plain(each.unit)) for each in result.metrics.values()],
-        settings=json.dumps({"settings": result.settings, "definitions": result.definitions,
-                             "environment": result.environment.model_dump(mode="json")}, indent=1),
-        **drawn_figures(figures),
-    )  # fmt: skip
+    about = [("Autoencoder", f"{plain(each.origin)} ({each.n_latents:,} latents)") for each in result.saes]
+    about += [("Language model", plain(result.model.name))] if result.model else []
+    about += [("Text", text)] if text else []
+    settings = {"settings": result.settings, "definitions": result.definitions}
+    return (
+        templates()
+        .get_template("study.html")
+        .render(
+            title=result.study.capitalize(),
+            question=plain(result.question),
+            about=about,
+            table=MetricTable("Numbers of the study", ("Value", "Over"), (MetricGroup("", _rows(result)),), _KEY),
+            settings=json.dumps(settings | {"environment": result.environment.model_dump(mode="json")}, indent=1),
+            **drawn_figures(figures),
+        )
+    )
+
+
+_KEY = "Value ± standard error, or [95 % interval]; ↓ lower is better, ↑ higher is better"
+
+
+def _rows(result: StudyResult) -> tuple[MetricRow, ...]:
+    return tuple(
+        MetricRow(
+            name=plain(metric.name),
+            unit="" if metric.unit == "1" else plain(metric.unit),
+            direction=metric.direction,
+            description=plain(metric.description),
+            note=None if metric.reason is None else plain(metric.reason),
+            cells=((format_value(metric), "value"), (f"{metric.n:,} {plain(metric.n_unit)}", "soft")),
+        )
+        for metric in result.metrics.values()
+    )
 
 
 def study_table(result: StudyResult) -> Table:

@@ -24,10 +24,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saebench.errors import SaebenchError
+from saebench.report.page import asset
 from saebench.viewer.answers import Query, Viewer
 from saebench.viewer.content import Content
 from saebench.viewer.live import Live, NotReady
-from saebench.viewer.page import asset, render_page
+from saebench.viewer.page import SCRIPT, STYLE, render_page
 
 LONGEST_QUERY = 16_384
 MOST_PARAMETERS = 8
@@ -77,8 +78,8 @@ def application(viewer: Viewer) -> Starlette:
     page = render_page(viewer.content.overview()["name"])
     files = {
         "/": ("text/html", page),
-        "/view.css": ("text/css", asset("view.css")),
-        "/view.js": ("text/javascript", asset("view.js")),
+        f"/{STYLE}": ("text/css", asset(STYLE)),
+        f"/{SCRIPT}": ("text/javascript", asset(SCRIPT)),
     }
     routes = [Route(path, _file(kind, text), methods=["GET"]) for path, (kind, text) in files.items()]
     routes += [Route(path, _data(answer), methods=["GET"]) for path, answer in viewer.routes.items()]

@@ -11,7 +11,6 @@ import pytest
 from saebench.errors import SaebenchError
 from saebench.leaderboard.rows import Row, table_data
 from saebench.leaderboard.site import build, render_index
-from saebench.leaderboard.svg import draw
 from saebench.report.figures import densities, positions
 from tests.leaderboard.samples import FOLDER, entry_result, submission, write_board
 from tests.sample_results import evaluator, metric, sample_result
@@ -89,16 +88,16 @@ def test_the_index_holds_its_data_as_json() -> None:
     assert data["rows"]["name"] == [HOSTILE] and data["metrics"][0]["name"] == HOSTILE
 
 
-def test_drawings_have_a_bar_for_each_bin_and_a_line_through_every_position() -> None:
-    result = sample_result()
-    bars, line = densities([result]), positions([result])
-    assert bars is not None and line is not None
-    drawn = draw(bars)
-    assert drawn.count('class="bar"') == 19 and 'role="img"' in drawn
-    assert (
-        'class="line"' in draw(line)
-        and len(re.findall(r"[\d.]+ [\d.]+", draw(line).partition('class="line" d="M')[2])) == 128  # and the axis
-    )
-    heights = [float(found) for found in re.findall(r'class="bar".*?height="([\d.]+)"', drawn)]
-    counts = bars.traces[0]["y"]
-    assert heights[counts.index(max(counts))] == max(heights)
+def test_the_page_of_an_entry_draws_its_figures_with_the_shared_script(tmp_path: Path) -> None:
+    root = write_board(tmp_path / "boards", [submission("one")]).parents[1]
+    build(root, tmp_path / "site")
+    page = (tmp_path / "site" / FOLDER / "one.html").read_text()
+    assert '<script src="../../plotly.min.js"></script>' in page and len(page) < 200_000
+    assert (tmp_path / "site" / "plotly.min.js").stat().st_size > 1_000_000
+    figures = json.loads(page.partition("const FIGURES = ")[2].partition(";\n")[0])
+    result = entry_result()
+    expected = [densities([result]), positions([result])]
+    assert [each["id"] for each in figures] == [each.key for each in expected if each is not None]
+    for drawn, figure in zip(figures, filter(None, expected), strict=True):
+        assert drawn["traces"] == figure.traces and f'id="plot-{figure.key}"' in page
+        assert all(row[0] in page for row in figure.rows)  # the same numbers in a table

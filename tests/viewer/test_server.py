@@ -52,7 +52,7 @@ def test_page_and_data(address: str) -> None:
 
 
 def test_headers(address: str) -> None:
-    for path in ("/", "/view.js", "/view.css", "/api/overview", "/nothing"):
+    for path in ("/", "/view.js", "/style.css", "/api/overview", "/nothing"):
         headers = ask(address, path)[1]
         policy = headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy

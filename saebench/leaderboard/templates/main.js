@@ -50,9 +50,7 @@ function columnChoice(metric) {
 
 function architectureChip(name) {
   const chip = make("button", null, {type: "button"});
-  const sample = svg("svg", {viewBox: "-7 -7 14 14", "aria-hidden": "true"});
-  sample.append(svg("path", {d: marker(name)(0, 0)}));
-  chip.append(sample, name);
+  chip.append(make("span", styleOf(name, [...GLYPHS]), {"aria-hidden": "true"}), name);
   chip.dataset.name = name;
   chip.addEventListener("click", () => {
     const hidden = new Set(state.hidden);
@@ -71,7 +69,7 @@ function showControls() {
   for (const box of document.querySelectorAll("#column-list input")) box.checked = state.columns.includes(box.value);
   for (const chip of document.querySelectorAll("#architectures button")) {
     chip.setAttribute("aria-pressed", String(!state.hidden.includes(chip.dataset.name)));
-    chip.querySelector("path").setAttribute("fill", colour(chip.dataset.name));
+    chip.querySelector("span").style.color = colour(chip.dataset.name);
   }
 }
 
@@ -106,7 +104,7 @@ control("reset").addEventListener("click", () => change(structuredClone(DEFAULTS
 control("filters").addEventListener("submit", (event) => event.preventDefault());
 window.addEventListener("hashchange", () => { state = readAddress(); show(); });
 darkTheme.addEventListener("change", show);
-new ResizeObserver(() => drawPlot(shownRows())).observe(plot);
+narrow.addEventListener("change", show);
 
 fillControls();
 state = readAddress();

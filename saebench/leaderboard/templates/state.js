@@ -57,6 +57,7 @@ function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   const next = structuredClone(DEFAULTS);
   for (const key of ["q", "model", "hook", "source", "min", "max"]) if (given.has(key)) next[key] = given.get(key);
+  for (const key of ["min", "max"]) if (!Number.isFinite(Number(next[key]))) next[key] = "";
   if (given.has("model") && !given.has("hook")) next.hook = "";
   if (!hooksOf(next.model).includes(next.hook)) next.hook = "";
   if (given.has("hide")) next.hidden = given.get("hide").split(",").filter((name) => ARCHITECTURES.includes(name));
