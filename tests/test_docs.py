@@ -14,8 +14,11 @@ import typer
 
 from saebench.cli import app
 from saebench.definitions import load_definition
-from saebench.evaluators import ablation, dictionary_pair, progressive, shrinkage
-from saebench.evaluators.base import installed_evaluators
+from saebench.evaluators import dictionary_pair
+from saebench.evaluators.ablation import Ablation
+from saebench.evaluators.base import Evaluator, installed_evaluators
+from saebench.evaluators.progressive import Progressive
+from saebench.evaluators.shrinkage import Shrinkage
 from saebench.explaining.n2g.baselines import BASELINES
 from saebench.probing.protocol import read_protocol
 from saebench.sae import SparseAutoencoder
@@ -147,11 +150,10 @@ def test_the_metrics_of_two_dictionaries_are_listed(make_sae: Callable[..., Spar
     assert documented == {metric.name: (metric.unit, metric.direction) for metric in metrics}
 
 
-@pytest.mark.parametrize("module", [ablation, progressive, shrinkage], ids=lambda module: module.__name__.split(".")[-1])
-def test_settings_have_the_defaults_of_the_code(module: Any) -> None:
-    name = module.__name__.split(".")[-1]
-    rows = table(section(reference(name), "Settings"))
-    assert {setting: int(cells[0]) for setting, cells in rows.items()} == module.DEFAULTS
+@pytest.mark.parametrize("evaluator", [Ablation, Progressive, Shrinkage], ids=lambda evaluator: evaluator.name)
+def test_settings_have_the_defaults_of_the_code(evaluator: type[Evaluator]) -> None:
+    rows = table(section(reference(evaluator.name), "Settings"))
+    assert {setting: int(cells[0]) for setting, cells in rows.items()} == evaluator.defaults
 
 
 def protocol_numbers(name: str) -> dict[str, Any]:

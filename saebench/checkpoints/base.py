@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -102,6 +102,27 @@ class Location:
         return digest.hexdigest()
 
 
+class Sizes(NamedTuple):
+    """Width of the activations that an autoencoder reads, number of latents, width of the activations that it writes."""
+
+    d_in: int
+    n_latents: int
+    d_out: int
+
+
+class Recorded(TypedDict, total=False):
+    """What only some formats record; see ``CheckpointInfo``."""
+
+    scaling: str
+    hook_out: str | None
+    model: str | None
+    context: int | None
+    prepend_bos: bool | None
+    dtype: str | None
+    group_sizes: tuple[int, ...] | None
+    training: dict[str, Any]
+
+
 class Adapter(ABC):
     """Reads one format. Third parties register theirs in the entry-point group ``saebench.checkpoints``."""
 
@@ -117,6 +138,24 @@ class Adapter(ABC):
     def describe(self, location: Location) -> CheckpointInfo:
         """The checkpoint's metadata; no weights are loaded where the format allows."""
 
+    def info(
+        self, location: Location, sizes: Sizes, activation: dict[str, Any], hook: str | None, **recorded: Unpack[Recorded]
+    ) -> CheckpointInfo:
+        """Metadata of a checkpoint of this format. The activation function's name is the architecture.
+
+        Args:
+            location: of the checkpoint.
+            sizes: of the weights.
+            activation: the activation function as JSON data.
+            hook: where it reads; where it writes as well, unless ``hook_out`` is recorded.
+            recorded: further fields.
+        """
+        fields: Recorded = {"hook_out": hook, **recorded}
+        return CheckpointInfo(
+            location.origin, self.name, activation["name"], sizes.d_in, sizes.d_out, sizes.n_latents, activation,
+            hook_in=hook, **fields,
+        )  # fmt: skip
+
     @abstractmethod
     def load(self, location: Location) -> SparseAutoencoder:
         """The autoencoder. ``info.weights_sha256`` is filled in by the caller from ``weights_file``."""
@@ -124,6 +163,22 @@ class Adapter(ABC):
     @abstractmethod
     def weights_file(self, location: Location) -> str:
         """The file that holds the weights."""
+
+
+class PairAdapter(Adapter):
+    """Reads a format of two files, ``config`` (JSON) and ``weights``, recognised by their names."""
+
+    config: ClassVar[str]
+    weights: ClassVar[str]
+
+    def recognise(self, location: Location) -> bool:
+        """By the names of the two files."""
+        both = location.has(self.config) and location.has(self.weights)
+        return both and location.file in (None, self.config, self.weights)
+
+    def weights_file(self, location: Location) -> str:
+        """The second of the two files."""
+        return self.weights
 
 
 def locate(origin: str | Path) -> Location:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, integer, read_torch, take
+from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_torch, take
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, Gated, JumpReLU, ReLU, SparseAutoencoder, TopK
 
@@ -24,21 +24,16 @@ _ARCHITECTURES = {
 }
 
 
-class DictionaryLearning(Adapter):
+class DictionaryLearning(PairAdapter):
     """``ae.pt`` and ``config.json``."""
 
     name = "dictionary_learning"
     looks_for = f"{WEIGHTS} and {CONFIG} with a trainer section"
+    config, weights = CONFIG, WEIGHTS
 
     def recognise(self, location: Location) -> bool:
         """By its two files and the section ``trainer``."""
-        if not (location.has(CONFIG) and location.has(WEIGHTS) and location.file in (None, CONFIG, WEIGHTS)):
-            return False
-        return isinstance(location.json(CONFIG).get("trainer"), dict)
-
-    def weights_file(self, location: Location) -> str:
-        """``ae.pt``."""
-        return WEIGHTS
+        return super().recognise(location) and isinstance(location.json(CONFIG).get("trainer"), dict)
 
     def describe(self, location: Location) -> CheckpointInfo:
         """From the configuration alone."""
@@ -52,16 +47,11 @@ class DictionaryLearning(Adapter):
         if "k" in trainer:
             activation["k"] = integer(trainer["k"], "k", location)
         sizes = trainer.get("group_sizes")
-        return CheckpointInfo(
-            origin=location.origin,
-            format=self.name,
-            architecture=_ARCHITECTURES[kind],
-            d_in=d,
-            d_out=d,
-            n_latents=n,
-            activation=activation,
-            hook_in=hook,
-            hook_out=hook,
+        return self.info(
+            location,
+            Sizes(d, n, d),
+            activation,
+            hook,
             model=trainer.get("lm_name"),
             context=buffer.get("ctx_len") if isinstance(buffer, dict) else None,
             group_sizes=tuple(int(size) for size in sizes) if sizes else None,

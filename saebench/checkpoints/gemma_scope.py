@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, read_safetensors, safetensors_header, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, read_safetensors, safetensors_header, take
 from saebench.errors import SaebenchError
 from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
 
@@ -43,19 +43,8 @@ class GemmaScope(Adapter):
         path = _full_path(location, self.weights_file(location))
         layer, model, site = _LAYER.search(path), _MODEL.search(path), _SITE.search(path)
         hook = f"blocks.{layer[1]}.{_SITES[site[1]]}" if layer and site else None
-        return CheckpointInfo(
-            origin=location.origin,
-            format=self.name,
-            architecture="jumprelu",
-            d_in=d_in,
-            d_out=d_out,
-            n_latents=n,
-            activation={"name": "jumprelu"},
-            hook_in=hook,
-            hook_out=hook,
-            model=f"google/gemma-2-{model[1]}" + ("-it" if model[2] == "it" else "") if model else None,
-            prepend_bos=True,
-        )
+        name = f"google/gemma-2-{model[1]}" + ("-it" if model[2] == "it" else "") if model else None
+        return self.info(location, Sizes(d_in, n, d_out), {"name": "jumprelu"}, hook, model=name, prepend_bos=True)
 
     def load(self, location: Location) -> SparseAutoencoder:
         """The arrays unchanged; the input scale of embedding autoencoders is folded into the weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from saebench.checkpoints.base import Adapter, Location, read_torch, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, read_torch, take
 from saebench.sae import CheckpointInfo, ReLU, SparseAutoencoder
 
 _NAME = re.compile(r"(Llama-3\.[13]-\d+B-Instruct)-SAE-l(\d+)")
@@ -35,19 +35,9 @@ class Goodfire(Adapter):
         n, d = weight.shape
         match = _NAME.search(f"{location.origin}/{self.weights_file(location)}")
         hook = f"blocks.{match[2]}.hook_resid_post" if match else None
-        return CheckpointInfo(
-            origin=location.origin,
-            format=self.name,
-            architecture="relu",
-            d_in=d,
-            d_out=d,
-            n_latents=n,
-            activation={"name": "relu"},
-            hook_in=hook,
-            hook_out=hook,
-            model=f"meta-llama/{match[1]}" if match else None,
-            dtype=str(weight.dtype).removeprefix("torch."),
-        )
+        model = f"meta-llama/{match[1]}" if match else None
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return self.info(location, Sizes(d, n, d), {"name": "relu"}, hook, model=model, dtype=dtype)
 
     def load(self, location: Location) -> SparseAutoencoder:
         """The two layers."""

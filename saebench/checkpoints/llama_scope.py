@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, integer, read_safetensors, safetensors_header, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, integer, read_safetensors, safetensors_header, take
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
 
@@ -55,16 +55,12 @@ class LlamaScope(Adapter):
         activation: dict[str, Any] = {"name": kind}
         if kind == "topk":
             activation["k"] = integer(config.get("top_k"), "top_k", location)
-        return CheckpointInfo(
-            origin=location.origin,
-            format=self.name,
-            architecture=kind,
-            d_in=d_in,
-            d_out=d_out,
-            n_latents=n,
-            activation=activation,
+        return self.info(
+            location,
+            Sizes(d_in, n, d_out),
+            activation,
+            config.get("hook_point_in"),
             scaling="none" if _scaling(config, {}, d_in, d_out, location) is None else "dataset",
-            hook_in=config.get("hook_point_in"),
             hook_out=config.get("hook_point_out") or config.get("hook_point_in"),
             model=config.get("model_name"),
             training={"llama_scope": {"config": config}},
@@ -89,16 +85,8 @@ class LlamaScope(Adapter):
             elif "encoder.weight" in tensors or not isinstance(activation, ReLU):
                 W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
         subtract = bool(config.get("apply_decoder_bias_to_pre_encoder"))
-        return SparseAutoencoder(
-            W_enc=W_enc,
-            W_dec=W_dec,
-            b_enc=b_enc,
-            b_dec=b_dec,
-            b_pre=b_dec if subtract else None,
-            activation=activation,
-            scaling=scaling,
-            info=info,
-        )
+        b_pre = b_dec if subtract else None
+        return SparseAutoencoder(W_enc, W_dec, b_enc, b_dec, activation, info, b_pre=b_pre, scaling=scaling)
 
     def _weights(self, location: Location) -> str | None:
         return next((name for name in _WEIGHTS if location.has(name)), None)

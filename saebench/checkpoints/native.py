@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, read_safetensors, take
+from saebench.checkpoints.base import Location, PairAdapter, read_safetensors, take
 from saebench.errors import SaebenchError
 from saebench.files import write_safetensors, write_text
 from saebench.sae import (
@@ -33,19 +33,12 @@ CONFIG, WEIGHTS = "sae.json", "sae.safetensors"
 FORMAT_VERSION = 1
 
 
-class Native(Adapter):
+class Native(PairAdapter):
     """The format written by ``saebench train`` and ``saebench convert``."""
 
     name = "saebench"
     looks_for = f"{CONFIG} and {WEIGHTS}"
-
-    def recognise(self, location: Location) -> bool:
-        """By the names of its two files."""
-        return location.has(CONFIG) and location.has(WEIGHTS) and location.file in (None, CONFIG, WEIGHTS)
-
-    def weights_file(self, location: Location) -> str:
-        """``sae.safetensors``."""
-        return WEIGHTS
+    config, weights = CONFIG, WEIGHTS
 
     def describe(self, location: Location) -> CheckpointInfo:
         """From the JSON file alone."""

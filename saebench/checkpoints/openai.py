@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from saebench.checkpoints.base import Adapter, Location, integer, read_torch, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, integer, read_torch, take
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, InputScaling, ReLU, SparseAutoencoder, TopK
 
@@ -38,18 +38,12 @@ class OpenAI(Adapter):
         state = self._state(location)
         n, d = take(state, "encoder.weight", location).shape
         activation = _activation(state, location)
-        hook = _hook(location)
-        return CheckpointInfo(
-            origin=location.origin,
-            format=self.name,
-            architecture=activation.name,
-            d_in=d,
-            d_out=d,
-            n_latents=n,
-            activation=activation.describe(),
+        return self.info(
+            location,
+            Sizes(d, n, d),
+            activation.describe(),
+            _hook(location),
             scaling=_scaling(activation).kind,
-            hook_in=hook,
-            hook_out=hook,
             model="gpt2",
             context=64,
             dtype=str(state["encoder.weight"].dtype).removeprefix("torch."),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, integer, read_safetensors, safetensors_header, take
+from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, safetensors_header, take
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, Gated, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
 from saebench.sae.scaling import ScalingKind
@@ -77,19 +77,12 @@ class _Config:
         return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize)
 
 
-class SAELens(Adapter):
+class SAELens(PairAdapter):
     """``cfg.json`` and ``sae_weights.safetensors``."""
 
     name = "saelens"
     looks_for = f"{CONFIG} and {WEIGHTS}"
-
-    def recognise(self, location: Location) -> bool:
-        """By the names of its two files."""
-        return location.has(CONFIG) and location.has(WEIGHTS) and location.file in (None, CONFIG, WEIGHTS)
-
-    def weights_file(self, location: Location) -> str:
-        """``sae_weights.safetensors``."""
-        return WEIGHTS
+    config, weights = CONFIG, WEIGHTS
 
     def describe(self, location: Location) -> CheckpointInfo:
         """From the configuration and the header of the weights."""
@@ -101,16 +94,12 @@ class SAELens(Adapter):
         metadata = config.metadata
         hook = metadata.get("hook_name") or metadata.get("hook_point")
         architecture = _ARCHITECTURES[config.architecture]
-        return CheckpointInfo(
-            origin=location.origin,
-            format=self.name,
-            architecture=architecture,
-            d_in=d_in,
-            d_out=shapes["W_dec"][0][1],
-            n_latents=n,
-            activation={"name": architecture} | ({"k": config.k} if config.k is not None else {}),
+        return self.info(
+            location,
+            Sizes(d_in, n, shapes["W_dec"][0][1]),
+            {"name": architecture} | ({"k": config.k} if config.k is not None else {}),
+            hook,
             scaling=_SCALINGS[config.normalize],
-            hook_in=hook,
             hook_out=metadata.get("hook_name_out") or config.raw.get("hook_name_out") or hook,
             model=metadata.get("model_name"),
             context=metadata.get("context_size"),

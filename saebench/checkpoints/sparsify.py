@@ -5,27 +5,23 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from saebench.checkpoints.base import Adapter, Location, integer, read_safetensors, safetensors_header, take
+from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, safetensors_header, take
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, GroupMax, SparseAutoencoder, TopK
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
 
-class Sparsify(Adapter):
+class Sparsify(PairAdapter):
     """``cfg.json`` and ``sae.safetensors`` with ``encoder.weight``."""
 
     name = "sparsify"
     looks_for = f"{CONFIG} and {WEIGHTS} (in the folder of one hookpoint)"
+    config, weights = CONFIG, WEIGHTS
 
     def recognise(self, location: Location) -> bool:
         """By the names of its two files; saebench's own weights have the same name, but come with ``sae.json``."""
-        names = location.has(CONFIG) and location.has(WEIGHTS) and not location.has("sae.json")
-        return names and location.file in (None, CONFIG, WEIGHTS)
-
-    def weights_file(self, location: Location) -> str:
-        """``sae.safetensors``."""
-        return WEIGHTS
+        return super().recognise(location) and not location.has("sae.json")
 
     def describe(self, location: Location) -> CheckpointInfo:
         """From the configuration and the header of the weights (``num_latents`` is 0 where a factor was given instead)."""
@@ -41,19 +37,8 @@ class Sparsify(Adapter):
             hook_in: str | None = hook.removesuffix(".mlp") + ".mlp_in"
         else:
             hook_in = hook
-        return CheckpointInfo(
-            origin=location.origin,
-            format=self.name,
-            architecture=activation.name,
-            d_in=d_in,
-            d_out=shapes["W_dec"][0][1],
-            n_latents=n,
-            activation=activation.describe(),
-            hook_in=hook_in,
-            hook_out=hook,
-            dtype=dtype,
-            training={"sparsify": {"config": config}},
-        )
+        sizes, training = Sizes(d_in, n, shapes["W_dec"][0][1]), {"sparsify": {"config": config}}
+        return self.info(location, sizes, activation.describe(), hook_in, hook_out=hook, dtype=dtype, training=training)
 
     def load(self, location: Location) -> SparseAutoencoder:
         """Weights as stored: ``W_dec`` is ``[n, d]`` already."""

@@ -7,7 +7,7 @@ single channels of the clean activations, and removing random directions of the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from scipy.stats import t as student
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Setup
-from saebench.evaluators.options import read_options
 from saebench.evaluators.splicing.effects import Effect
 from saebench.evaluators.splicing.interventions import (
     Interventions,
@@ -30,10 +29,6 @@ from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate, RowSums, mean_estimate
 
-DEFAULTS = {"tokens": 32, "tokens_per_row": 2, "horizon": 16, "latents_per_token": 64, "baselines_per_token": 8, "batch": 48}
-"""Sampled tokens, and the most in one row; positions compared (T); the most latents ablated at a token; channels and
-random directions tried at each; interventions in a batch."""
-
 KINDS = ("latents", "channels", "random_directions")
 QUANTILES = (5, 25, 50, 75, 95)
 
@@ -44,10 +39,19 @@ class Ablation(Evaluator):
     name = "ablation"
     version = 1
     description = "Sparsity of the effects of single latents on the logits, against channels and random directions"
+    defaults: ClassVar[dict[str, int]] = {
+        "tokens": 32,
+        "tokens_per_row": 2,
+        "horizon": 16,
+        "latents_per_token": 64,
+        "baselines_per_token": 8,
+        "batch": 48,
+    }
+    """Sampled tokens, and the most in one row; positions compared (T); the most latents ablated at a token; channels and
+    random directions tried at each; interventions in a batch."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.options = read_options(self.name, setup.options, DEFAULTS)
         self.interventions = Interventions(setup.cut, self.options["horizon"], self.options["batch"])
         self.found: dict[str, list[Effect]] = {kind: [] for kind in KINDS}
         self.latents: list[Tensor] = []
@@ -57,15 +61,16 @@ class Ablation(Evaluator):
     def check(cls, setup: Setup) -> None:
         """Raise ``SaebenchError`` where options are invalid, no token has T positions, or the model's dtype is too
         coarse."""
-        options = read_options(cls.name, setup.options, DEFAULTS)
+        super().check(setup)
+        horizon = cls.read_options(setup)["horizon"]
         if setup.cut.model.dtype not in (torch.float32, torch.float64):
             raise SaebenchError(
                 f"Differences of logits are smaller than the rounding of {setup.cut.model.dtype}: "
                 "run the evaluator ablation with --dtype float32."
             )
-        if not sample_tokens(setup.corpus, 1, 1, options["horizon"], setup.seed):
+        if not sample_tokens(setup.corpus, 1, 1, horizon, setup.seed):
             raise SaebenchError(
-                f"No counted token has {options['horizon']} positions from itself on in rows of {setup.corpus.context}: "
+                f"No counted token has {horizon} positions from itself on in rows of {setup.corpus.context}: "
                 "use a longer --context for the evaluator ablation."
             )
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from saebench.errors import SaebenchError
+from saebench.evaluators.options import read_options
 from saebench.lm import Cut, Prefix
 from saebench.progress import Progress
 from saebench.results import EvaluatorResult, Metric
-from saebench.sae import Autoencoder, SparseLatents
+from saebench.sae import Autoencoder, SparseAutoencoder, SparseLatents
 
 if TYPE_CHECKING:
     from saebench.evaluators.shared import Shared
@@ -110,18 +111,38 @@ class Evaluator(ABC):
         name: as used in options and results.
         version: of its definition; increased by a change that changes numbers.
         description: one line for ``saebench evaluators``.
+        defaults: its options, all whole numbers from 1, with their defaults; None where it reads its options itself.
+        needs_weights: whether it needs the weights of the encoder and decoder, not only ``encode`` and ``decode``.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     description: ClassVar[str] = ""
+    defaults: ClassVar[Mapping[str, int] | None] = None
+    needs_weights: ClassVar[bool] = False
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self.options = self.read_options(setup)
+
+    @classmethod
+    def read_options(cls, setup: Setup) -> dict[str, int]:
+        """The options with their ``defaults``; empty where the evaluator has none or reads them itself.
+
+        Raises:
+            SaebenchError: an option is unknown or not a whole number from 1.
+        """
+        return {} if cls.defaults is None else read_options(cls.name, setup.options, cls.defaults)
 
     @classmethod
     def check(cls, setup: Setup) -> None:
         """Raise ``SaebenchError`` where this evaluator cannot run, before heavy work."""
+        cls.read_options(setup)
+        if cls.needs_weights and not isinstance(setup.sae, SparseAutoencoder):
+            raise SaebenchError(
+                f"The evaluator {cls.name} needs weights, which a {type(setup.sae).__name__} does not have: "
+                "leave it out or give a checkpoint."
+            )
 
     @classmethod
     def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from saebench.errors import SaebenchError
-from saebench.evaluators.base import Evaluator, Setup
+from saebench.evaluators.base import Evaluator
 from saebench.evaluators.geometry import (
     alignment,
     direction_chunks,
@@ -20,7 +19,6 @@ from saebench.evaluators.geometry import (
     nearest,
     sampled_latents,
 )
-from saebench.evaluators.options import read_options
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import mean_estimate
@@ -44,16 +42,8 @@ class Dictionary(Evaluator):
     name = "dictionary"
     version = 1
     description = "Geometry of the weights: neighbouring directions, effective rank, encoder against decoder"
-
-    @classmethod
-    def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where options are given or the weights are not available."""
-        read_options(cls.name, setup.options, {})
-        if not isinstance(setup.sae, SparseAutoencoder):
-            raise SaebenchError(
-                f"The evaluator dictionary needs weights, which a {type(setup.sae).__name__} does not have: "
-                "leave it out or give a checkpoint."
-            )
+    defaults: ClassVar[dict[str, int]] = {}
+    needs_weights = True
 
     def compute(self) -> EvaluatorResult:
         """All metrics and the histograms behind them."""

@@ -26,8 +26,6 @@ from saebench.results import EvaluatorResult
 from saebench.sae import SparseAutoencoder
 from saebench.tasks import Task, TaskData, availability, find_tasks, load_task
 
-OPTIONS = ("tasks",)
-
 
 class ProbeLoss(Evaluator):
     """Best latent of every task, with baselines; finished tasks are cached on disk and not computed again."""
@@ -35,6 +33,7 @@ class ProbeLoss(Evaluator):
     name = "probe_loss"
     version = 1
     description = "Loss of the best one-dimensional probe on a latent, over binary tasks, with dense baselines"
+    option_names = ("tasks",)
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -46,9 +45,9 @@ class ProbeLoss(Evaluator):
     @classmethod
     def check(cls, setup: Setup) -> None:
         """Raise ``SaebenchError`` where an option or a definition is invalid, or no task's data are available."""
-        unknown = sorted(set(setup.options) - set(OPTIONS))
+        unknown = sorted(set(setup.options) - set(cls.option_names))
         if unknown:
-            raise SaebenchError(f"probe_loss has no option {unknown[0]!r}; it has {', '.join(OPTIONS)}.")
+            raise SaebenchError(f"probe_loss has no option {unknown[0]!r}; it has {', '.join(cls.option_names)}.")
         if setup.data_dir is not None and not setup.data_dir.is_dir():
             raise SaebenchError(f"There is no data folder {setup.data_dir}: give an existing one with --data-dir.")
         tasks = requested_tasks(setup.options, read_protocol())

@@ -9,22 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
 from saebench.evaluators.codes.recovery import Levels, by_count, by_threshold, find_levels, prefix_sizes
-from saebench.evaluators.options import read_options
 from saebench.evaluators.splicing.rows import SplicedRows
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae import SparseAutoencoder, SparseLatents
-
-DEFAULTS = {"downstream_rows": 8, "calibration_rows": 8}
-"""Rows of text on which losses are measured, and on which levels and thresholds are chosen before the pass."""
 
 RULES = {"count": "the k' largest latents of each token", "threshold": "one threshold for all tokens"}
 
@@ -35,20 +31,16 @@ class Progressive(StreamingEvaluator):
     name = "progressive"
     version = 1
     description = "Reconstruction and loss with fewer latents, with more, with a fixed threshold, by prefix"
+    defaults: ClassVar[dict[str, int]] = {"downstream_rows": 8, "calibration_rows": 8}
+    """Rows of text on which losses are measured, and on which levels and thresholds are chosen before the pass."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.options = read_options(self.name, setup.options, DEFAULTS)
         self.prefixes = self._prefixes()
         self._levels: Levels | None = None
         self._sums: RowSums | None = None
         self._spliced: SplicedRows | None = None
         self._batch: CleanBatch | None = None
-
-    @classmethod
-    def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where options are invalid."""
-        read_options(cls.name, setup.options, DEFAULTS)
 
     def _prefixes(self) -> dict[str, SparseAutoencoder]:
         sae = self.setup.sae

@@ -6,23 +6,18 @@ on the same support and compared with the encoder's: values of a ReLU autoencode
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from saebench.errors import SaebenchError
 from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
 from saebench.evaluators.codes.refinement import refine
-from saebench.evaluators.options import read_options
 from saebench.evaluators.splicing.rows import SplicedRows
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae import SparseAutoencoder
-
-DEFAULTS = {"downstream_rows": 16}
-"""Rows of text on which the losses before and after are measured."""
 
 _SUMS = ("tokens", "error", "refined_error", "active", "values", "refined_values", "ratios", "zeroed", "converged")
 LOWEST, HIGHEST = -20, 20
@@ -35,10 +30,12 @@ class Shrinkage(StreamingEvaluator):
     name = "shrinkage"
     version = 1
     description = "Values of active latents against their refinement on the same support, and what that gains"
+    defaults: ClassVar[dict[str, int]] = {"downstream_rows": 16}
+    """Rows of text on which the losses before and after are measured."""
+    needs_weights = True
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.options = read_options(self.name, setup.options, DEFAULTS)
         self.sums = RowSums(_SUMS)
         self.spliced = SplicedRows(setup, self.options["downstream_rows"], ("before", "after"))
         bins = HIGHEST - LOWEST + 1
@@ -46,16 +43,6 @@ class Shrinkage(StreamingEvaluator):
             name: torch.zeros(bins, dtype=torch.float64) for name in ("active", "values", "refined", "ratios")
         }
         self._batch: CleanBatch | None = None
-
-    @classmethod
-    def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where options are invalid or the decoder's weights are not available."""
-        read_options(cls.name, setup.options, DEFAULTS)
-        if not isinstance(setup.sae, SparseAutoencoder):
-            raise SaebenchError(
-                f"The evaluator shrinkage needs decoder weights, which a {type(setup.sae).__name__} does not have: "
-                "leave it out or give a checkpoint."
-            )
 
     def start_batch(self, batch: CleanBatch) -> None:
         """Start a batch."""

@@ -123,5 +123,5 @@ def test_objects_without_weights_are_rejected(tiny_model: LanguageModel, tiny_co
         def decode(self, z: Tensor) -> Tensor:
             return z
 
-    with pytest.raises(SaebenchError, match="needs decoder weights"):
+    with pytest.raises(SaebenchError, match="shrinkage needs weights"):
         run(Identity(), tiny_model, tiny_corpus)

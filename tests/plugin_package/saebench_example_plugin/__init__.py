@@ -13,7 +13,6 @@ class LargestActivation(StreamingEvaluator):
     """The largest activation of any latent."""
 
     name = "largest_activation"
-    version = 1
     description = "The largest activation of any latent"
 
     def __init__(self, setup: Setup) -> None:
