@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from saebench.checkpoints.given import Given
 from saebench.errors import SaebenchError
 from saebench.files import require_hub
 from saebench.sae import CheckpointInfo, SparseAutoencoder
@@ -29,6 +30,7 @@ class Location:
     Attributes:
         origin: as the user gave it.
         names: files there, as relative POSIX paths, at most two folders deep.
+        given: what the user says of a checkpoint whose files leave it open.
     """
 
     origin: str
@@ -38,6 +40,7 @@ class Location:
     subfolder: str = ""
     revision: str | None = None
     file: str | None = None  # the one file meant, where the user named a file
+    given: Given = field(default_factory=Given)
     _fetched: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def has(self, name: str) -> bool:
@@ -128,7 +131,11 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     looks_for: ClassVar[str]
-    """A description of the format's files, shown where nothing is recognised."""
+    """In words, what marks the format; shown where nothing is recognised."""
+    fallback: ClassVar[bool] = False
+    """Whether it is asked only where no other adapter recognises the checkpoint."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """The fields of ``Given`` that it uses; others are refused, as the checkpoint itself answers them."""
 
     @abstractmethod
     def recognise(self, location: Location) -> bool:
@@ -164,6 +171,10 @@ class Adapter(ABC):
     def weights_file(self, location: Location) -> str:
         """The file that holds the weights."""
 
+    def weights_files(self, location: Location) -> list[str]:
+        """All files that hold weights, for formats that divide them among several."""
+        return [self.weights_file(location)]
+
 
 class PairAdapter(Adapter):
     """Reads a format of two files, ``config`` (JSON) and ``weights``, recognised by their names."""
@@ -190,10 +201,13 @@ def locate(origin: str | Path) -> Location:
     text = str(origin)
     path = Path(text).expanduser()
     if path.is_file():
-        names = tuple(sorted(_listing(path.parent, depth=1)))
+        if path.resolve().parent.name == "checkpoints" and (path.resolve().parent.parent / "config.json").is_file():
+            root = path.resolve().parent.parent  # the configuration of a step's weights is one folder up
+            return Location(text, tuple(sorted(listing(root, depth=2))), root=root, file=f"checkpoints/{path.name}")
+        names = tuple(sorted(listing(path.parent, depth=1)))
         return Location(text, names, root=path.parent, file=path.name)
     if path.is_dir():
-        return Location(text, tuple(sorted(_listing(path, depth=3))), root=path)
+        return Location(text, tuple(sorted(listing(path, depth=3))), root=path)
     bare = text.removeprefix("hf:")
     parts = bare.partition("@")[0].split("/")
     looks_local = text.startswith((".", "/", "~")) or len(parts) < 2 or not all(parts) or ".." in parts
@@ -222,7 +236,8 @@ def _on_hub(origin: str, repository: str, subfolder: str, revision: str | None) 
     return Location(origin, names, repository=repository, subfolder=folder, revision=info.sha, file=file or None)
 
 
-def _listing(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+def listing(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    """Files of a folder and of those below it, ``depth`` deep, as POSIX paths; linked folders are not entered."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -231,7 +246,7 @@ def _listing(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
         if entry.is_file():
             yield prefix + entry.name
         elif entry.is_dir() and depth > 1 and not entry.is_symlink():
-            yield from _listing(entry, depth - 1, f"{prefix}{entry.name}/")
+            yield from listing(entry, depth - 1, f"{prefix}{entry.name}/")
 
 
 def read_torch(location: Location, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from saebench.checkpoints.given import open_questions
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
 from saebench.lm.hooks import Hook
@@ -21,6 +22,9 @@ MODEL_NAMES = {
     "pythia-160m-deduped": "EleutherAI/pythia-160m-deduped",
 }
 """Short names that checkpoints use for models, and their names on the hub."""
+
+_LAYER_NORMS = ("layer_norm_epsilon", "layer_norm_eps", "layer_norm_elementwise_affine", "layernorm_epsilon")
+"""Fields of configurations of models with layer norm, which takes the mean off."""
 
 _WIDTH_OF_MODEL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out", "mlp.hook_in")
 
@@ -44,9 +48,22 @@ def model_name(given: str | LanguageModel | None, infos: Sequence[CheckpointInfo
     return MODEL_NAMES.get(name, name)
 
 
+def check_nothing_open(info: CheckpointInfo, model: str | LanguageModel | None, hook: str | None) -> None:
+    """Raise ``SaebenchError``, one sentence for all of it, where weights without a configuration leave something open."""
+    if not info.missing:
+        return
+    missing = list(info.missing)
+    if info.hook_in is None and hook is None:
+        missing.append("where it reads (--hook, such as blocks.8.hook_resid_post)")
+    if info.model is None and model is None:
+        missing.append("its language model (--model)")
+    raise SaebenchError(open_questions(info.origin, missing))
+
+
 def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Hook, Hook]) -> None:
     """Raise ``SaebenchError`` where the model has too few layers or another width than the checkpoint."""
     config = read_config(name)
+    check_centring(name, config, info)
     layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
     for hook, size, does in ((hooks[0], info.d_in, "reads"), (hooks[1], info.d_out, "writes")):
         if layers is not None and not 0 <= hook.layer < layers:
@@ -56,6 +73,20 @@ def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Hook, Hoo
                 f"{info.origin} {does} activations of width {size}, but {name} has {width} at {hook}: "
                 "is it the right model and hook?"
             )
+
+
+def check_centring(name: str, config: Any, info: CheckpointInfo) -> None:
+    """Raise ``SaebenchError`` where the checkpoint needs centred activations and the model has no layer norm.
+
+    Args:
+        name: of the model; ``config`` is its Hugging Face configuration.
+        info: the checkpoint's metadata.
+    """
+    if info.scaling == "centred" and not any(hasattr(config, key) for key in _LAYER_NORMS):
+        raise SaebenchError(
+            f"{info.origin} was trained on centred activations (center_writing_weights), which only a model with layer norm "
+            f"allows; {name} has another norm."
+        )
 
 
 def _first(config: Any, *names: str) -> int | None:
