@@ -67,6 +67,9 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
     hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads, such as blocks.8.hook_resid_post.")] = None,
     hook_out: Annotated[str | None, typer.Option(help="Where it writes, for transcoders.")] = None,
+    format: Annotated[str | None, typer.Option(help="For weights without a configuration: whose conventions hold, such as saelens or plain.")] = None,
+    activation: Annotated[str | None, typer.Option(help="For weights without a configuration: relu, topk:32, batchtopk:0.5, jumprelu:0.5.")] = None,
+    scale: Annotated[str | None, typer.Option(help="For weights without a configuration: factor of the input, or layer_norm.")] = None,
     corpus: Annotated[str, typer.Option(help="python-docs, a .txt, .jsonl or .parquet file, or a data set on the hub.")] = "python-docs",
     text: Annotated[Path | None, typer.Option(help="Exactly this text file, with one BOS at its start.")] = None,
     revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
@@ -106,6 +109,9 @@ def evaluate(
         model=model,
         hook=hook,
         hook_out=hook_out,
+        format=format,
+        activation=activation,
+        scale=scale,
         corpus=str(text) if text else corpus,
         corpus_revision=revision,
         tokens=tokens if tokens is not None else 0 if text else DEFAULT_TOKENS,
@@ -145,15 +151,23 @@ def evaluators() -> None:
 
 
 @app.command()
-def inspect(checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")]) -> None:
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
+    model: Annotated[str | None, typer.Option(help="Its language model, where it does not say.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Where it reads, where it does not say.")] = None,
+    format: Annotated[str | None, typer.Option(help="For weights without a configuration: whose conventions hold, such as saelens or plain.")] = None,
+    activation: Annotated[str | None, typer.Option(help="For weights without a configuration: relu, topk:32, batchtopk:0.5, jumprelu:0.5.")] = None,
+    scale: Annotated[str | None, typer.Option(help="For weights without a configuration: factor of the input, or layer_norm.")] = None,
+) -> None:  # fmt: skip
     """Describe a checkpoint, without loading its weights where the format allows."""
     from dataclasses import asdict
 
     from saebench import checkpoints
 
+    info = checkpoints.inspect(checkpoint, format=format, activation=activation, scale=scale).with_places(model, hook)
     table = Table.grid(padding=(0, 2))
-    for name, value in asdict(checkpoints.inspect(checkpoint)).items():
-        if value not in (None, {}, ""):
+    for name, value in asdict(info).items():
+        if value not in (None, {}, "", ()):
             shown = json.dumps(value) if isinstance(value, dict) else str(value)
             table.add_row(Text(name, style="dim"), Text(shown if len(shown) < 400 else f"{shown[:400]}..."))
     console.print(table)
@@ -164,12 +178,19 @@ def convert(
     checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     format: Annotated[str, typer.Option(help="saebench or saelens.")] = "saebench",
+    model: Annotated[str | None, typer.Option(help="Its language model, where the checkpoint does not say.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Where it reads, where the checkpoint does not say.")] = None,
+    activation: Annotated[str | None, typer.Option(help="For weights without a configuration: as for evaluate.")] = None,
+    scale: Annotated[str | None, typer.Option(help="For weights without a configuration: as for evaluate.")] = None,
 ) -> None:
     """Write a checkpoint in another format."""
+    from dataclasses import replace
+
     from saebench import checkpoints
     from saebench.checkpoints.convert import convert as write
 
-    write(checkpoints.load(checkpoint), out, format)
+    sae = checkpoints.load(checkpoint, activation=activation, scale=scale)
+    write(replace(sae, info=sae.info.with_places(model, hook)), out, format)
     console.print(Text(f"Written: {out}"))
 
 

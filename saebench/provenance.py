@@ -45,6 +45,7 @@ def sae_record(sae: Autoencoder, cut: Cut | None) -> SaeRecord:
         hook_in=cut.hook_in.name if cut is not None else info.hook_in or "unknown",
         hook_out=cut.hook_out.name if cut is not None else info.hook_out or info.hook_in or "unknown",
         training=info.training,
+        assumed=info.assumed,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,13 +10,15 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from saebench.checkpoints.base import Adapter, Location, locate
+from saebench.checkpoints.given import Given
 from saebench.checkpoints.native import save_native
 from saebench.errors import SaebenchError
+from saebench.notices import notice
 from saebench.sae import CheckpointInfo, SparseAutoencoder
 
 GROUP = "saebench.checkpoints"
 
-__all__ = ["Adapter", "Location", "adapters", "inspect", "load", "recognise", "save_native"]
+__all__ = ["Adapter", "Given", "Location", "adapters", "inspect", "load", "recognise", "save_native"]
 
 
 def adapters() -> list[Adapter]:
@@ -43,8 +46,13 @@ def recognise(location: Location) -> Adapter:
         SaebenchError: none recognises it, or several do.
     """
     every = adapters()
-    fitting = [adapter for adapter in every if adapter.recognise(location)]
+    fitting = [adapter for adapter in every if not adapter.fallback and adapter.recognise(location)]
+    if len(fitting) > 1 and location.given.format is not None:
+        fitting = [adapter for adapter in fitting if adapter.name == location.given.format]
+    if not fitting:
+        fitting = [adapter for adapter in every if adapter.fallback and adapter.recognise(location)]
     if len(fitting) == 1:
+        _check_given(location, fitting[0])
         return fitting[0]
     if fitting:
         names = " and ".join(adapter.name for adapter in fitting)
@@ -52,6 +60,18 @@ def recognise(location: Location) -> Adapter:
     looked = "; ".join(f"{adapter.name}: {adapter.looks_for}" for adapter in every)
     there = ", ".join(location.names[:12]) + (", ..." if len(location.names) > 12 else "")
     raise SaebenchError(f"No checkpoint format fits {location.origin}. It has: {there or 'nothing'}. Looked for: {looked}.")
+
+
+def _check_given(location: Location, adapter: Adapter) -> None:
+    """Raise ``SaebenchError`` where the user gives what the checkpoint answers itself: neither is silently preferred."""
+    if not adapter.fallback and location.given.format not in (None, adapter.name):
+        raise SaebenchError(f"{location.origin} is of the format {adapter.name}, not {location.given.format}: leave out --format.")
+    for name in ("activation", "scale"):
+        if getattr(location.given, name) is not None and name not in adapter.takes:
+            raise SaebenchError(
+                f"{location.origin} (format {adapter.name}) states its {name} itself: leave out --{name}, which is for "
+                "checkpoints that do not."
+            )
 
 
 @contextmanager
@@ -66,36 +86,50 @@ def _one_sentence_errors(location: Location, adapter: Adapter) -> Iterator[None]
         ) from error
 
 
-def inspect(origin: str | Path) -> CheckpointInfo:
-    """Describe a checkpoint, without loading its weights where the format allows.
+def inspect(
+    origin: str | Path, *, format: str | None = None, activation: str | None = None, scale: str | None = None
+) -> CheckpointInfo:
+    """What a checkpoint is, without loading its weights where the format allows.
 
     Args:
         origin: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.
+        format: see ``Given``; as are ``activation`` and ``scale``. For checkpoints whose files leave these open.
 
     Raises:
         SaebenchError: it does not exist, is not recognised or damaged.
     """
-    location = locate(origin)
+    location = replace(locate(origin), given=Given(format, activation, scale))
     adapter = recognise(location)
     with _one_sentence_errors(location, adapter):
         return adapter.describe(location)
 
 
-def load(origin: str | Path, device: str = "cpu") -> SparseAutoencoder:
+def load(
+    origin: str | Path,
+    device: str = "cpu",
+    *,
+    format: str | None = None,
+    activation: str | None = None,
+    scale: str | None = None,
+) -> SparseAutoencoder:
     """Load a checkpoint of any format.
 
     Args:
         origin: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.
-        device: of the weights; on the CPU they stay memory-mapped where the format allows.
+        device: where the weights go; on the CPU they stay memory-mapped where the format allows.
+        format: see ``Given``; as are ``activation`` and ``scale``. For checkpoints whose files leave these open.
 
     Raises:
-        SaebenchError: it does not exist, is not recognised, damaged, or holds NaN or infinite weights.
+        SaebenchError: it is not there, not recognised, damaged, leaves something open, or holds NaN or infinite weights.
     """
-    location = locate(origin)
+    location = replace(locate(origin), given=Given(format, activation, scale))
     adapter = recognise(location)
     with _one_sentence_errors(location, adapter):
         sae = adapter.load(location)
     sae.check_finite()
-    info = replace(sae.info, weights_sha256=location.sha256(adapter.weights_file(location)))
-    sae = replace(sae, info=info)
+    for what, how in sae.info.assumed.items():
+        notice(f"{Path(str(origin)).name}: {what}: {how}")
+    hashes = [location.sha256(name) for name in adapter.weights_files(location)]
+    combined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    sae = replace(sae, info=replace(sae.info, weights_sha256=combined))
     return sae if device == "cpu" else sae.to(device)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from saebench.checkpoints.given import Given
 from saebench.errors import SaebenchError
 from saebench.files import require_hub
 from saebench.sae import CheckpointInfo, SparseAutoencoder
@@ -29,6 +30,7 @@ class Location:
     Attributes:
         origin: as the user gave it.
         names: files there, as relative POSIX paths, at most two folders deep.
+        given: what the user says of a checkpoint whose files leave it open.
     """
 
     origin: str
@@ -38,6 +40,7 @@ class Location:
     subfolder: str = ""
     revision: str | None = None
     file: str | None = None  # the one file meant, where the user named a file
+    given: Given = field(default_factory=Given)
     _fetched: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def has(self, name: str) -> bool:
@@ -128,7 +131,11 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     looks_for: ClassVar[str]
-    """A description of the format's files, shown where nothing is recognised."""
+    """In words, what marks the format; shown where nothing is recognised."""
+    fallback: ClassVar[bool] = False
+    """Whether it is asked only where no other adapter recognises the checkpoint."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """The fields of ``Given`` that it uses; others are refused, as the checkpoint itself answers them."""
 
     @abstractmethod
     def recognise(self, location: Location) -> bool:
@@ -163,6 +170,10 @@ class Adapter(ABC):
     @abstractmethod
     def weights_file(self, location: Location) -> str:
         """The file that holds the weights."""
+
+    def weights_files(self, location: Location) -> list[str]:
+        """All files that hold weights, for formats that divide them among several."""
+        return [self.weights_file(location)]
 
 
 class PairAdapter(Adapter):

@@ -105,7 +105,7 @@ def native_config(sae: SparseAutoencoder, training: dict[str, Any] | None = None
         SaebenchError: the training record is not JSON data.
     """
     info = replace(sae.info, dtype=str(sae.W_dec.dtype).removeprefix("torch."), activation=_described(sae.activation))
-    kept = ("origin", "format", "weights_sha256", "training")
+    kept = ("origin", "format", "weights_sha256", "training", "missing", *(() if info.assumed else ("assumed",)))
     config = {
         "format_version": FORMAT_VERSION,
         "sae": {key: value for key, value in asdict(info).items() if key not in kept},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from saebench.checkpoints.given import open_questions
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
 from saebench.lm.hooks import Hook
@@ -42,6 +43,18 @@ def model_name(given: str | LanguageModel | None, infos: Sequence[CheckpointInfo
         raise SaebenchError("The checkpoint does not name its language model: give it with --model.")
     name = named.pop()
     return MODEL_NAMES.get(name, name)
+
+
+def check_nothing_open(info: CheckpointInfo, model: str | LanguageModel | None, hook: str | None) -> None:
+    """Raise ``SaebenchError``, one sentence for all of it, where weights without a configuration leave something open."""
+    if not info.missing:
+        return
+    missing = list(info.missing)
+    if info.hook_in is None and hook is None:
+        missing.append("where it reads (--hook, such as blocks.8.hook_resid_post)")
+    if info.model is None and model is None:
+        missing.append("its language model (--model)")
+    raise SaebenchError(open_questions(info.origin, missing))
 
 
 def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Hook, Hook]) -> None:

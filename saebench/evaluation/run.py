@@ -12,7 +12,7 @@ from saebench import checkpoints
 from saebench.errors import SaebenchError
 from saebench.evaluation.controls import Sample, check_controls, make_control, reinitialised
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
-from saebench.evaluation.preflight import check_against_config, model_name
+from saebench.evaluation.preflight import check_against_config, check_nothing_open, model_name
 from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.settings import DEFAULT_CONTEXT, TOKENS_PER_BATCH, EvaluationSettings
 from saebench.evaluators.base import Setup, StreamingEvaluator, find_evaluators
@@ -45,6 +45,9 @@ class EvaluationRun:
         self.evaluators = find_evaluators(settings.evaluators)
         check_controls(settings.controls)
         self.infos = [self._describe(candidate) for candidate in candidates]
+        for info in self.infos:
+            if info is not None:
+                check_nothing_open(info, settings.model, settings.hook)
         self.model_name = model_name(settings.model, self.infos)
         self.hooks = [self._hooks(info) for info in self.infos]
         if isinstance(settings.corpus, str):
@@ -92,7 +95,7 @@ class EvaluationRun:
 
     def _describe(self, candidate: Any) -> CheckpointInfo | None:
         if isinstance(candidate, str | Path):
-            return checkpoints.inspect(candidate)
+            return checkpoints.inspect(candidate, **self.settings.given)
         return candidate.info if isinstance(candidate, SparseAutoencoder) else None
 
     def _hooks(self, info: CheckpointInfo | None) -> tuple[Hook, Hook]:
@@ -114,7 +117,7 @@ class EvaluationRun:
             return candidate
         given = self.model_name
         device = str(given.device) if isinstance(given, LanguageModel) else pick_device(self.settings.device)
-        return checkpoints.load(candidate, device)
+        return checkpoints.load(candidate, device, **self.settings.given)
 
     def _fitted(self, candidate: Any, cut: Cut) -> Autoencoder:
         """The candidate as an autoencoder whose widths fit the hooks."""

@@ -25,6 +25,7 @@ class EvaluationSettings:
     Attributes:
         model: hub name, folder, GGUF file or ``smollm2``; or a loaded ``LanguageModel``.
         hook: where the autoencoder reads; ``hook_out`` where it writes (transcoders).
+        format: for checkpoints without a configuration, as are ``activation`` and ``scale``: see ``checkpoints.Given``.
         corpus: a text for ``load_corpus``, or a ``TokenCorpus``.
         corpus_revision: pins a data set on the hub.
         tokens: number of tokens of the text; 0 for all.
@@ -44,6 +45,9 @@ class EvaluationSettings:
     model: str | LanguageModel | None = None
     hook: str | None = None
     hook_out: str | None = None
+    format: str | None = None
+    activation: str | None = None
+    scale: str | None = None
     corpus: str | TokenCorpus = PYTHON_DOCS
     corpus_revision: str | None = None
     tokens: int = DEFAULT_TOKENS
@@ -58,6 +62,11 @@ class EvaluationSettings:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls: Sequence[str] = ()
     data_dir: str | Path | None = None
+
+    @property
+    def given(self) -> dict[str, str | None]:
+        """What is said of checkpoints without a configuration, as arguments of ``checkpoints.load`` and ``inspect``."""
+        return {"format": self.format, "activation": self.activation, "scale": self.scale}
 
     def __post_init__(self) -> None:
         for name, value, least in (("tokens", self.tokens, 0), ("batch", self.batch, 1), ("context", self.context, 2)):

@@ -95,6 +95,9 @@ class SaeRecord(_Strict):
     hook_in: str
     hook_out: str
     training: JsonObject = Field(default_factory=dict)
+    assumed: dict[str, str] = Field(
+        default_factory=dict, description="what the checkpoint leaves open and an option or a convention decided"
+    )
 
 
 class ModelRecord(_Strict):
@@ -176,6 +179,8 @@ class Result(_Strict):
         options = self.settings.get("options", {})
         return {
             "sae.weights_sha256": self.sae.weights_sha256,
+            "sae.activation": self.sae.activation,
+            "sae.assumed": self.sae.assumed,
             "sae.hook_in": self.sae.hook_in,
             "sae.hook_out": self.sae.hook_out,
             "model": self.model.model_dump(),

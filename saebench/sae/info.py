@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -27,6 +27,8 @@ class CheckpointInfo:
         group_sizes: sizes of the nested prefixes of a Matryoshka autoencoder.
         weights_sha256: of the file that holds the weights, once it was read.
         training: the full training record, where the format keeps one.
+        assumed: what the files leave open and was taken from an option or from a convention, with how it was decided.
+        missing: what is still open, each with the option that gives it; such a checkpoint cannot be loaded.
     """
 
     origin: str
@@ -46,3 +48,10 @@ class CheckpointInfo:
     group_sizes: tuple[int, ...] | None = None
     weights_sha256: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    def with_places(self, model: str | None, hook: str | None) -> CheckpointInfo:
+        """With a language model and a hook (read and written) in place of the checkpoint's own, where they are given."""
+        changes: dict[str, str] = {} if model is None else {"model": model}
+        return replace(self, **changes | ({} if hook is None else {"hook_in": hook, "hook_out": hook}))  # type: ignore[arg-type]
