@@ -65,7 +65,8 @@ def recognise(location: Location) -> Adapter:
 def _check_given(location: Location, adapter: Adapter) -> None:
     """Raise ``SaebenchError`` where the user gives what the checkpoint answers itself: neither is silently preferred."""
     if not adapter.fallback and location.given.format not in (None, adapter.name):
-        raise SaebenchError(f"{location.origin} is of the format {adapter.name}, not {location.given.format}: leave out --format.")
+        wrong = location.given.format
+        raise SaebenchError(f"{location.origin} is of the format {adapter.name}, not {wrong}: leave out --format.")
     for name in ("activation", "scale"):
         if getattr(location.given, name) is not None and name not in adapter.takes:
             raise SaebenchError(

@@ -23,8 +23,8 @@ class Given:
 
     Attributes:
         format: the library whose conventions hold, such as ``dictionary_learning``, ``saelens`` or ``plain``.
-        activation: ``relu``, ``topk:32``, ``abstopk:32``, ``groupmax:32``, ``batchtopk:0.7`` or ``jumprelu:0.7``; without the
-            number, it is taken from the weights.
+        activation: ``relu``, ``topk:32``, ``abstopk:32``, ``groupmax:32``, ``batchtopk:0.7`` or ``jumprelu:0.7``; without
+            the number, it is taken from the weights.
         scale: the factor that activations are multiplied by before encoding, or a type of input scaling such as
             ``layer_norm``.
     """

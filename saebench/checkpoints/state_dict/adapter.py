@@ -31,7 +31,7 @@ class _Understood:
 
 
 class StateDict(Adapter):
-    """A ``.pt``, ``.pth``, ``.bin`` or ``.safetensors`` file, or shards with their index, with an encoder and a decoder."""
+    """A ``.pt``, ``.pth`` or ``.safetensors`` file, or shards with their index, with an encoder and a decoder."""
 
     name = "state_dict"
     looks_for = "weights alone: a .pt or .safetensors file with W_enc and W_dec, or encoder.weight and decoder.weight"
@@ -90,8 +90,8 @@ def _understand(location: Location) -> _Understood:
     if state.extra:
         if location.given.format is None:
             raise SaebenchError(
-                f"{location.origin} holds tensors that saebench does not know ({', '.join(state.extra[:6])}): if they do not "
-                "change what it computes, say whose conventions hold with --format, such as saelens or plain."
+                f"{location.origin} holds tensors that saebench does not know ({', '.join(state.extra[:6])}): if they do "
+                "not change what it computes, say whose conventions hold with --format, such as saelens or plain."
             )
         assumed["tensors left out"] = f"{', '.join(state.extra)} (--format)"
     stated = convention(state, location)
@@ -107,9 +107,7 @@ def _understand(location: Location) -> _Understood:
     return _Understood(state, sizes, subtracts, activation, parse_scale(given.scale), tuple(missing), assumed)
 
 
-def _activation(
-    state: State, n: int, location: Location, missing: list[str], assumed: dict[str, str]
-) -> Activation | None:
+def _activation(state: State, n: int, location: Location, missing: list[str], assumed: dict[str, str]) -> Activation | None:
     """From ``--activation``, else from the tensors that only one activation function has."""
     tensors = state.tensors
     k = integer(tensors["k"], "k", location) if "k" in tensors else None

@@ -56,7 +56,8 @@ def convention(state: State, location: Location) -> Convention | None:
     if name is None or name == "state_dict":
         return None
     if name not in CONVENTIONS:
-        raise SaebenchError(f"--format {name} is not known for weights without a configuration: give {', '.join(CONVENTIONS)}.")
+        known = ", ".join(CONVENTIONS)
+        raise SaebenchError(f"--format {name} is not known for weights without a configuration: give {known}.")
     found = CONVENTIONS[name]
     if name == "dictionary_learning" and (state.spelled.get("b_dec") == "decoder.bias" or _thresholds(state)):
         return Convention(False)  # its AutoEncoderNew and JumpReluAutoEncoder subtract nothing
@@ -85,7 +86,7 @@ def layout(state: State, stated: Convention | None, missing: list[str], assumed:
         assumed["n_latents"] = "the longer side of the encoder, as no bias says which side is the latents"
     n, d_in = encoder if rows else encoder[::-1]
     if decoder[0] == decoder[1]:
-        stored = stated.decoder_rows if stated is not None else None
+        stored = stated.decoder_rows if stated is not None and not state.linear else None
         by_rows = stored if stored is not None else not state.spelled["W_dec"].endswith(".weight")
     else:
         by_rows = decoder[0] == n

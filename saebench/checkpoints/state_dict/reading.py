@@ -13,7 +13,7 @@ from saebench.checkpoints.base import Location, read_safetensors, read_torch
 from saebench.errors import SaebenchError
 
 INDEX = ".safetensors.index.json"
-TORCH = (".pt", ".pth", ".bin")
+TORCH = (".pt", ".pth", "pytorch_model.bin")
 
 _PREFIX = re.compile(r"^(?:(?:module|model|sae|ae|autoencoder|net|_orig_mod)\.)+")
 _INSIDE = ("state_dict", "model_state_dict", "model", "sae", "ae", "autoencoder", "weights")
@@ -106,7 +106,8 @@ def _sequential(data: dict[str, Any]) -> dict[str, Any]:
     if len(layers) != 2:
         return data
     sides = {f"{layers[0]}.": "encoder.", f"{layers[1]}.": "decoder."}
-    return {sides.get(key[: key.find(".") + 1], key[: key.find(".") + 1]) + key[key.find(".") + 1 :]: data[key] for key in data}
+    parts = {key: key.partition(".") for key in data}
+    return {sides.get(head + dot, head + dot) + rest: data[key] for key, (head, dot, rest) in parts.items()}
 
 
 def _named(data: dict[str, Any], location: Location) -> State:
