@@ -89,10 +89,12 @@ def evaluate(
     scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
     out: Annotated[Path, typer.Option(help="A .json file for one checkpoint, else a folder.")] = Path("saebench-results"),
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every checkpoint within the folders given.")] = False,
     resume: Annotated[bool, typer.Option(help="Resume from an earlier result with the same settings.")] = False,
 ) -> None:  # fmt: skip
     """Evaluate checkpoints: print the scorecard and write a result file."""
     from saebench.api import evaluate
+    from saebench.checkpoints.collection import expand
     from saebench.evaluation.controls import CONTROLS
     from saebench.evaluation.settings import DEFAULT_TOKENS
     from saebench.evaluators.options import parse_options
@@ -105,7 +107,7 @@ def evaluate(
     given = {"downstream.scaling_law": scaling_law, "probe_loss.tasks": tasks}
     shortcuts = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
     cards = evaluate(
-        checkpoint,
+        expand(checkpoint, inside=all),
         model=model,
         hook=hook,
         hook_out=hook_out,
@@ -163,7 +165,12 @@ def inspect(
     from dataclasses import asdict
 
     from saebench import checkpoints
+    from saebench.checkpoints.collection import Collection
 
+    several = Collection.open(checkpoint)
+    if several is not None:
+        console.print(several.table())
+        return
     info = checkpoints.inspect(checkpoint, format=format, activation=activation, scale=scale).with_places(model, hook)
     table = Table.grid(padding=(0, 2))
     for name, value in asdict(info).items():

@@ -201,10 +201,13 @@ def locate(origin: str | Path) -> Location:
     text = str(origin)
     path = Path(text).expanduser()
     if path.is_file():
-        names = tuple(sorted(_listing(path.parent, depth=1)))
+        if path.resolve().parent.name == "checkpoints" and (path.resolve().parent.parent / "config.json").is_file():
+            root = path.resolve().parent.parent  # the configuration of a step's weights is one folder up
+            return Location(text, tuple(sorted(listing(root, depth=2))), root=root, file=f"checkpoints/{path.name}")
+        names = tuple(sorted(listing(path.parent, depth=1)))
         return Location(text, names, root=path.parent, file=path.name)
     if path.is_dir():
-        return Location(text, tuple(sorted(_listing(path, depth=3))), root=path)
+        return Location(text, tuple(sorted(listing(path, depth=3))), root=path)
     bare = text.removeprefix("hf:")
     parts = bare.partition("@")[0].split("/")
     looks_local = text.startswith((".", "/", "~")) or len(parts) < 2 or not all(parts) or ".." in parts
@@ -233,7 +236,8 @@ def _on_hub(origin: str, repository: str, subfolder: str, revision: str | None) 
     return Location(origin, names, repository=repository, subfolder=folder, revision=info.sha, file=file or None)
 
 
-def _listing(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+def listing(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    """Files of a folder and of those below it, ``depth`` deep, as POSIX paths; linked folders are not entered."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -242,7 +246,7 @@ def _listing(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
         if entry.is_file():
             yield prefix + entry.name
         elif entry.is_dir() and depth > 1 and not entry.is_symlink():
-            yield from _listing(entry, depth - 1, f"{prefix}{entry.name}/")
+            yield from listing(entry, depth - 1, f"{prefix}{entry.name}/")
 
 
 def read_torch(location: Location, name: str) -> Any:

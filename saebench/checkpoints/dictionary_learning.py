@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, Gated, JumpReLU, ReLU, SparseAutoencoder, TopK
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
+_STEP = re.compile(r"checkpoints/ae_\d+\.pt")
+"""Checkpoints of steps, in a folder below the configuration; biases are in the model's units already, as in ``ae.pt``."""
 
 _ARCHITECTURES = {
     "AutoEncoder": "relu",
@@ -33,7 +36,14 @@ class DictionaryLearning(PairAdapter):
 
     def recognise(self, location: Location) -> bool:
         """By its two files and the section ``trainer``."""
-        return super().recognise(location) and isinstance(location.json(CONFIG).get("trainer"), dict)
+        named = location.file in (None, CONFIG, WEIGHTS) or _STEP.fullmatch(str(location.file))
+        if not (location.has(CONFIG) and location.has(self.weights_file(location)) and named):
+            return False
+        return isinstance(location.json(CONFIG).get("trainer"), dict)
+
+    def weights_file(self, location: Location) -> str:
+        """``ae.pt``, or the checkpoint of a step that the user named."""
+        return _weights(location)
 
     def describe(self, location: Location) -> CheckpointInfo:
         """From the configuration alone."""
@@ -43,6 +53,8 @@ class DictionaryLearning(PairAdapter):
         layer = trainer.get("layer")
         hook = trainer.get("submodule_name") or (None if layer is None else f"resid_post_layer_{layer}")
         buffer = location.json(CONFIG).get("buffer") or {}
+        if isinstance(buffer, dict) and buffer.get("io", "out") != "out":
+            hook = None  # the submodule's input was read, whose name the file does not hold: the user is asked
         activation: dict[str, Any] = {"name": _ARCHITECTURES[kind]}
         if "k" in trainer:
             activation["k"] = integer(trainer["k"], "k", location)
@@ -72,6 +84,10 @@ class DictionaryLearning(PairAdapter):
         return SparseAutoencoder(**parts, activation=activation, info=info)  # type: ignore[arg-type]
 
 
+def _weights(location: Location) -> str:
+    return location.file if location.file is not None and _STEP.fullmatch(location.file) else WEIGHTS
+
+
 def _trainer(location: Location) -> dict[str, Any]:
     trainer: dict[str, Any] = location.json(CONFIG)["trainer"]
     return trainer
@@ -87,16 +103,17 @@ def _kind(trainer: dict[str, Any], location: Location) -> str:
 
 
 def _state(location: Location) -> tuple[dict[str, Tensor], float | None]:
-    """``(tensors, factor for the biases)``: after an interrupted run biases have the scale of normalised activations."""
-    state = read_torch(location, WEIGHTS)
+    """``(tensors, factor for the biases)``: an interrupted run leaves biases in the scale of normalised activations."""
+    name = _weights(location)
+    state = read_torch(location, name)
     if not isinstance(state, dict):
-        raise SaebenchError(f"{WEIGHTS} of {location.origin} holds a {type(state).__name__}, not a state dict.")
+        raise SaebenchError(f"{name} of {location.origin} holds a {type(state).__name__}, not a state dict.")
     if "ae" not in state:
         return state, None
     factor = state.get("norm_factor")
     if factor is None:
         raise SaebenchError(
-            f"{WEIGHTS} of {location.origin} is of an interrupted run and lacks the norm_factor that its biases need."
+            f"{name} of {location.origin} is of an interrupted run and lacks the norm_factor that its biases need."
         )
     return state["ae"], float(factor)
 

@@ -115,7 +115,18 @@ def _weights(tensors: dict[str, Tensor], location: Location) -> tuple[Tensor, Te
     return W_enc, W_dec, b_enc, b_dec
 
 
+def _check_formula(config: dict[str, Any], location: Location) -> None:
+    """Raise ``SaebenchError`` where the configuration asks for a formula that is not read."""
+    kind = config.get("sae_type", "sae")
+    if kind not in (None, "sae", "transcoder"):
+        raise SaebenchError(f"{location.origin} is of OpenMOSS's type {kind!r}; read are sae and transcoder.")
+    for key in ("use_glu_encoder", "use_skip_connection"):
+        if config.get(key):
+            raise SaebenchError(f"{location.origin} has {key}, which saebench does not read.")
+
+
 def _function(config: dict[str, Any], location: Location) -> str:
+    _check_formula(config, location)
     kind = str(config.get("act_fn", "relu")).lower()
     threshold = config.get("jump_relu_threshold")
     if kind == "topk" and threshold:

@@ -7,12 +7,13 @@ the meaning of the configuration's fields.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, safetensors_header, take
+from saebench.checkpoints.saelens_model import check_places, is_centred
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, Gated, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
 from saebench.sae.scaling import ScalingKind
@@ -61,6 +62,8 @@ class _Config:
         function = raw.get("activation_fn") or raw.get("activation_fn_str") or ""
         if function == "topk" and architecture == "standard":
             architecture = "topk"
+        _check_function(function, kwargs, architecture, location)
+        check_places(raw | metadata, location)
         k = raw.get("k", kwargs.get("k"))
         normalize = raw.get("normalize_activations", "none")
         if isinstance(normalize, bool) or normalize is None:
@@ -75,6 +78,20 @@ class _Config:
         if architecture in ("topk", "abstopk") and k is None:
             raise SaebenchError(f"{location.origin} is a TopK autoencoder, but its cfg.json gives no k.")
         return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize)
+
+
+def _check_function(function: Any, kwargs: Any, architecture: str, location: Location) -> None:
+    """Raise ``SaebenchError`` where the activation function is not the architecture's own, or has settings of its own."""
+    if function and function != ("topk" if architecture == "topk" else "relu"):
+        raise SaebenchError(
+            f"{location.origin} has the activation function {function!r} in the architecture {architecture!r}; "
+            "saebench reads relu and topk."
+        )
+    unknown = sorted(kwargs.keys() - {"k"})
+    if unknown:
+        raise SaebenchError(
+            f"{location.origin} gives its activation function the setting {unknown[0]!r}, which saebench does not know."
+        )
 
 
 class SAELens(PairAdapter):
@@ -93,14 +110,15 @@ class SAELens(PairAdapter):
         (d_in, n), dtype = shapes["W_enc"]
         metadata = config.metadata
         hook = metadata.get("hook_name") or metadata.get("hook_point")
+        hook_out = metadata.get("hook_name_out") or config.raw.get("hook_name_out") or hook
         architecture = _ARCHITECTURES[config.architecture]
         return self.info(
             location,
             Sizes(d_in, n, shapes["W_dec"][0][1]),
             {"name": architecture} | ({"k": config.k} if config.k is not None else {}),
             hook,
-            scaling=_SCALINGS[config.normalize],
-            hook_out=metadata.get("hook_name_out") or config.raw.get("hook_name_out") or hook,
+            scaling=_kind(config, (hook, hook_out), location),
+            hook_out=hook_out,
             model=metadata.get("model_name"),
             context=metadata.get("context_size"),
             prepend_bos=metadata.get("prepend_bos"),
@@ -132,7 +150,7 @@ class SAELens(PairAdapter):
             b_pre=b_dec if subtract else None,
             W_skip=tensors["W_skip"].T if "W_skip" in tensors else None,
             activation=_activation(config, tensors, location),
-            scaling=_scaling(config, tensors, location),
+            scaling=_scaling(config, cast(ScalingKind, info.scaling), location),
             info=info,
         )
 
@@ -171,17 +189,27 @@ def _with_finetuned_scale(W_dec: Tensor, config: _Config, tensors: dict[str, Ten
     return W_dec * factor[:, None]
 
 
-def _scaling(config: _Config, tensors: dict[str, Tensor], location: Location) -> InputScaling:
+def _kind(config: _Config, hooks: tuple[str | None, str | None], location: Location) -> ScalingKind:
+    """The type of scaling, with centred writing weights as a part of it."""
     kind = _SCALINGS[config.normalize]
-    if kind != "dataset":
+    if not is_centred(config.raw | config.metadata, hooks, location) or kind == "layer_norm":  # it takes the mean off itself
+        return kind
+    if kind == "constant_norm":
+        raise SaebenchError(
+            f"{location.origin} scales centred activations to a constant norm; saebench knows either of these, not both."
+        )
+    return "centred"
+
+
+def _scaling(config: _Config, kind: ScalingKind, location: Location) -> InputScaling:
+    if _SCALINGS[config.normalize] != "dataset":
         return InputScaling(kind)
-    scale: float | None = None
-    if location.has(SCALER):
+    given = config.raw.get("activation_normalization_factor") if config.normalize == "constant_scalar_rescale" else None
+    if given is None and location.has(SCALER):
         given = location.json(SCALER).get("scaling_factor")
-        scale = None if given is None else float(given)
-    if scale is None:
+    if given is None:
         raise SaebenchError(
             f"{location.origin} scales its input by a factor of its training data ({config.normalize}) that is neither "
             f"folded into the weights nor stored in {SCALER}: save it with the factor folded in."
         )
-    return InputScaling("dataset", input_scale=scale, output_scale=scale)
+    return InputScaling(kind, input_scale=float(given), output_scale=float(given))

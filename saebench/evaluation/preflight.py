@@ -23,6 +23,9 @@ MODEL_NAMES = {
 }
 """Short names that checkpoints use for models, and their names on the hub."""
 
+_LAYER_NORMS = ("layer_norm_epsilon", "layer_norm_eps", "layer_norm_elementwise_affine", "layernorm_epsilon")
+"""Fields of configurations of models with layer norm, which takes the mean off."""
+
 _WIDTH_OF_MODEL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out", "mlp.hook_in")
 
 
@@ -60,6 +63,7 @@ def check_nothing_open(info: CheckpointInfo, model: str | LanguageModel | None, 
 def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Hook, Hook]) -> None:
     """Raise ``SaebenchError`` where the model has too few layers or another width than the checkpoint."""
     config = read_config(name)
+    check_centring(name, config, info)
     layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
     for hook, size, does in ((hooks[0], info.d_in, "reads"), (hooks[1], info.d_out, "writes")):
         if layers is not None and not 0 <= hook.layer < layers:
@@ -69,6 +73,20 @@ def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Hook, Hoo
                 f"{info.origin} {does} activations of width {size}, but {name} has {width} at {hook}: "
                 "is it the right model and hook?"
             )
+
+
+def check_centring(name: str, config: Any, info: CheckpointInfo) -> None:
+    """Raise ``SaebenchError`` where the checkpoint needs centred activations and the model has no layer norm.
+
+    Args:
+        name: of the model; ``config`` is its Hugging Face configuration.
+        info: the checkpoint's metadata.
+    """
+    if info.scaling == "centred" and not any(hasattr(config, key) for key in _LAYER_NORMS):
+        raise SaebenchError(
+            f"{info.origin} was trained on centred activations (center_writing_weights), which only a model with layer norm "
+            f"allows; {name} has another norm."
+        )
 
 
 def _first(config: Any, *names: str) -> int | None:

@@ -12,7 +12,7 @@ from saebench import checkpoints
 from saebench.errors import SaebenchError
 from saebench.evaluation.controls import Sample, check_controls, make_control, reinitialised
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
-from saebench.evaluation.preflight import check_against_config, check_nothing_open, model_name
+from saebench.evaluation.preflight import check_against_config, check_centring, check_nothing_open, model_name
 from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.settings import DEFAULT_CONTEXT, TOKENS_PER_BATCH, EvaluationSettings
 from saebench.evaluators.base import Setup, StreamingEvaluator, find_evaluators
@@ -122,6 +122,7 @@ class EvaluationRun:
     def _fitted(self, candidate: Any, cut: Cut) -> Autoencoder:
         """The candidate as an autoencoder whose widths fit the hooks."""
         sae = wrap(candidate, cut.d_in)
+        check_centring(cut.model.name, cut.model.config, sae.info)
         if (sae.d_in, sae.d_out) != (cut.d_in, cut.d_out):
             raise SaebenchError(
                 f"{sae.info.origin} reads {sae.d_in} and writes {sae.d_out} values, but {cut.hook_in} has {cut.d_in}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 
-ScalingKind = Literal["none", "layer_norm", "unit_norm", "constant_norm", "dataset"]
+ScalingKind = Literal["none", "layer_norm", "unit_norm", "constant_norm", "dataset", "centred"]
 
 
 class Scaled(NamedTuple):
@@ -33,6 +33,8 @@ class InputScaling:
         - ``unit_norm``: ``(x - mean) / |x - mean|`` (Gao et al. 2024, section 2.1).
         - ``constant_norm``: ``x * sqrt(d) / |x|`` (SAELens ``constant_norm_rescale``).
         - ``dataset``: ``x * input_scale``, one number for every token; undone by dividing by ``output_scale``.
+        - ``centred``: ``(x - mean) * input_scale``; undone by dividing by ``output_scale`` and adding the mean (a model with
+          layer norm whose writing weights were centred, as TransformerLens does).
     """
 
     kind: ScalingKind = "none"
@@ -60,6 +62,8 @@ class InputScaling:
             return Scaled(x / factor, None, factor)
         mean = x.mean(dim=-1, keepdim=True)
         centred = x - mean
+        if self.kind == "centred":
+            return Scaled(centred * self.input_scale, mean, torch.full_like(mean, 1.0 / self.output_scale))
         if self.kind == "unit_norm":
             norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
             return Scaled(centred / norm, mean, norm)

@@ -1,0 +1,78 @@
+"""Keys of configurations that change numbers: applied, or refused in one sentence, never ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from saebench import checkpoints
+from saebench.errors import SaebenchError
+from saebench.evaluation.preflight import check_centring
+from tests.checkpoints.test_formats import edited
+from tests.conftest import FIXTURES
+
+
+def test_centred_writing_weights_are_applied(tmp_path: Path) -> None:
+    """TransformerLens removes the mean over d_model from what is written; decoding adds it again."""
+    settings = {"center_writing_weights": True, "center_unembed": True, "fold_ln": True, "dtype": "float32"}
+    folder = edited("saelens5/standard", tmp_path, "cfg.json", model_from_pretrained_kwargs=settings)
+    sae, plain = checkpoints.load(folder), checkpoints.load(FIXTURES / "saelens5/standard")
+    x = 3 * torch.randn(20, sae.d_in, generator=torch.Generator().manual_seed(0)) + 2
+    mean = x.mean(dim=1, keepdim=True)
+    code = plain.encode(x - mean)
+    torch.testing.assert_close(sae.encode(x).to_dense(), code.to_dense())
+    torch.testing.assert_close(sae.decode(sae.encode(x)), plain.decode(code) + mean)
+    assert checkpoints.inspect(folder).scaling == "centred"
+    again = checkpoints.load(checkpoints.save_native(sae, tmp_path / "native"))
+    torch.testing.assert_close(again.decode(again.encode(x)), plain.decode(code) + mean)
+
+
+def test_settings_without_effect_change_nothing(tmp_path: Path) -> None:
+    settings = {"center_writing_weights": False, "fold_ln": True, "center_unembed": True}
+    folder = edited("saelens5/standard", tmp_path, "cfg.json", model_from_pretrained_kwargs=settings)
+    numbers = load_file(folder / "numbers.safetensors")
+    torch.testing.assert_close(checkpoints.load(folder).encode(numbers["x"]).to_dense(), numbers["latents"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_from_pretrained_kwargs": {"fold_ln": True}, "hook_name": "blocks.3.ln2.hook_normalized"}, "fold_ln"),
+        ({"model_from_pretrained_kwargs": {"fold_value_biases": True}, "hook_name": "blocks.3.attn.hook_z"}, "fold_value"),
+        ({"model_from_pretrained_kwargs": {"refactor_factored_attn_matrices": True}}, "refactor_factored"),
+        ({"model_from_pretrained_kwargs": {"revision": "step3"}}, "revision"),
+        ({"model_from_pretrained_kwargs": [1]}, "not an object"),
+        ({"activation_fn": "tanh-relu"}, "tanh-relu"),
+        ({"activation_fn_str": "gelu", "activation_fn": None}, "gelu"),
+        ({"activation_fn_kwargs": {"bandwidth": 2}}, "bandwidth"),
+        ({"hook_head_index": 3}, "single attention head 3"),
+        ({"reshape_activations": "fold"}, "reshapes its input"),
+    ],
+)
+def test_what_is_not_applied_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    if "hook_name" in changes:  # older files spell it so
+        changes = changes | {"hook_point": changes["hook_name"]}
+    folder = edited("saelens5/standard", tmp_path, "cfg.json", **changes)
+    for read in (checkpoints.inspect, checkpoints.load):
+        with pytest.raises(SaebenchError, match=words):
+            read(folder)
+
+
+def test_centring_needs_a_model_with_layer_norm(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    folder = edited("saelens5/standard", tmp_path, "cfg.json", model_from_pretrained_kwargs={"center_writing_weights": True})
+    info = checkpoints.inspect(folder)
+    check_centring("gpt2", SimpleNamespace(layer_norm_epsilon=1e-5), info)
+    with pytest.raises(SaebenchError, match="only a model with layer norm"):
+        check_centring("llama", SimpleNamespace(rms_norm_eps=1e-5), info)
+
+
+@pytest.mark.parametrize("changes", [{"sae_type": "clt"}, {"use_glu_encoder": True}, {"act_fn": "tanh-relu"}])
+def test_openmoss_formulas_that_are_not_read(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SaebenchError):
+        checkpoints.load(edited("llama_scope/openmoss", tmp_path, "config.json", **changes))
