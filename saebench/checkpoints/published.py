@@ -45,7 +45,15 @@ class _Published(Adapter):
             location.origin, self.name, activation.name, d, d_out, n, activation.describe(), hook_in=hook, hook_out=hook,
             dtype=str(parts["W_enc"].dtype).removeprefix("torch."), **more,
         )  # fmt: skip
-        return SparseAutoencoder(**parts, activation=activation, b_pre=parts["b_dec"] if subtract else None, info=info)
+        return SparseAutoencoder(
+            W_enc=parts["W_enc"],
+            W_dec=parts["W_dec"],
+            b_enc=parts["b_enc"],
+            b_dec=parts["b_dec"],
+            b_pre=parts["b_dec"] if subtract else None,
+            activation=activation,
+            info=info,
+        )
 
 
 class QwenScope(_Published):
