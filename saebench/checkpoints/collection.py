@@ -113,7 +113,7 @@ def expand(origins: Sequence[str], inside: bool) -> list[str]:
                     "(`saebench inspect` lists them)."
                 )
             found.append(match)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)) if inside else found
 
 
 def _local(folder: Path) -> list[str]:

@@ -58,7 +58,7 @@ def test_the_step_of_a_training_has_the_configuration_one_folder_up(runs: Path) 
 
 def test_inspect_prints_a_table(runs: Path) -> None:
     done = CliRunner().invoke(app, ["inspect", str(runs)])
-    assert done.exit_code == 0 and "Architecture" in done.output
+    assert done.exit_code == 0 and "Architect" in done.output
     found = Collection.open(runs)
     assert found is not None
     console = Console(width=200, file=io.StringIO())
