@@ -52,6 +52,15 @@ def tiny_corpus(tiny_model: LanguageModel) -> TokenCorpus:
 
 
 @pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Three hundred words of the tiny model's vocabulary."""
+    numbers = torch.randint(3, 200, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    path = tmp_path / "words.txt"
+    path.write_text(" ".join(f"w{number}" for number in numbers))
+    return path
+
+
+@pytest.fixture
 def make_sae() -> Callable[..., SparseAutoencoder]:
     def make(
         d: int = 32, n: int = 64, activation: Activation | None = None, seed: int = 0, **changes: object

@@ -26,15 +26,6 @@ MODEL = FIXTURES / "saelens_evals" / "model"
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Path:
-    """Three hundred words of the tiny model's vocabulary."""
-    numbers = torch.randint(3, 200, (300,), generator=torch.Generator().manual_seed(0)).tolist()
-    path = tmp_path / "words.txt"
-    path.write_text(" ".join(f"w{number}" for number in numbers))
-    return path
-
-
-@pytest.fixture
 def checkpoint(tmp_path: Path, make_sae: Callable[..., SparseAutoencoder]) -> Path:
     return save_native(make_sae(), tmp_path / "sae")
 

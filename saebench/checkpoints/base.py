@@ -191,6 +191,18 @@ class PairAdapter(Adapter):
         """The second of the two files."""
         return self.weights
 
+    def header(self, location: Location, *needed: str) -> dict[str, tuple[tuple[int, ...], str]]:
+        """``safetensors_header`` of the weights.
+
+        Raises:
+            SaebenchError: a tensor of ``needed`` is missing (the message lists those there are).
+        """
+        found = safetensors_header(location, self.weights)
+        if not set(needed) <= set(found):
+            there = ", ".join(sorted(found))
+            raise SaebenchError(f"{self.weights} of {location.origin} lacks {' or '.join(needed)}; it has: {there}.")
+        return found
+
 
 def locate(origin: str | Path) -> Location:
     """Find a checkpoint: a local file or folder, or on the hub ``owner/repository[/folder][@revision]``.

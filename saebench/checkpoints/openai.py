@@ -52,8 +52,8 @@ class OpenAI(Adapter):
     def load(self, location: Location) -> SparseAutoencoder:
         """The state dict in saebench's layout; training statistics are dropped."""
         state = self._state(location)
-        activation = _activation(state, location)
         bias = take(state, "pre_bias", location)
+        activation = _activation(state, location)
         return SparseAutoencoder(
             W_enc=take(state, "encoder.weight", location).T,
             W_dec=take(state, "decoder.weight", location).T,

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, safetensors_header, take
+from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, take
 from saebench.checkpoints.saelens_model import check_places, is_centred
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, Gated, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
@@ -104,9 +104,7 @@ class SAELens(PairAdapter):
     def describe(self, location: Location) -> CheckpointInfo:
         """From the configuration and the header of the weights."""
         config = _Config.read(location)
-        shapes = safetensors_header(location, WEIGHTS)
-        if "W_enc" not in shapes or "W_dec" not in shapes:
-            raise SaebenchError(f"{WEIGHTS} of {location.origin} lacks W_enc or W_dec; it has: {', '.join(sorted(shapes))}.")
+        shapes = self.header(location, "W_enc", "W_dec")
         (d_in, n), dtype = shapes["W_enc"]
         metadata = config.metadata
         hook = metadata.get("hook_name") or metadata.get("hook_point")

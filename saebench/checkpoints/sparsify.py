@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, safetensors_header, take
+from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, take
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, GroupMax, SparseAutoencoder, TopK
 
@@ -26,9 +26,7 @@ class Sparsify(PairAdapter):
     def describe(self, location: Location) -> CheckpointInfo:
         """From the configuration and the header of the weights (``num_latents`` is 0 where a factor was given instead)."""
         config = location.json(CONFIG)
-        shapes = safetensors_header(location, WEIGHTS)
-        if "encoder.weight" not in shapes or "W_dec" not in shapes:
-            raise SaebenchError(f"{WEIGHTS} of {location.origin} lacks encoder.weight or W_dec.")
+        shapes = self.header(location, "encoder.weight", "W_dec")
         (n, d_in), dtype = shapes["encoder.weight"]
         activation = _activation(config, location)
         transcodes = bool(config.get("transcode"))

@@ -16,7 +16,7 @@ from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator
 from saebench.evaluators.compute_law import ComputeLaw, find_law
 from saebench.evaluators.shared import LOGIT_CHUNK
 from saebench.results import EvaluatorResult, Metric
-from saebench.results.metrics import metric
+from saebench.results.metrics import Counted
 from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae.topk import top_k
 
@@ -90,9 +90,11 @@ class Downstream(StreamingEvaluator):
         rounded = {name: [float(f"{value:.7g}") for value in column.tolist()] for name, column in columns.items()}
         return {"rows_per_group": self.sums.rows_per_group, **rounded}
 
+    def _over(self, column: str) -> Counted:
+        return Counted(int(self.sums.total(column)))
+
     def _losses(self) -> list[Metric]:
-        n = int(self.sums.total("predictions"))
-        ablated = self.setup.shared.ablated
+        over, ablated = self._over("predictions"), self.setup.shared.ablated
         losses = {
             "ce_clean": (self.sums.ratio("ce_clean", "predictions"), "of the unaltered model"),
             "ce_spliced": (self.sums.ratio("ce_spliced", "predictions"), "with the reconstruction spliced in"),
@@ -100,72 +102,35 @@ class Downstream(StreamingEvaluator):
             "ce_mean_ablated": (ablated["mean"].ratio("cross_entropy", "predictions"), "with activations set to their mean"),
         }
         return [
-            metric(
-                name,
-                estimate,
-                unit="nats",
-                direction="lower" if name == "ce_spliced" else "none",
-                n=n,
-                description=f"Cross-entropy {words}",
-            )
+            over.metric(name, estimate, "nats", "lower" if name == "ce_spliced" else "none", f"Cross-entropy {words}")
             for name, (estimate, words) in losses.items()
         ]
 
     def _differences(self) -> list[Metric]:
-        n = int(self.sums.total("predictions"))
+        over = self._over("predictions")
         clean, spliced, count = (self.sums.column(name) for name in ("ce_clean", "ce_spliced", "predictions"))
-        metrics = [
-            metric(
-                "ce_difference",
-                ratio_estimate(spliced - clean, count),
-                unit="nats",
-                direction="lower",
-                n=n,
-                description="Spliced minus clean cross-entropy",
-            )
-        ]
+        difference = ratio_estimate(spliced - clean, count)
+        metrics = [over.metric("ce_difference", difference, "nats", "lower", "Spliced minus clean cross-entropy")]
         for name, which in (("loss_recovered", "zero"), ("loss_recovered_mean", "mean")):
             floor = self.setup.shared.ablated[which].column("cross_entropy")
             if which == "zero" or float((floor - clean).sum()) > 0:
                 recovered = ratio_estimate(floor - spliced, floor - clean)
             else:
                 recovered = Estimate(None, None)
-            metrics.append(
-                metric(
-                    name,
-                    recovered,
-                    unit="1",
-                    direction="higher",
-                    n=n,
-                    reason="ablation does not raise the loss",
-                    description=f"(CE {which}-ablated - CE spliced) / (CE {which}-ablated - CE clean)",
-                )
-            )
+            formula = f"(CE {which}-ablated - CE spliced) / (CE {which}-ablated - CE clean)"
+            metrics.append(over.metric(name, recovered, "1", "higher", formula, "ablation does not raise the loss"))
         return metrics
 
     def _divergence(self) -> list[Metric]:
-        n = int(self.sums.total("positions"))
+        over = self._over("positions")
+        divergence, agreement = (self.sums.ratio(name, "positions") for name in ("kl_divergence", "top1_agreement"))
+        same = "Share of positions where both models' most likely token is the same"
         return [
-            metric(
-                "kl_divergence",
-                self.sums.ratio("kl_divergence", "positions"),
-                unit="nats",
-                direction="lower",
-                n=n,
-                description="KL(clean || spliced)",
-            ),
-            metric(
-                "top1_agreement",
-                self.sums.ratio("top1_agreement", "positions"),
-                unit="1",
-                direction="higher",
-                n=n,
-                description="Share of positions where both models' most likely token is the same",
-            ),
+            over.metric("kl_divergence", divergence, "nats", "lower", "KL(clean || spliced)"),
+            over.metric("top1_agreement", agreement, "1", "higher", same),
         ]
 
     def _relative_compute(self, law: ComputeLaw | None) -> Metric:
-        n = int(self.sums.total("predictions"))
         description = "Share of pretraining compute a model with the spliced model's loss would have needed"
         value: float | None = None
         reason: str | None = "no scaling law for this model: give one with --scaling-law"
@@ -173,15 +138,8 @@ class Downstream(StreamingEvaluator):
             clean, spliced = self.sums.ratio("ce_clean", "predictions"), self.sums.ratio("ce_spliced", "predictions")
             assert clean.value is not None and spliced.value is not None
             value, reason = law.relative_compute(self.setup.cut.model.n_parameters, spliced.value - clean.value)
-        return metric(
-            "relative_compute",
-            value,
-            unit="share of compute",
-            direction="higher",
-            n=n,
-            description=description,
-            reason=reason,
-        )
+        over = self._over("predictions")
+        return over.metric("relative_compute", value, "share of compute", "higher", description, reason)
 
 
 def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any, logits: Tensor) -> CleanBatch:

@@ -40,7 +40,6 @@ class Progressive(StreamingEvaluator):
         self._levels: Levels | None = None
         self._sums: RowSums | None = None
         self._spliced: SplicedRows | None = None
-        self._batch: CleanBatch | None = None
 
     def _prefixes(self) -> dict[str, SparseAutoencoder]:
         sae = self.setup.sae
@@ -75,9 +74,13 @@ class Progressive(StreamingEvaluator):
         """Start a batch."""
         if self._levels is None:
             self._start()
-        self._batch = batch
         self.sums.start_batch(batch.tokens.shape[0])
         self.spliced.start_batch(batch)
+
+    def end_batch(self) -> None:
+        """Finish a batch, and measure the losses of its sampled rows."""
+        self.sums.end_batch()
+        self.spliced.end_batch()
 
     def observe(self, block: TokenBlock) -> None:
         """Encode and decode a block at every level."""
@@ -96,13 +99,6 @@ class Progressive(StreamingEvaluator):
         for name, prefix in self.prefixes.items():
             latents = prefix.encode(inputs)
             yield name, latents, prefix.decode(latents, inputs).float()
-
-    def end_batch(self) -> None:
-        """Finish a batch, and measure the losses of its sampled rows."""
-        assert self._batch is not None
-        self.sums.end_batch()
-        self.spliced.end_batch(self._batch)
-        self._batch = None
 
     def merge(self, other: StreamingEvaluator) -> None:
         """Add another instance's sums, which must have the same levels."""

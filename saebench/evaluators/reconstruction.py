@@ -14,7 +14,7 @@ from torch import Tensor
 from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
 from saebench.evaluators.geometry import decoder_similarity, encoder_decoder_cosine
 from saebench.results import EvaluatorResult, Metric
-from saebench.results.metrics import metric
+from saebench.results.metrics import Counted, Direction
 from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae import SparseAutoencoder
 
@@ -119,13 +119,7 @@ class Reconstruction(StreamingEvaluator):
     def _error_metrics(self) -> list[Metric]:
         sums, moments = self.sums, self.setup.shared.moments
         n = int(sums.total("tokens"))
-        width = self.setup.sae.d_out
-
-        def make(name: str, estimate: Estimate, unit: str, direction: Any, description: str, reason: str = "") -> Metric:
-            return metric(
-                name, estimate, unit=unit, direction=direction, n=n, description=description, reason=reason or None
-            )
-
+        width, make = self.setup.sae.d_out, Counted(n).metric
         constant = "the activations are constant over the counted tokens"
         normalised = ratio_estimate(sums.column("squared_error"), moments.variance_by_row())
         explained = Estimate(None if normalised.value is None else 1 - normalised.value, normalised.standard_error)
@@ -173,26 +167,15 @@ class Reconstruction(StreamingEvaluator):
         density = self.active_counts.double() / max(n, 1)
         dead = int((self.active_counts == 0).sum())
 
-        def share(name: str, count: int, direction: Any, description: str) -> Metric:
-            return metric(name, count / latents, unit="share of latents", direction=direction, n=n, description=description)
+        over = Counted(n)
 
+        def share(name: str, count: int, direction: Direction, description: str) -> Metric:
+            return over.metric(name, count / latents, "share of latents", direction, description)
+
+        l0, l1 = (self.sums.ratio(name, "tokens") for name in ("l0", "l1"))
         return [
-            metric(
-                "l0",
-                self.sums.ratio("l0", "tokens"),
-                unit="latents",
-                direction="none",
-                n=n,
-                description="Active latents per token",
-            ),
-            metric(
-                "l1",
-                self.sums.ratio("l1", "tokens"),
-                unit="activation",
-                direction="none",
-                n=n,
-                description="Sum of absolute activations per token",
-            ),
+            over.metric("l0", l0, "latents", "none", "Active latents per token"),
+            over.metric("l1", l1, "activation", "none", "Sum of absolute activations per token"),
             share("dead_latents", dead, "lower", f"Latents never active on these {n:,} tokens"),
             share("fraction_seen", latents - dead, "higher", f"Latents active at least once on these {n:,} tokens"),
             share("dense_latents_10pct", int((density > 0.1).sum()), "lower", "Latents active on more than 10 % of tokens"),
@@ -207,27 +190,11 @@ class Reconstruction(StreamingEvaluator):
             similarity, counted = decoder_similarity(sae.W_dec, self.setup.seed)
             cosine = encoder_decoder_cosine(sae)
             reason = "the dictionary reads and writes different spaces or has a single latent"
+        aligned = "Mean cosine of a latent's encoder and decoder directions"
+        nearest = "Mean over latents of the largest decoder cosine with another latent"
         return [
-            metric(
-                "encoder_decoder_cosine",
-                cosine,
-                unit="cosine",
-                direction="none",
-                n=sae.n_latents,
-                n_unit="latents",
-                description="Mean cosine of a latent's encoder and decoder directions",
-                reason=reason,
-            ),
-            metric(
-                "max_decoder_similarity",
-                similarity,
-                unit="cosine",
-                direction="none",
-                n=counted,
-                n_unit="latents",
-                description="Mean over latents of the largest decoder cosine with another latent",
-                reason=reason,
-            ),
+            Counted(sae.n_latents, "latents").metric("encoder_decoder_cosine", cosine, "cosine", "none", aligned, reason),
+            Counted(counted, "latents").metric("max_decoder_similarity", similarity, "cosine", "none", nearest, reason),
         ]
 
     def _density_histogram(self) -> dict[str, Any]:

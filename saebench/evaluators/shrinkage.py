@@ -42,11 +42,9 @@ class Shrinkage(StreamingEvaluator):
         self.by_magnitude = {
             name: torch.zeros(bins, dtype=torch.float64) for name in ("active", "values", "refined", "ratios")
         }
-        self._batch: CleanBatch | None = None
 
     def start_batch(self, batch: CleanBatch) -> None:
         """Start a batch."""
-        self._batch = batch
         self.sums.start_batch(batch.tokens.shape[0])
         self.spliced.start_batch(batch)
 
@@ -80,10 +78,8 @@ class Shrinkage(StreamingEvaluator):
 
     def end_batch(self) -> None:
         """Finish a batch, and measure the losses of its sampled rows."""
-        assert self._batch is not None
         self.sums.end_batch()
-        self.spliced.end_batch(self._batch)
-        self._batch = None
+        self.spliced.end_batch()
 
     def merge(self, other: StreamingEvaluator) -> None:
         """Add another instance's sums."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from saebench.results.schema import Metric
 from saebench.results.statistics import Estimate
+
+Direction = Literal["lower", "higher", "none"]
 
 
 def metric(
@@ -14,7 +17,7 @@ def metric(
     estimate: Estimate | float | None,
     *,
     unit: str,
-    direction: Literal["lower", "higher", "none"],
+    direction: Direction,
     n: int,
     n_unit: str = "tokens",
     version: int = 1,
@@ -39,3 +42,37 @@ def metric(
         reason=reason if value is None else None,
         description=description,
     )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Makes the metrics of a table that have the same number of observations.
+
+    Attributes:
+        n: that number; ``n_unit``: what is counted.
+        n_unit: see ``n``.
+    """
+
+    n: int
+    n_unit: str = "tokens"
+
+    def metric(
+        self,
+        name: str,
+        estimate: Estimate | float | None,
+        unit: str,
+        direction: Direction,
+        description: str,
+        reason: str | None = None,
+    ) -> Metric:
+        """A metric, a row of the table."""
+        return metric(
+            name,
+            estimate,
+            unit=unit,
+            direction=direction,
+            n=self.n,
+            n_unit=self.n_unit,
+            description=description,
+            reason=reason,
+        )

@@ -1,28 +1,17 @@
 """Runs in dictionary_learning's environment: trains its TopK autoencoder; arguments as in peer_saelens_training."""
 
 import json
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from dictionary_learning.trainers.top_k import TopKTrainer
-from safetensors.torch import load_file
+from peer_activations import batches, read_settings
 
-settings = json.loads(sys.argv[1])
-activations = load_file(settings["activations"])["activations"]
+settings, activations = read_settings()
 batch, steps = settings["batch"], settings["steps"]
 torch.manual_seed(0)
-
-
-def batches():
-    while True:
-        order = torch.randperm(activations.shape[0])
-        for start in range(0, activations.shape[0] - batch + 1, batch):
-            yield activations[order[start : start + batch]]
-
-
 trainer = TopKTrainer(
     steps=steps,
     activation_dim=activations.shape[1],
@@ -37,7 +26,7 @@ trainer = TopKTrainer(
     seed=0,
     device="cpu",
 )
-stream, start, skip = batches(), time.perf_counter(), settings.get("skip", 0)
+stream, start, skip = batches(activations, batch), time.perf_counter(), settings.get("skip", 0)
 for step in range(steps):
     if step == skip:
         start = time.perf_counter()

@@ -4,29 +4,18 @@ Arguments: a JSON object with ``activations`` (safetensors), n, k, batch, steps,
 """
 
 import json
-import sys
 import time
 
 import sae_lens
 import torch
+from peer_activations import batches, read_settings
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
-from safetensors.torch import load_file
 
-settings = json.loads(sys.argv[1])
-activations = load_file(settings["activations"])["activations"]
+settings, activations = read_settings()
 batch, steps = settings["batch"], settings["steps"]
 torch.manual_seed(0)
-
-
-def batches():
-    while True:
-        order = torch.randperm(activations.shape[0])
-        for start in range(0, activations.shape[0] - batch + 1, batch):
-            yield activations[order[start : start + batch]]
-
-
 sae = TopKTrainingSAE(
     TopKTrainingSAEConfig(
         d_in=activations.shape[1],
@@ -44,14 +33,14 @@ config = SAETrainerConfig(
     lr_warm_up_steps=settings["warmup"],
     lr_decay_steps=settings["decay"],
 )
-trainer = SAETrainer(cfg=config, sae=sae, data_provider=batches())
+trainer = SAETrainer(cfg=config, sae=sae, data_provider=batches(activations, batch))
 start, timed = time.perf_counter(), 0
 if "out" in settings:
     sae = trainer.fit()
     timed = steps
     sae.save_inference_model(settings["out"])
 else:
-    stream = batches()
+    stream = batches(activations, batch)
     for step in range(steps):
         if step == settings["skip"]:
             start = time.perf_counter()

@@ -22,6 +22,7 @@ from saebench.sae import CheckpointInfo, ReLU, SparseAutoencoder, TopK
 from saebench.sae.scaling import InputScaling
 from saebench.text.corpus import TokenCorpus, make_corpus
 from tests.conftest import FIXTURES, HOOK
+from tests.evaluators.plain_sae import PlainSae
 from tests.evaluators.slow_ablation import ablate
 
 SMALL = {"tokens": 6, "tokens_per_row": 2, "horizon": 5, "baselines_per_token": 3}
@@ -132,19 +133,9 @@ def test_numbers_depend_on_the_seed_and_not_on_the_batch(
 def test_other_hooks_and_objects_can_be_evaluated(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder]
 ) -> None:
-    class Plain:
-        def __init__(self, sae: SparseAutoencoder) -> None:
-            self.sae = sae
-
-        def encode(self, x: Tensor) -> Tensor:
-            return self.sae.encode(x).to_dense()
-
-        def decode(self, z: Tensor) -> Tensor:
-            return z @ self.sae.W_dec
-
     for hook in (HOOK, "blocks.1.hook_mlp_out", "blocks.3.hook_resid_post"):
         native = run(make_sae(), tiny_model, tiny_corpus, hook)
-        foreign = run(Plain(make_sae()), tiny_model, tiny_corpus, hook)
+        foreign = run(PlainSae(make_sae()), tiny_model, tiny_corpus, hook)
         for name, found in native.metrics.items():
             assert foreign.metrics[name].value == pytest.approx(found.value, rel=1e-3)
             assert found.value is not None and 0 < found.value <= 1

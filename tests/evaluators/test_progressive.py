@@ -16,6 +16,7 @@ from saebench.results import EvaluatorResult
 from saebench.sae import JumpReLU, ReLU, SparseAutoencoder, TopK
 from saebench.text.corpus import TokenCorpus
 from tests.conftest import HOOK
+from tests.evaluators.plain_sae import PlainSae
 
 ALL_ROWS = {"downstream_rows": 24, "calibration_rows": 24}
 Make = Callable[..., SparseAutoencoder]
@@ -110,18 +111,8 @@ def test_matryoshka_prefixes_are_read_alone(tiny_model: LanguageModel, tiny_corp
 
 
 def test_what_has_no_more_latents_says_so(tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make) -> None:
-    class Plain:
-        def __init__(self, sae: SparseAutoencoder) -> None:
-            self.sae = sae
-
-        def encode(self, x: Tensor) -> Tensor:
-            return self.sae.encode(x).to_dense()
-
-        def decode(self, z: Tensor) -> Tensor:
-            return z @ self.sae.W_dec
-
     sae = make_sae(activation=ReLU())
-    result, foreign = run(sae, tiny_model, tiny_corpus), run(Plain(sae), tiny_model, tiny_corpus)
+    result, foreign = run(sae, tiny_model, tiny_corpus), run(PlainSae(sae), tiny_model, tiny_corpus)
     assert result.metrics["error_at_2k"].reason == "the autoencoder has no further pre-activations to let in"
     assert result.metrics["prefix_normalised_mse_area"].reason == "the autoencoder has no nested prefixes"
     own = core(sae, tiny_model, tiny_corpus)

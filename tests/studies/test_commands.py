@@ -22,14 +22,6 @@ MODEL = str(FIXTURES / "saelens_evals" / "model")
 MakeSae = Callable[..., SparseAutoencoder]
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    numbers = torch.randint(3, 200, (300,), generator=torch.Generator().manual_seed(0)).tolist()
-    path = tmp_path / "words.txt"
-    path.write_text(" ".join(f"w{number}" for number in numbers))
-    return path
-
-
 def command(*arguments: object) -> str:
     done = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -17,7 +17,7 @@ from saebench.explaining.n2g.trie import Trie
 from saebench.lm import Cut, Prefix
 from saebench.progress import Progress
 from saebench.results import Metric
-from saebench.results.metrics import metric
+from saebench.results.metrics import Counted
 from saebench.results.statistics import Estimate, RowSums, ratio_estimate
 from saebench.sae import Autoencoder, SparseLatents
 from saebench.sae.latents import pack_slots
@@ -91,7 +91,7 @@ def _losses(cut: Cut, prefix: Prefix, outputs: Tensor, mask: Tensor) -> Tensor:
 
 def loss_metrics(sums: RowSums, n_latents: int) -> list[Metric]:
     """The metrics of ``explained_losses``."""
-    n = int(sums.total("predictions"))
+    over = Counted(int(sums.total("predictions")), "predictions")
     count = sums.column("predictions")
     true, simulated, zeroed = (sums.column(name) for name in ("true", "simulated", "zeroed"))
     which = f"{n_latents} explained latents"
@@ -102,14 +102,12 @@ def loss_metrics(sums: RowSums, n_latents: int) -> list[Metric]:
         "zeroed": f"with the reconstruction spliced in, the {which} set to 0",
     }
     losses = [
-        metric(
+        over.metric(
             f"ce_{name}",
             ratio_estimate(sums.column(name), count),
-            unit="nats",
-            direction="lower" if name == "simulated" else "none",
-            n=n,
-            n_unit="predictions",
-            description=f"Cross-entropy {text}",
+            "nats",
+            "lower" if name == "simulated" else "none",
+            f"Cross-entropy {text}",
         )
         for name, text in words.items()
     ]
@@ -118,23 +116,19 @@ def loss_metrics(sums: RowSums, n_latents: int) -> list[Metric]:
     )
     return [
         *losses,
-        metric(
+        over.metric(
             "ce_simulation_cost",
             ratio_estimate(simulated - true, count),
-            unit="nats",
-            direction="lower",
-            n=n,
-            n_unit="predictions",
-            description=f"Cross-entropy with the {which} simulated, minus with their true activations",
+            "nats",
+            "lower",
+            f"Cross-entropy with the {which} simulated, minus with their true activations",
         ),
-        metric(
+        over.metric(
             "loss_explained",
             explained,
-            unit="1",
-            direction="higher",
-            n=n,
-            n_unit="predictions",
-            reason="setting the latents to 0 does not raise the loss",
-            description=f"(CE zeroed - CE simulated) / (CE zeroed - CE true) of the {which}",
+            "1",
+            "higher",
+            f"(CE zeroed - CE simulated) / (CE zeroed - CE true) of the {which}",
+            "setting the latents to 0 does not raise the loss",
         ),
     ]

@@ -35,9 +35,11 @@ class SplicedRows:
         self._parts: dict[str, list[Tensor]] = {}
         self._places: list[tuple[Tensor, Tensor]] = []
         self._number = torch.zeros(0, dtype=torch.int64)
+        self._batch: CleanBatch | None = None
 
     def start_batch(self, batch: CleanBatch) -> None:
         """Find the sampled rows of a batch."""
+        self._batch = batch
         known = (batch.tokens.cpu().unsqueeze(1) == self._sample.unsqueeze(0)).all(dim=2).any(dim=1)
         self._number = torch.where(known, known.cumsum(0) - 1, -1)
         self._parts, self._places = {name: [] for name in self._losses}, []
@@ -51,8 +53,10 @@ class SplicedRows:
             if variant == next(iter(self._losses)):
                 self._places.append((rows[keep], block.positions[keep]))
 
-    def end_batch(self, batch: CleanBatch) -> None:
-        """Run the layers above for the clean rows and for each variant."""
+    def end_batch(self) -> None:
+        """Run the layers above for the batch's clean rows and for each variant."""
+        batch, self._batch = self._batch, None
+        assert batch is not None, "no batch was started"
         if not self._places:
             return
         chosen, cut = (self._number >= 0).nonzero().flatten(), self._setup.cut
