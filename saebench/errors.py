@@ -1,9 +1,26 @@
-"""The exception for errors that a user causes."""
+"""The exception for errors that a user causes, and text from files made safe to show."""
+
+from __future__ import annotations
+
+import unicodedata
+
+NOT_SHOWN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+"""Unicode categories of characters that control a terminal, reorder text or have no shape."""
+
+
+def plain(text: str) -> str:
+    """One line of ``text`` without characters that control a terminal or reorder text."""
+    kept = (" " if character in "\t\r\n" else character for character in text)
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(each) in NOT_SHOWN else each for each in kept)
 
 
 class SaebenchError(Exception):
     """An argument, a file or the environment of the user is invalid.
 
     Its message is one plain sentence that says what is wrong and what to do. The command line prints it and exits
-    with code 2; the library raises it.
+    with code 2; the library raises it. Names from files in it are shown without control characters.
     """
+
+    def __str__(self) -> str:
+        """The message, safe to print."""
+        return plain(super().__str__())

@@ -9,12 +9,15 @@ from contextvars import ContextVar
 from rich.console import Console
 from rich.text import Text
 
+from saebench.errors import plain
+
 _collected: ContextVar[tuple[list[str], ...]] = ContextVar("notices", default=())
 _said: set[str] = set()
 
 
 def notice(sentence: str) -> None:
     """Print a sentence on standard error, once per process, and add it to the notices being collected."""
+    sentence = plain(sentence)
     for notices in _collected.get():
         if sentence not in notices:
             notices.append(sentence)

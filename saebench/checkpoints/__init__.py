@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from saebench.checkpoints.base import Adapter, Location, locate
+from saebench.checkpoints.checked import check_info, check_weights
 from saebench.checkpoints.given import Given
 from saebench.checkpoints.native import save_native
 from saebench.errors import SaebenchError
@@ -102,7 +103,7 @@ def inspect(
     location = replace(locate(origin), given=Given(format, activation, scale))
     adapter = recognise(location)
     with _one_sentence_errors(location, adapter):
-        return adapter.describe(location)
+        return check_info(adapter.describe(location))
 
 
 def load(
@@ -127,6 +128,8 @@ def load(
     adapter = recognise(location)
     with _one_sentence_errors(location, adapter):
         sae = adapter.load(location)
+        sae = replace(sae, info=check_info(sae.info))
+    check_weights(sae)
     sae.check_finite()
     for what, how in sae.info.assumed.items():
         notice(f"{Path(str(origin)).name}: {what}: {how}")

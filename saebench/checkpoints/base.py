@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from saebench.checkpoints.checked import check_archive
 from saebench.checkpoints.given import Given
 from saebench.errors import SaebenchError
 from saebench.files import require_hub
@@ -268,6 +269,8 @@ def read_torch(location: Location, name: str) -> Any:
         SaebenchError: the file is damaged, or is a pickle that needs more than tensors.
     """
     path = location.path(name)
+    if _is_zip(path):
+        check_archive(path, location.origin)
     try:
         with warnings.catch_warnings():  # files of other pickle protocols load all the same, or fail below
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
+import zlib
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saebench.checkpoints.base import Adapter, Location, Sizes, read_safetensors, safetensors_header, take
+from saebench.checkpoints.checked import check_archive
 from saebench.errors import SaebenchError
 from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
 
@@ -73,7 +76,9 @@ class GemmaScope(Adapter):
         name = self.weights_file(location)
         if name.endswith(".safetensors"):
             return {key.lower(): tensor for key, tensor in read_safetensors(location, name).items()}
+        check_archive(location.path(name), location.origin)
         try:
+            _check_headers(location, name)
             with np.load(location.path(name), allow_pickle=False) as arrays:
                 return {key.lower(): torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in arrays.files}
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -86,6 +91,18 @@ def _full_path(location: Location, name: str) -> str:
     return "/".join(part for part in (location.repository, root, location.subfolder, name) if part)
 
 
+def _check_headers(location: Location, name: str) -> None:
+    """Raise ``ValueError`` where the header of an array claims more values than its file has bytes."""
+    shapes = _npz_shapes(location, name)
+    with zipfile.ZipFile(location.path(name)) as archive:
+        for member in archive.infolist():
+            shape = shapes[member.filename.removesuffix(".npy")]
+            if any(each < 0 for each in shape) or math.prod(shape) > member.file_size:
+                raise ValueError(
+                    f"the header of {member.filename} claims the shape {shape}, but it has {member.file_size} bytes"
+                )
+
+
 def _npz_shapes(location: Location, name: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays in an ``.npz`` file, from their headers."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -96,6 +113,6 @@ def _npz_shapes(location: Location, name: str) -> dict[str, tuple[int, ...]]:
                     version = np.lib.format.read_magic(stream)
                     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                     shapes[member.removesuffix(".npy")] = read(stream)[0]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise SaebenchError(f"{name} of {location.origin} cannot be read: {error}") from error
     return shapes

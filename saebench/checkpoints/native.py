@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from saebench.checkpoints.base import Location, PairAdapter, read_safetensors, take
+from saebench.checkpoints.checked import check_info
 from saebench.errors import SaebenchError
 from saebench.files import write_safetensors, write_text
 from saebench.sae import (
@@ -58,7 +59,7 @@ class Native(PairAdapter):
 
     def load(self, location: Location) -> SparseAutoencoder:
         """Memory-mapped weights."""
-        info = self.describe(location)
+        info = check_info(self.describe(location))
         tensors = read_safetensors(location, WEIGHTS)
         scaling = location.json(CONFIG).get("scaling", {})
         return SparseAutoencoder(

@@ -25,11 +25,12 @@ def dictionary(
     """Measure a dictionary's weights; with two, also what they share and how one splits the other. Needs no model or
     text."""
     from saebench import checkpoints
+    from saebench.errors import plain
     from saebench.evaluators.dictionary import geometry
     from saebench.evaluators.dictionary_pair import check_pair, compare
     from saebench.files import check_writable, write_text
     from saebench.provenance import portable_name
-    from saebench.report.content import ARROWS, format_value, plain
+    from saebench.report.content import ARROWS, format_value
 
     if out is not None:
         check_writable(out)

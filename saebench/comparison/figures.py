@@ -8,7 +8,7 @@ from saebench.comparison.compared import ComparedResults
 from saebench.comparison.frontier import Curve, Point, points, x_name
 from saebench.comparison.headline import L0, find_metric
 from saebench.comparison.samples import Z95
-from saebench.report.content import plain
+from saebench.errors import plain
 from saebench.report.figures import Figure, dash, label_text
 from saebench.results import Metric
 

@@ -14,7 +14,8 @@ from saebench.comparison.frontier import Matched, x_name
 from saebench.comparison.headline import L0, find_metric
 from saebench.comparison.samples import Sample
 from saebench.comparison.verdicts import Verdict
-from saebench.report.content import ARROWS, format_value, plain
+from saebench.errors import plain
+from saebench.report.content import ARROWS, format_value
 from saebench.report.page import PageTable
 from saebench.report.tables import markdown_cell
 from saebench.results import Metric

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from saebench.comparison.samples import Z95, stated_error
+from saebench.errors import plain
 from saebench.leaderboard.imported import Imported
 from saebench.leaderboard.rows import Row
 from saebench.leaderboard.submission import Submission
-from saebench.report.content import Line, facts, format_value, plain, provenance
+from saebench.report.content import Line, facts, format_value, provenance
 from saebench.report.figures import densities, positions
 from saebench.report.metric_table import MetricGroup, MetricRow, MetricTable, scorecard_table
 from saebench.report.page import drawn_figures, templates

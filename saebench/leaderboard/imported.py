@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from saebench.errors import plain
 from saebench.leaderboard.benchmark import Sha256
 from saebench.leaderboard.files import BadFile, Strict, in_words, is_name, read_bytes, read_json
 from saebench.leaderboard.submission import Readable
-from saebench.report.content import plain
 from saebench.results import EvaluatorResult, JsonObject, Metric
 
 UNVOUCHED = {

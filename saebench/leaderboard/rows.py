@@ -10,10 +10,10 @@ from typing import Any
 
 from saebench.comparison.headline import L0, find_metric, headline, metric_paths
 from saebench.comparison.samples import stated_error
+from saebench.errors import plain
 from saebench.leaderboard.checks import Board
 from saebench.leaderboard.imported import Imported
 from saebench.leaderboard.submission import Submission
-from saebench.report.content import plain
 from saebench.results import EvaluatorResult, Metric
 
 L0_PATHS = (L0, "saebench_core.sparsity.l0", "claimed.l0")

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, plain
 from saebench.files import check_writable, write_text
 from saebench.leaderboard.checks import Board, load_boards
 from saebench.leaderboard.entry_page import PLOTLY, render_entry
 from saebench.leaderboard.rows import Row, entry_rows, table_data
-from saebench.report.content import plain
 from saebench.report.page import plotly_script, script_json, templates
 
 MARKER = "made-by-saebench"

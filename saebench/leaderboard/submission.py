@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, StringConstraints, ValidationError
 
+from saebench.errors import plain
 from saebench.leaderboard.benchmark import Sha256
 from saebench.leaderboard.files import BadFile, Strict, in_words, is_name, read_json
-from saebench.report.content import plain
 from saebench.results import Result, canonical_hash
 
 

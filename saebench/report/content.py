@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from saebench.errors import plain
 from saebench.results import Metric, Result
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
 MOST_DECIMALS = 7
-NOT_SHOWN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-"""Unicode categories that control a terminal or reorder text; names are untrusted."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +149,3 @@ def differences(results: Sequence[Result]) -> list[str]:
         "seeds": lambda result: result.seed,
     }
     return [words for words, of in conditions.items() if len({of(result) for result in results}) > 1]
-
-
-def plain(text: str) -> str:
-    """One line of ``text`` without characters that control a terminal or reorder text."""
-    kept = (" " if character in "\t\r\n" else character for character in text)
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(each) in NOT_SHOWN else each for each in kept)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from saebench.report.content import plain
+from saebench.errors import plain
 from saebench.results import Result
 
 LOSSES = {"ce_clean": "clean", "ce_spliced": "spliced", "ce_mean_ablated": "mean-ablated", "ce_zero_ablated": "zero-ablated"}

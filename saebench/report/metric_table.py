@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from saebench.report.content import Line, lines, plain
+from saebench.errors import plain
+from saebench.report.content import Line, lines
 from saebench.results import Result
 
 KEY = "Value ± standard error; ↓ lower is better, ↑ higher is better"

@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, plain
 from saebench.files import write_text
-from saebench.report.content import Line, facts, plain, provenance
+from saebench.report.content import Line, facts, provenance
 from saebench.report.content import differences as conditions_that_differ
 from saebench.report.figures import Figure
 from saebench.report.figures import figures as figures_of

@@ -9,7 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from saebench.report.content import Line, facts, lines, plain
+from saebench.errors import plain
+from saebench.report.content import Line, facts, lines
 from saebench.results import Result
 
 ROOM_FOR_COUNTS = 92

@@ -162,6 +162,15 @@ class Result(_Strict):
     notices: list[str] = Field(default_factory=list, description="where a slower or other path was taken, and why")
     environment: Environment
 
+    @model_validator(mode="after")
+    def _has_content(self) -> Result:
+        if not self.evaluators and not self.failures:
+            raise ValueError("it holds no evaluator's result and no failure")
+        options = self.settings.get("options", {})
+        if not isinstance(options, dict) or not all(isinstance(each, dict) for each in options.values()):
+            raise ValueError("settings.options must give an object for each evaluator")
+        return self
+
     def metric(self, path: str) -> Metric:
         """A metric by ``evaluator.name``, such as ``reconstruction.normalised_mse``.
 

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from rich.text import Text
 
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, plain
 from saebench.files import check_writable, write_text
 from saebench.provenance import environment
-from saebench.report.content import ARROWS, format_value, plain
+from saebench.report.content import ARROWS, format_value
 from saebench.report.figures import Figure
 from saebench.report.metric_table import MetricGroup, MetricRow, MetricTable
 from saebench.report.page import drawn_figures, templates

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, plain
 from saebench.report import render_html_table, render_markdown, render_terminal, render_text, write_page
-from saebench.report.content import differences, format_value, plain
+from saebench.report.content import differences, format_value
 from saebench.report.figures import LONGEST_LABEL, densities, figures, losses, positions, recovery
 from saebench.report.page import render_page, script_json
 from saebench.results import Metric, Result
