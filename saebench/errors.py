@@ -1,4 +1,8 @@
-"""The exception for errors that a user causes."""
+"""The exception for errors that a user causes, and the check of numbers that a user sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class SaebenchError(Exception):
@@ -7,3 +11,20 @@ class SaebenchError(Exception):
     Its message is one plain sentence that says what is wrong and what to do. The command line prints it and exits
     with code 2; the library raises it.
     """
+
+
+def check_at_least(settings: object, least: Mapping[str, float], of: str = "") -> None:
+    """Check the numbers of a dataclass of settings.
+
+    Args:
+        settings: their values are attributes; None counts as not set.
+        least: the smallest value allowed, by attribute.
+        of: further words on the settings for the message, such as `` of the protocol``.
+
+    Raises:
+        SaebenchError: a value is smaller, or NaN.
+    """
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= bound:
+            raise SaebenchError(f"{name}{of} is {value}; it must be at least {bound:g}.")

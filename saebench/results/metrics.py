@@ -67,12 +67,6 @@ class Counted:
     ) -> Metric:
         """A metric, a row of the table."""
         return metric(
-            name,
-            estimate,
-            unit=unit,
-            direction=direction,
-            n=self.n,
-            n_unit=self.n_unit,
-            description=description,
+            name, estimate, unit=unit, direction=direction, n=self.n, n_unit=self.n_unit, description=description,
             reason=reason,
-        )
+        )  # fmt: skip
