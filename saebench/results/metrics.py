@@ -31,17 +31,9 @@ def metric(
     if value is None:
         error, reason = None, reason or "undefined: nothing was counted"
     return Metric(
-        name=name,
-        version=version,
-        value=value,
-        unit=unit,
-        direction=direction,
-        n=n,
-        n_unit=n_unit,
-        standard_error=error,
-        reason=reason if value is None else None,
-        description=description,
-    )
+        name=name, version=version, value=value, unit=unit, direction=direction, n=n, n_unit=n_unit, standard_error=error,
+        reason=reason if value is None else None, description=description,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
