@@ -107,30 +107,14 @@ def evaluate(
     given = {"downstream.scaling_law": scaling_law, "probe_loss.tasks": tasks}
     shortcuts = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
     cards = evaluate(
-        expand(checkpoint, inside=all),
-        model=model,
-        hook=hook,
-        hook_out=hook_out,
-        format=format,
-        activation=activation,
-        scale=scale,
-        corpus=str(text) if text else corpus,
-        corpus_revision=revision,
-        tokens=tokens if tokens is not None else 0 if text else DEFAULT_TOKENS,
-        context=context,
-        batch=batch,
-        dtype=dtype.value,
-        device=device,
-        evaluators=names,
-        seed=seed,
-        bos=bos.value if bos else "text" if text else None,
-        exclude=exclude,
+        expand(checkpoint, inside=all), model=model, hook=hook, hook_out=hook_out, format=format, activation=activation,
+        scale=scale, corpus=str(text) if text else corpus, corpus_revision=revision,
+        tokens=tokens if tokens is not None else 0 if text else DEFAULT_TOKENS, context=context, batch=batch,
+        dtype=dtype.value, device=device, evaluators=names, seed=seed, exclude=exclude, data_dir=data_dir, out=out,
+        bos=bos.value if bos else "text" if text else None, resume=resume,
         options=parse_options([*(option or []), *shortcuts], names),
-        data_dir=data_dir,
         controls=list(CONTROLS) if controls == "all" else [name.strip() for name in controls.split(",") if name.strip()],
-        out=out,
-        resume=resume,
-    )
+    )  # fmt: skip
     for card in cards:
         console.print(render_terminal(card.result))
     console.print(Text(f"Results: {out}"))

@@ -1,8 +1,9 @@
-"""The exception for errors that a user causes, and text from files made safe to show."""
+"""The exception for errors that a user causes, and the check of numbers that a user sets; text from files made safe to show."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 
 NOT_SHOWN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 """Unicode categories of characters that control a terminal, reorder text or have no shape."""
@@ -24,3 +25,20 @@ class SaebenchError(Exception):
     def __str__(self) -> str:
         """The message, safe to print."""
         return plain(super().__str__())
+
+
+def check_at_least(settings: object, least: Mapping[str, float], of: str = "") -> None:
+    """Check the numbers of a dataclass of settings.
+
+    Args:
+        settings: their values are attributes; None counts as not set.
+        least: the smallest value allowed, by attribute.
+        of: further words on the settings for the message, such as `` of the protocol``.
+
+    Raises:
+        SaebenchError: a value is smaller, or NaN.
+    """
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= bound:
+            raise SaebenchError(f"{name}{of} is {value}; it must be at least {bound:g}.")

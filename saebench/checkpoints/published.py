@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, integer, read_torch, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, integer, read_torch, take
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, ReLU, SparseAutoencoder, TopK
 
@@ -41,10 +41,8 @@ class _Published(Adapter):
     ) -> SparseAutoencoder:
         """The autoencoder from ``W_enc [d, n]``, ``W_dec [n, d]`` and the biases."""
         (d, n), d_out = parts["W_enc"].shape, parts["W_dec"].shape[1]
-        info = CheckpointInfo(
-            location.origin, self.name, activation.name, d, d_out, n, activation.describe(), hook_in=hook, hook_out=hook,
-            dtype=str(parts["W_enc"].dtype).removeprefix("torch."), **more,
-        )  # fmt: skip
+        dtype = str(parts["W_enc"].dtype).removeprefix("torch.")
+        info = self.info(location, Sizes(d, n, d_out), activation.describe(), hook, dtype=dtype, **more)
         return SparseAutoencoder(
             W_enc=parts["W_enc"],
             W_dec=parts["W_dec"],

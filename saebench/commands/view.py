@@ -43,16 +43,9 @@ def view(
     else:
         serve = _server()
     content, loading = open_viewer(
-        checkpoint,
-        examples=examples,
-        result=result,
-        meta=meta,
-        model=model,
-        hook=hook,
-        live=live,
-        device=device,
+        checkpoint, examples=examples, result=result, meta=meta, model=model, hook=hook, live=live, device=device,
         brief=static is not None,
-    )
+    )  # fmt: skip
     if static is not None:
         files = write_static(content, loading, static, Progress())
         console.print(Text(f"{files:,} files; open {static / 'index.html'}"))

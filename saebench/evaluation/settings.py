@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saebench.errors import SaebenchError
+from saebench.errors import check_at_least
 from saebench.evaluators.base import DEFAULT_EVALUATORS
 from saebench.lm import LanguageModel
 from saebench.text.corpus import BosPolicy, TokenCorpus
@@ -69,6 +69,4 @@ class EvaluationSettings:
         return {"format": self.format, "activation": self.activation, "scale": self.scale}
 
     def __post_init__(self) -> None:
-        for name, value, least in (("tokens", self.tokens, 0), ("batch", self.batch, 1), ("context", self.context, 2)):
-            if value is not None and value < least:
-                raise SaebenchError(f"{name} is {value}; it must be at least {least}.")
+        check_at_least(self, {"tokens": 0, "batch": 1, "context": 2})

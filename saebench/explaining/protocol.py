@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from saebench.definitions import definition_hash, load_definition
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, check_at_least
 
 _SECTIONS = ("examples", "graph", "augmentation", "scoring", "sample")
 
@@ -42,11 +42,7 @@ class Protocol:
     examples_shown: int
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise SaebenchError(
-                    f"{name} of the explanation protocol is {getattr(self, name)}; it must be at least {least}."
-                )
+        check_at_least(self, _LEAST, " of the explanation protocol")
         for name in ("activation_kept", "saliency", "candidate_kept", "unseen_share"):
             if not 0 < getattr(self, name) < 1:
                 raise SaebenchError(

@@ -31,17 +31,9 @@ def metric(
     if value is None:
         error, reason = None, reason or "undefined: nothing was counted"
     return Metric(
-        name=name,
-        version=version,
-        value=value,
-        unit=unit,
-        direction=direction,
-        n=n,
-        n_unit=n_unit,
-        standard_error=error,
-        reason=reason if value is None else None,
-        description=description,
-    )
+        name=name, version=version, value=value, unit=unit, direction=direction, n=n, n_unit=n_unit, standard_error=error,
+        reason=reason if value is None else None, description=description,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,12 +59,6 @@ class Counted:
     ) -> Metric:
         """A metric, a row of the table."""
         return metric(
-            name,
-            estimate,
-            unit=unit,
-            direction=direction,
-            n=self.n,
-            n_unit=self.n_unit,
-            description=description,
+            name, estimate, unit=unit, direction=direction, n=self.n, n_unit=self.n_unit, description=description,
             reason=reason,
-        )
+        )  # fmt: skip

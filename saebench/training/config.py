@@ -9,12 +9,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, check_at_least
 from saebench.sae.scaling import ScalingKind
 
 ARCHITECTURES = ("topk", "multitopk", "batchtopk", "jumprelu", "relu", "gated", "prolu", "matryoshka")
 PENALISED = ("jumprelu", "relu", "gated", "prolu")
 """Architectures whose L0 is controlled by a penalty."""
+_LEAST = dict.fromkeys(("n", "k", "tokens", "batch", "context", "checkpoint_every"), 1) | dict.fromkeys(
+    ("lr", "sparsity", "target_l0", "clip", "aux_coefficient", "warmup_steps", "k_aux", "corpus_skip"), 0
+)
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
             raise SaebenchError(f"There is no architecture {self.arch!r}; choose from {', '.join(ARCHITECTURES)}.")
-        for name in ("n", "k", "tokens", "batch", "context", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise SaebenchError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        check_at_least(self, _LEAST)
         if self.k > self.n:
             raise SaebenchError(f"k = {self.k} is larger than n = {self.n}: at most n latents can be active.")
-        for name in ("lr", "sparsity", "target_l0", "clip", "aux_coefficient", "warmup_steps", "k_aux", "corpus_skip"):
-            if getattr(self, name) < 0:
-                raise SaebenchError(f"{name} is {getattr(self, name)}; it must not be negative.")
         if self.target_l0 and self.arch not in PENALISED:
             raise SaebenchError(f"target_l0 is for {', '.join(PENALISED)}; the L0 of {self.arch} is its k.")
         if self.group_sizes and (sum(self.group_sizes) != self.n or min(self.group_sizes) < 1):

@@ -246,12 +246,3 @@ def test_truncated_files_are_refused(name: str, tmp_path: Path) -> None:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SaebenchError):
         checkpoints.load(folder)
-
-
-def test_the_same_width_everywhere_or_an_error(tmp_path: Path) -> None:
-    folder = tmp_path / "sae"
-    shutil.copytree(FIXTURES / "saelens/topk", folder)
-    tensors = load_file(folder / "sae_weights.safetensors")
-    save_file(tensors | {"b_enc": torch.zeros(39)}, folder / "sae_weights.safetensors")
-    with pytest.raises(SaebenchError, match=r"b_enc has shape \[39\]"):
-        checkpoints.load(folder)

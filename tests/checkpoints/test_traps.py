@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +131,19 @@ def test_a_malformed_sae_json_gives_one_sentence(section: str, value: Any, tmp_p
         checkpoints.load(folder)
 
 
-def test_weights_of_the_wrong_rank_give_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("read", "name", "size", "sentence"),
+    [(checkpoints.inspect, "W_enc", 3, "malformed"), (checkpoints.load, "b_enc", 39, r"b_enc has shape \[39\]")],
+)
+def test_weights_of_the_wrong_shape_give_one_sentence(
+    read: Callable[[Path], Any], name: str, size: int, sentence: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "sae"
     shutil.copytree(FIXTURES / "saelens/topk", folder)
     weights = load_file(folder / "sae_weights.safetensors")
-    save_file(weights | {"W_enc": torch.zeros(3)}, folder / "sae_weights.safetensors")
-    with pytest.raises(SaebenchError, match="malformed"):
-        checkpoints.inspect(folder)
+    save_file(weights | {name: torch.zeros(size)}, folder / "sae_weights.safetensors")
+    with pytest.raises(SaebenchError, match=sentence):
+        read(folder)
 
 
 def test_an_adapter_of_another_package_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

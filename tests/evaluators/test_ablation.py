@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import saebench
 from saebench.errors import SaebenchError
 from saebench.evaluators.ablation import Ablation
 from saebench.evaluators.base import Setup
@@ -22,7 +21,7 @@ from saebench.sae import CheckpointInfo, ReLU, SparseAutoencoder, TopK
 from saebench.sae.scaling import InputScaling
 from saebench.text.corpus import TokenCorpus, make_corpus
 from tests.conftest import FIXTURES, HOOK
-from tests.evaluators.plain_sae import PlainSae
+from tests.evaluators.helpers import PlainSae, result_of
 from tests.evaluators.slow_ablation import ablate
 
 SMALL = {"tokens": 6, "tokens_per_row": 2, "horizon": 5, "baselines_per_token": 3}
@@ -31,12 +30,7 @@ SMALL = {"tokens": 6, "tokens_per_row": 2, "horizon": 5, "baselines_per_token": 
 def run(
     sae: Any, model: LanguageModel, corpus: TokenCorpus, hook: str = HOOK, seed: int = 0, **options: int
 ) -> EvaluatorResult:
-    card = saebench.evaluate(
-        sae, model=model, hook=hook, corpus=corpus, evaluators=["ablation"], progress=False, seed=seed,
-        options={"ablation": SMALL | options},
-    )  # fmt: skip
-    assert card.result.failures == {}
-    return card.result.evaluators["ablation"]
+    return result_of("ablation", sae, model, corpus, SMALL | options, hook=hook, seed=seed)
 
 
 def test_equals_the_plain_model_run_again_for_each_latent(

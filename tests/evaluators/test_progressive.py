@@ -16,19 +16,14 @@ from saebench.results import EvaluatorResult
 from saebench.sae import JumpReLU, ReLU, SparseAutoencoder, TopK
 from saebench.text.corpus import TokenCorpus
 from tests.conftest import HOOK
-from tests.evaluators.plain_sae import PlainSae
+from tests.evaluators.helpers import PlainSae, result_of
 
 ALL_ROWS = {"downstream_rows": 24, "calibration_rows": 24}
 Make = Callable[..., SparseAutoencoder]
 
 
 def run(sae: Any, model: LanguageModel, corpus: TokenCorpus, batch: int = 24, **options: int) -> EvaluatorResult:
-    card = saebench.evaluate(
-        sae, model=model, hook=HOOK, corpus=corpus, evaluators=["progressive"], progress=False, batch=batch,
-        options={"progressive": ALL_ROWS | options},
-    )  # fmt: skip
-    assert card.result.failures == {}
-    return card.result.evaluators["progressive"]
+    return result_of("progressive", sae, model, corpus, ALL_ROWS | options, hook=HOOK, batch=batch)
 
 
 def core(sae: Any, model: LanguageModel, corpus: TokenCorpus) -> tuple[float, float, float]:

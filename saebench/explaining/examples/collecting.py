@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from saebench.definitions import definition_hash, load_definition
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, check_at_least
 from saebench.explaining.examples.folder import (
     FORMAT,
     FORMAT_VERSION,
@@ -69,9 +69,7 @@ class ExampleSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("top", 1), ("random", 1), ("before", 0), ("after", 0)):
-            if getattr(self, name) < least:
-                raise SaebenchError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        check_at_least(self, {"top": 1, "random": 1, "before": 0, "after": 0})
 
     @staticmethod
     def defined(**changes: int | None) -> ExampleSettings:

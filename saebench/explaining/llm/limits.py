@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, check_at_least
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,9 @@ class Limits:
     give_up_after: int = 5
 
     def __post_init__(self) -> None:
-        least = {"concurrency": 1, "give_up_after": 1}
-        for name, value in vars(self).items():
-            if not value >= least.get(name, 0) or (name == "timeout" and value == 0):
-                raise SaebenchError(f"{name} is {value}; it must be at least {least.get(name, 0)}.")
+        check_at_least(self, dict.fromkeys(vars(self), 0) | {"concurrency": 1, "give_up_after": 1})
+        if self.timeout == 0:
+            raise SaebenchError("timeout is 0; it must be more than 0.")
 
     def wait_before(self, attempt: int, headers: Mapping[str, str]) -> float:
         """Seconds to wait before attempt ``attempt`` (1 is the first repetition).
