@@ -1,4 +1,4 @@
-"""The exception for errors that a user causes, and the check of numbers that a user sets; text from files made safe to show."""
+"""The exception for errors that a user causes, the check of numbers that a user sets, and text made safe to show."""
 
 from __future__ import annotations
 
