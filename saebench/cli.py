@@ -72,6 +72,7 @@ def evaluate(
     scale: Annotated[str | None, typer.Option(help="For weights without a configuration: factor of the input, or layer_norm.")] = None,
     corpus: Annotated[str, typer.Option(help="python-docs, a .txt, .jsonl or .parquet file, or a data set on the hub.")] = "python-docs",
     text: Annotated[Path | None, typer.Option(help="Exactly this text file, with one BOS at its start.")] = None,
+    text_field: Annotated[str, typer.Option(help="The column of a data set that holds the text, token ids or messages.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus; 0 for all. With --text, all by default.")] = None,
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
@@ -108,7 +109,7 @@ def evaluate(
     shortcuts = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
     cards = evaluate(
         expand(checkpoint, inside=all), model=model, hook=hook, hook_out=hook_out, format=format, activation=activation,
-        scale=scale, corpus=str(text) if text else corpus, corpus_revision=revision,
+        scale=scale, corpus=str(text) if text else corpus, corpus_revision=revision, text_field=text_field,
         tokens=tokens if tokens is not None else 0 if text else DEFAULT_TOKENS, context=context, batch=batch,
         dtype=dtype.value, device=device, evaluators=names, seed=seed, exclude=exclude, data_dir=data_dir, out=out,
         bos=bos.value if bos else "text" if text else None, resume=resume,

@@ -77,6 +77,7 @@ def corpus_record(corpus: TokenCorpus) -> CorpusRecord:
         shuffle_seed=corpus.shuffle_seed,
         excluded=corpus.rule,
         documents=corpus.documents,
+        documents_null=corpus.documents_null,
     )
 
 

@@ -89,5 +89,14 @@ def check_centring(name: str, config: Any, info: CheckpointInfo) -> None:
         )
 
 
+def check_window(name: str, config: Any, context: int) -> None:
+    """Raise ``SaebenchError`` where a row is longer than the positions that the language model was trained with."""
+    window = _first(config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    if window is not None and context > window:
+        raise SaebenchError(
+            f"Rows of {context:,} tokens are longer than the {window:,} positions of {name}: use --context {window}."
+        )
+
+
 def _first(config: Any, *names: str) -> int | None:
     return next((int(value) for name in names if isinstance(value := getattr(config, name, None), int)), None)

@@ -12,14 +12,14 @@ from saebench import checkpoints
 from saebench.errors import SaebenchError
 from saebench.evaluation.controls import Sample, check_controls, make_control, reinitialised
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
-from saebench.evaluation.preflight import check_against_config, check_centring, check_nothing_open, model_name
+from saebench.evaluation.preflight import check_against_config, check_centring, check_nothing_open, check_window, model_name
 from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.settings import DEFAULT_CONTEXT, TOKENS_PER_BATCH, EvaluationSettings
 from saebench.evaluators.base import Setup, StreamingEvaluator, find_evaluators
 from saebench.evaluators.shared import Shared, make_shared
 from saebench.lm import Cut, LanguageModel
 from saebench.lm.hooks import Hook, parse_hook
-from saebench.lm.loading import pick_device
+from saebench.lm.loading import load_tokenizer, pick_device, read_config
 from saebench.notices import collect_notices
 from saebench.progress import Progress
 from saebench.results import Result
@@ -51,10 +51,14 @@ class EvaluationRun:
         self.model_name = model_name(settings.model, self.infos)
         self.hooks = [self._hooks(info) for info in self.infos]
         if isinstance(settings.corpus, str):
-            open_text(settings.corpus, revision=settings.corpus_revision)
+            open_text(settings.corpus, revision=settings.corpus_revision, field=settings.text_field)
         for info, hooks in zip(self.infos, self.hooks, strict=True):
             if info is not None and isinstance(self.model_name, str):
                 check_against_config(self.model_name, info, hooks)
+        if not isinstance(settings.corpus, TokenCorpus):
+            name = self.model_name
+            config = read_config(name) if isinstance(name, str) else name.config
+            check_window(name if isinstance(name, str) else name.name, config, self._context())
 
     def run(self) -> list[Result]:
         """Load, evaluate, write. Results are written as evaluators finish."""
@@ -64,11 +68,11 @@ class EvaluationRun:
     def _run(self) -> list[Result]:
         with self.clock.stage("loading autoencoders"):  # first: a damaged one is found before the model is loaded
             loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
+        with self.clock.stage("tokenising"):  # with the tokenizer alone: a text is checked before the model is loaded
+            corpus = self._corpus()
         model = self._load_model()
         cuts = {hooks: model.cut(*hooks) for hooks in dict.fromkeys(self.hooks)}
         saes = [self._fitted(sae, cuts[hooks]) for sae, hooks in zip(loaded, self.hooks, strict=True)]
-        with self.clock.stage("tokenising"):
-            corpus = self._corpus(model)
         results: dict[int, Result] = {}
         for hooks, cut in cuts.items():
             indices = [index for index, each in enumerate(self.hooks) if each == hooks]
@@ -91,7 +95,7 @@ class EvaluationRun:
     def prepare(self) -> tuple[list[Autoencoder], Cut, TokenCorpus]:
         """As ``open``, with the text."""
         saes, cut = self.open()
-        return saes, cut, self._corpus(cut.model)
+        return saes, cut, self._corpus()
 
     def _describe(self, candidate: Any) -> CheckpointInfo | None:
         if isinstance(candidate, str | Path):
@@ -130,8 +134,16 @@ class EvaluationRun:
             )
         return sae
 
-    def _corpus(self, model: LanguageModel) -> TokenCorpus:
-        settings, info = self.settings, next((each for each in self.infos if each is not None), None)
+    def _info(self) -> CheckpointInfo | None:
+        """The first checkpoint's metadata, which gives what the settings leave open."""
+        return next((each for each in self.infos if each is not None), None)
+
+    def _context(self) -> int:
+        info = self._info()
+        return self.settings.context or (info.context if info is not None else None) or DEFAULT_CONTEXT
+
+    def _corpus(self) -> TokenCorpus:
+        settings, info, model = self.settings, self._info(), self.model_name
         if isinstance(settings.corpus, TokenCorpus):
             return settings.corpus
         bos = settings.bos
@@ -139,12 +151,13 @@ class EvaluationRun:
             bos = "none"
         return load_corpus(
             settings.corpus,
-            model.tokenizer,
-            context=settings.context or (info.context if info is not None else None) or DEFAULT_CONTEXT,
+            model.tokenizer if isinstance(model, LanguageModel) else load_tokenizer(model),
+            context=self._context(),
             tokens=settings.tokens or None,
             bos=bos,
             exclude=settings.exclude,
             revision=settings.corpus_revision,
+            field=settings.text_field,
         )
 
     def _evaluate_hook(

@@ -28,6 +28,7 @@ class EvaluationSettings:
         format: for checkpoints without a configuration, as are ``activation`` and ``scale``: see ``checkpoints.Given``.
         corpus: a text for ``load_corpus``, or a ``TokenCorpus``.
         corpus_revision: pins a data set on the hub.
+        text_field: the column of a data set that holds the text; see ``open_text``.
         tokens: number of tokens of the text; 0 for all.
         context: length of a row (the checkpoint's, else 128).
         batch: rows per batch (1,024 tokens by default); results do not depend on it beyond rounding.
@@ -50,6 +51,7 @@ class EvaluationSettings:
     scale: str | None = None
     corpus: str | TokenCorpus = PYTHON_DOCS
     corpus_revision: str | None = None
+    text_field: str = "text"
     tokens: int = DEFAULT_TOKENS
     context: int | None = None
     batch: int | None = None

@@ -17,6 +17,7 @@ from saebench.errors import SaebenchError
 from saebench.lm.embedded import EMBEDDED_MODEL, embedded_model_folder, file_sha256, gguf_to_folder
 from saebench.lm.quiet import quiet
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -59,11 +60,29 @@ def read_config(name: str, revision: str | None = None) -> Any:
         return AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False).get_text_config()
 
 
-def load_pretrained(name: str, dtype: str, device: str, revision: str | None) -> Loaded:
-    """Load weights and tokenizer. Remote code is never run."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """A model's tokenizer alone; it is read in a moment, and a text can be checked with it before weights are loaded.
+
+    Raises:
+        SaebenchError: the model has none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
 
     source = locate(name)
+    if isinstance(source, Path) and not any((source / each).is_file() for each in TOKENIZER_FILES):
+        raise SaebenchError(
+            f"The model folder {name} holds no tokenizer ({', '.join(TOKENIZER_FILES)}): save it there with save_pretrained."
+        )
+    with _plain_errors(name), quiet():
+        return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+
+
+def load_pretrained(name: str, dtype: str, device: str, revision: str | None) -> Loaded:
+    """Load weights and tokenizer. Remote code is never run."""
+    from transformers import AutoModelForCausalLM
+
+    source = locate(name)
+    tokenizer = load_tokenizer(name, revision)
     with _plain_errors(name), quiet():
         model = AutoModelForCausalLM.from_pretrained(
             source,
@@ -72,7 +91,6 @@ def load_pretrained(name: str, dtype: str, device: str, revision: str | None) ->
             attn_implementation="eager",
             trust_remote_code=False,
         ).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     commit = getattr(model.config, "_commit_hash", None)
     return Loaded(model, tokenizer, commit, _hash_weights(source) if isinstance(source, Path) else None)
 

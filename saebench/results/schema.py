@@ -127,6 +127,7 @@ class CorpusRecord(_Strict):
     shuffle_seed: int | None = Field(default=None, description="where rows were sampled from all of the text")
     excluded: str = Field(description="the rule, in words")
     documents: int
+    documents_null: int = Field(default=0, description="rows of the source without text, skipped")
 
 
 class Environment(_Strict):
@@ -161,15 +162,6 @@ class Result(_Strict):
     stages: dict[str, float] = Field(default_factory=dict, description="seconds spent in each stage")
     notices: list[str] = Field(default_factory=list, description="where a slower or other path was taken, and why")
     environment: Environment
-
-    @model_validator(mode="after")
-    def _has_content(self) -> Result:
-        if not self.evaluators and not self.failures:
-            raise ValueError("it holds no evaluator's result and no failure")
-        options = self.settings.get("options", {})
-        if not isinstance(options, dict) or not all(isinstance(each, dict) for each in options.values()):
-            raise ValueError("settings.options must give an object for each evaluator")
-        return self
 
     def metric(self, path: str) -> Metric:
         """A metric by ``evaluator.name``, such as ``reconstruction.normalised_mse``.
@@ -244,9 +236,19 @@ def _read(path: Path) -> tuple[list[str], Result | None]:
     if version != SCHEMA_VERSION or version is True:
         return [f"its schema_version is {version!r}; this version of saebench reads {SCHEMA_VERSION}."], None
     try:
-        return [], Result.model_validate_json(text, strict=True)
+        result = Result.model_validate_json(text, strict=True)
+        problems = _without_content(result)
+        return problems, None if problems else result
     except ValidationError as error:
         return [_in_words(each["loc"], each["msg"]) for each in error.errors()], None
+
+
+def _without_content(result: Result) -> list[str]:
+    """What a file must hold to be of use; a result in the making need not."""
+    options = result.settings.get("options", {})
+    if not isinstance(options, dict) or not all(isinstance(each, dict) for each in options.values()):
+        return ["settings.options must give an object for each evaluator."]
+    return [] if result.evaluators or result.failures else ["it holds no evaluator's result and no failure."]
 
 
 def _refuse_constant(name: str) -> float:

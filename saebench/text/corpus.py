@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.text.sources import TextSource, open_text
+from saebench.notices import notice
+from saebench.text.sources import Document, TextSource, open_text
 
 BosPolicy = Literal["row", "text", "none"]
 Separator = Literal["auto", "eos", "bos", "none"]
@@ -32,6 +33,12 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: str, **options: Any) -> Any:
         """Encode."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> Any:
+        """A chat as text."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class TokenCorpus:
         tokens_requested: the requested number, if any; the corpus has fewer where the text has fewer.
         tokens_dropped: tokens after the last complete row.
         shuffle_seed: of the sampling, where the rows are a random sample of the text's rows.
+        documents_null: rows of the source without text, which were skipped.
     """
 
     tokens: Tensor
@@ -66,6 +74,7 @@ class TokenCorpus:
     tokens_requested: int | None = None
     tokens_dropped: int = 0
     shuffle_seed: int | None = None
+    documents_null: int = 0
 
     @property
     def context(self) -> int:
@@ -103,8 +112,8 @@ def load_corpus(
     """Read, tokenise and pack a text.
 
     Args:
-        source: ``python-docs`` (the documentation in Python's library), a ``.txt``, ``.jsonl`` or ``.parquet`` file, or a
-            data set on the hub, as ``owner/name`` or ``owner/name:config``.
+        source: ``python-docs`` (the documentation in Python's library), a ``.txt``, ``.jsonl``, ``.parquet`` or ``.arrow``
+            file, or a data set on the hub, as ``owner/name`` or ``owner/name:config``.
         tokenizer: the language model's.
         context: length of a row.
         tokens: stop after this many tokens, rounded up to whole rows; all of the text by default. A shorter text is not
@@ -112,7 +121,7 @@ def load_corpus(
         bos: BOS policy; ``row`` where the tokenizer has a BOS token, else ``none``.
         exclude: False excludes no position.
         revision: pins a data set on the hub.
-        field: the column that holds the text.
+        field: the column that holds the text; see ``open_text`` for token ids and chats.
         document_separator: the token between two documents: ``auto`` is EOS, or BOS where the tokenizer has no EOS.
         shuffle_seed: sample the ``tokens`` from all rows of the text, which is then read to its end, instead of taking the
             first ones; the sampled rows keep their order.
@@ -131,15 +140,29 @@ def load_corpus(
     text = open_text(source, revision=revision, field=field)
     separator = _separator(tokenizer, document_separator)
     wanted = None if tokens is None else -(-tokens // context)
+    if tokens is not None and tokens < context:
+        notice(
+            f"{tokens} tokens are requested and rows have {context}: one whole row is read; --context makes rows shorter."
+        )
     read = None if shuffle_seed is not None else wanted
-    rows, documents, dropped = _pack(_document_ids(text, tokenizer, separator), text.name, tokenizer, context, read, bos)
+    reading = _Documents(text, tokenizer, separator)
+    rows, documents, dropped = _pack(iter(reading), text.name, tokenizer, context, read, bos)
+    if reading.null:
+        notice(f"{reading.null:,} rows of {text.name} hold no text and were skipped.")
     if shuffle_seed is not None:
         drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(shuffle_seed))[:wanted]
         rows = rows[drawn.sort().values]
     corpus = make_corpus(
         rows, tokenizer, name=text.name, revision=text.revision, bos=bos, exclude=exclude, documents=documents
     )
-    return replace(corpus, separator=separator, tokens_requested=tokens, tokens_dropped=dropped, shuffle_seed=shuffle_seed)
+    return replace(
+        corpus,
+        separator=separator,
+        tokens_requested=tokens,
+        tokens_dropped=dropped,
+        shuffle_seed=shuffle_seed,
+        documents_null=reading.null,
+    )
 
 
 def make_corpus(
@@ -206,15 +229,54 @@ def _pack(
     return rows, used, len(stream) - n_rows * body
 
 
-def _document_ids(text: TextSource, tokenizer: Tokenizer, separator: int | None) -> Iterator[list[int]]:
-    """Each document's token ids; all but the first start with the separator."""
-    first = True
-    for document in text.documents():
-        ids = list(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])
-        if not ids:
-            continue
-        yield ids if first or separator is None else [separator, *ids]
-        first = False
+class _Documents:
+    """Each document's token ids; all but the first start with the separator. Counts the rows without a text."""
+
+    def __init__(self, text: TextSource, tokenizer: Tokenizer, separator: int | None) -> None:
+        self._text, self._tokenizer, self._separator = text, tokenizer, separator
+        self.null = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = True
+        for document in self._text.documents():
+            if document is None:
+                self.null += 1
+                continue
+            ids = self._ids(document)
+            if not ids:
+                continue
+            yield ids if first or self._separator is None else [self._separator, *ids]
+            first = False
+
+    def _ids(self, document: Document) -> list[int]:
+        if isinstance(document, list) and document and isinstance(document[0], int):
+            return self._checked(document)
+        text = document if isinstance(document, str) else self._chat(document)
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """Token ids that the data set holds already."""
+        if not 0 <= min(ids) <= max(ids) < len(self._tokenizer):
+            raise SaebenchError(
+                f"{self._text.name} holds token ids from {min(ids):,} to {max(ids):,}, but the language model's tokenizer "
+                f"has {len(self._tokenizer):,} tokens: the text was tokenised for another model."
+            )
+        return ids
+
+    def _chat(self, messages: Document) -> str:
+        """A chat as text, by the tokenizer's template."""
+        if not messages:
+            return ""
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise SaebenchError(
+                f"{self._text.name} holds chats, but the language model's tokenizer has no chat template: use a chat model, "
+                "or name a field of text with --text-field."
+            )
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+        except Exception as error:  # templates are programs of the model's authors and raise anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise SaebenchError(f"The chat template cannot be applied to a row of {self._text.name}: {reason}.") from error
 
 
 def _bos(tokenizer: Tokenizer) -> int:

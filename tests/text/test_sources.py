@@ -84,9 +84,9 @@ def test_the_same_text_from_each_kind_of_file(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "fine"}\n{"text": \n', r"^Line 2 of a\.jsonl is not JSON"),
-        ("a.jsonl", b'{"body": "x", "id": 1}\n', r"no text in the field 'text' of line 1 of a\.jsonl; it has: body, id\.$"),
-        ("a.jsonl", b'{"text": null}\n', "no text in the field 'text' of line 1"),
-        ("a.jsonl", b'["text"]\n', "no text in the field 'text' of line 1 of a.jsonl; it has: list"),
+        ("a.jsonl", b'{"body": "x", "id": 1}\n', r"in the field 'text' of line 1 of a\.jsonl; it has: body, id\. Name"),
+        ("a.jsonl", b'{"text": 7}\n', "no text, no token ids and no messages in the field 'text' of line 1"),
+        ("a.jsonl", b'["text"]\n', "in the field 'text' of line 1 of a.jsonl; it has: list"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl is not UTF-8 text \(byte 0xff\)"),
         ("a.txt", b"caf\xe9", r"a\.txt is not UTF-8 text \(byte 0xe9\)"),
         ("a.parquet", b"PAR1 but no more", r"a\.parquet is not a readable Parquet file"),
@@ -101,7 +101,9 @@ def test_a_damaged_file_is_named_with_the_place(tmp_path: Path, name: str, conte
 
 def test_a_parquet_file_without_the_column_says_which_it_has(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": ["x"], "id": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(SaebenchError, match=r"field 'text' of a\.parquet; it has: body, id\.$"):
+    with pytest.raises(
+        SaebenchError, match=r"field 'text' of a\.parquet; it has: body, id\. Name another with --text-field\.$"
+    ):
         list(open_text(str(tmp_path / "a.parquet")).documents())
     with pytest.raises(SaebenchError, match="field 'id'"):
         list(open_text(str(tmp_path / "a.parquet"), field="id").documents())
@@ -126,7 +128,7 @@ def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\nx\n")
     (tmp_path / "folder.txt").mkdir()
     for name in ("a.csv", "folder.txt"):
-        with pytest.raises(SaebenchError, match=r"as text: give a \.txt, \.jsonl or \.parquet file"):
+        with pytest.raises(SaebenchError, match=r"as text: give a \.txt, \.jsonl, \.parquet or \.arrow file"):
             open_text(str(tmp_path / name))
 
 
