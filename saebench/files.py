@@ -15,6 +15,8 @@ from saebench.errors import SaebenchError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # it can only be read by setting it
 TIMEOUT_SECONDS = 5.0
 
 
@@ -59,6 +61,12 @@ def cache_folder() -> Path:
     return base
 
 
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Move a finished file to its path, atomically, with the mode of any new file (temporary ones are often private)."""
+    os.chmod(temporary, 0o666 & ~_UMASK)
+    os.replace(temporary, path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     check_writable(path)
@@ -68,8 +76,7 @@ def write_text(path: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        put_in_place(Path(temporary), path)
     except OSError as error:
         raise SaebenchError(f"Cannot write {path}: {error.strerror}.") from error
     finally:
@@ -110,7 +117,7 @@ def write_safetensors(tensors: dict[str, Tensor], folder: Path, name: str) -> No
         save_file(stored, temporary)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.replace(temporary, folder / name)
+        put_in_place(temporary, folder / name)
     except (OSError, SafetensorError) as error:  # a full disk is one or the other
         raise SaebenchError(
             f"Cannot write the checkpoint {folder}: {(str(error).splitlines() or [type(error).__name__])[0]}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError, plain
-from saebench.files import check_writable, write_text
+from saebench.files import check_writable, put_in_place, write_text
 from saebench.provenance import environment
 from saebench.report.content import ARROWS, format_value
 from saebench.report.figures import Figure
@@ -124,7 +123,7 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         table.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except OSError as error:
         raise SaebenchError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:

@@ -15,7 +15,7 @@ from torch import Tensor
 from saebench.checkpoints import save_native
 from saebench.checkpoints.native import CONFIG, WEIGHTS, native_config, native_tensors
 from saebench.errors import SaebenchError
-from saebench.files import write_text
+from saebench.files import put_in_place, write_text
 from saebench.sae import SparseAutoencoder
 from saebench.training.mesh import Mesh
 from saebench.training.trainer import Trainer
@@ -96,7 +96,7 @@ def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise SaebenchError(f"Cannot write {path.parent}: {error}. The last good checkpoint is kept.") from error
     finally:
@@ -126,7 +126,7 @@ def _save_shards(sae: SparseAutoencoder, n: int, folder: Path, record: dict[str,
         os.fsync(stream.fileno())
     mesh.barrier_of_shards()
     if mesh.shard == 0:
-        os.replace(temporary, folder / WEIGHTS)
+        put_in_place(temporary, folder / WEIGHTS)
         whole = replace(sae, info=replace(sae.info, n_latents=n))
         write_text(folder / CONFIG, native_config(whole, record))
     mesh.barrier_of_shards()

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.files import write_text
+from saebench.files import put_in_place, write_text
 from saebench.lm import Cut, LanguageModel
 from saebench.progress import Progress
 from saebench.text.corpus import TokenCorpus, load_corpus
@@ -158,7 +158,7 @@ class CachedSource(ChunkedSource):
             temporary = path.with_suffix(f".{os.getpid()}.part")
             try:
                 save_file({"activations": self._live.chunk(index)}, temporary)
-                temporary.replace(path)
+                put_in_place(temporary, path)
             except (OSError, SafetensorError) as error:
                 temporary.unlink(missing_ok=True)
                 raise SaebenchError(f"Cannot write the activation cache {self._folder}: {error}.") from error

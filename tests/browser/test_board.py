@@ -240,28 +240,24 @@ def many_rows(count: int) -> list[Row]:
     return rows
 
 
-def test_ten_thousand_rows_stay_fluid(tmp_path: Path, open_page: Any) -> None:
+def test_of_ten_thousand_rows_those_in_sight_are_made(tmp_path: Path, open_page: Any) -> None:
     board = {"model": "m", "hook": "h", "title": "t", "facts": []}
     write_index(tmp_path, many_rows(10_000), [board])
     page = open_page(address(tmp_path))
     assert page.locator("#count").inner_text() == "10,000 of 10,000 entries, by Autoencoder"
     assert page.locator(NAMES).count() < 100
-    sorting = page.evaluate(
-        """() => { const times = [];
-                   for (let step = 0; step < 5; step++) {
-                     const start = performance.now(); sortBy("reconstruction.normalised_mse"); grid.offsetHeight;
-                     times.push(performance.now() - start); }
-                   return Math.min(...times); }"""
+    drawings = page.evaluate(
+        """() => { let plots = 0, cells = 0;
+                   const react = Plotly.react, row = HTMLTableRowElement.prototype, append = row.append;
+                   Plotly.react = (...given) => { plots += 1; return react(...given); };
+                   row.append = function (...given) { cells += 1; return append.apply(this, given); };
+                   sortBy("reconstruction.normalised_mse"); sortBy("reconstruction.normalised_mse");
+                   for (let step = 1; step <= 10; step++) { grid.scrollTop = step * 6789; drawRows(); }
+                   row.append = append; Plotly.react = react;
+                   return {plots, cells}; }"""
     )
-    scrolling = page.evaluate(
-        """() => { const times = [];
-                   for (let step = 1; step <= 50; step++) {
-                     grid.scrollTop = step * 6789; const start = performance.now(); drawRows(); grid.offsetHeight;
-                     times.push(performance.now() - start); }
-                   return times.sort((a, b) => a - b)[25]; }"""
-    )
-    print(f"sorting and drawing 10,000 rows: {sorting:.0f} ms; a jump in the table, median: {scrolling:.1f} ms")
-    assert sorting < 500 and scrolling < 50  # a few times less where the machine has nothing else to do
+    assert drawings["plots"] == 0  # the points stay where they are
+    assert 0 < drawings["cells"] < 5000  # of 80,000: sorted twice, scrolled ten times, rows in sight alone are made
     assert page.locator(ROWS).count() < 100
     page.evaluate("grid.scrollTop = grid.scrollHeight")
     page.wait_for_selector("tr[aria-rowindex='10001']")
