@@ -251,13 +251,13 @@ def test_of_ten_thousand_rows_those_in_sight_are_made(tmp_path: Path, open_page:
                    const react = Plotly.react, row = HTMLTableRowElement.prototype, append = row.append;
                    Plotly.react = (...given) => { plots += 1; return react(...given); };
                    row.append = function (...given) { cells += 1; return append.apply(this, given); };
-                   sortBy("reconstruction.normalised_mse"); sortBy("reconstruction.normalised_mse");
+                   for (let step = 0; step < 3; step++) sortBy("reconstruction.normalised_mse");
                    for (let step = 1; step <= 10; step++) { grid.scrollTop = step * 6789; drawRows(); }
                    row.append = append; Plotly.react = react;
                    return {plots, cells}; }"""
     )
     assert drawings["plots"] == 0  # the points stay where they are
-    assert 0 < drawings["cells"] < 5000  # of 80,000: sorted twice, scrolled ten times, rows in sight alone are made
+    assert 0 < drawings["cells"] < 5000  # of 80,000: sorted three times, scrolled ten times, rows in sight alone are made
     assert page.locator(ROWS).count() < 100
     page.evaluate("grid.scrollTop = grid.scrollHeight")
     page.wait_for_selector("tr[aria-rowindex='10001']")
