@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -94,7 +95,7 @@ def evaluate(
     resume: Annotated[bool, typer.Option(help="Resume from an earlier result with the same settings.")] = False,
 ) -> None:  # fmt: skip
     """Evaluate checkpoints: print the scorecard and write a result file."""
-    from saebench.api import evaluate
+    from saebench.api import SomeRejected, evaluate
     from saebench.checkpoints.collection import expand
     from saebench.evaluation.controls import CONTROLS
     from saebench.evaluation.settings import DEFAULT_TOKENS
@@ -107,8 +108,8 @@ def evaluate(
     names = [name.strip() for name in evaluators.split(",") if name.strip()]
     given = {"downstream.scaling_law": scaling_law, "probe_loss.tasks": tasks}
     shortcuts = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
-    cards = evaluate(
-        expand(checkpoint, inside=all), model=model, hook=hook, hook_out=hook_out, format=format, activation=activation,
+    run = partial(
+        evaluate, expand(checkpoint, inside=all), model=model, hook=hook, hook_out=hook_out, format=format, activation=activation,
         scale=scale, corpus=str(text) if text else corpus, corpus_revision=revision, text_field=text_field,
         tokens=tokens if tokens is not None else 0 if text else DEFAULT_TOKENS, context=context, batch=batch,
         dtype=dtype.value, device=device, evaluators=names, seed=seed, exclude=exclude, data_dir=data_dir, out=out,
@@ -116,13 +117,20 @@ def evaluate(
         options=parse_options([*(option or []), *shortcuts], names),
         controls=list(CONTROLS) if controls == "all" else [name.strip() for name in controls.split(",") if name.strip()],
     )  # fmt: skip
+    rejected = ""
+    try:
+        cards = run()
+    except SomeRejected as error:
+        cards, rejected = error.cards, str(error)
     for card in cards:
         console.print(render_terminal(card.result))
     console.print(Text(f"Results: {out}"))
     if report is not None:
         write_page([card.result for card in cards], report)
         console.print(Text(f"Report: {report}"))
-    if any(card.result.failures for card in cards):
+    if rejected:
+        Console(stderr=True).print(Text(f"Error: {rejected}", style="red"))
+    if rejected or any(card.result.failures for card in cards):
         raise typer.Exit(1)
 
 

@@ -14,11 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import saebench
 from saebench import checkpoints
+from saebench.api import SomeRejected
 from saebench.checkpoints.native import save_native
 from saebench.errors import SaebenchError
+from saebench.lm import LanguageModel
 from saebench.results import read_result, write_result
 from saebench.sae import SparseAutoencoder
+from saebench.text.corpus import TokenCorpus
 from tests.sample_results import sample_result
 
 Make = Callable[..., SparseAutoencoder]
@@ -162,3 +166,30 @@ def test_results_without_numbers_or_with_odd_options_are_refused(tmp_path: Path)
         (tmp_path / "bad.json").write_text(json.dumps(data | changes))
         with pytest.raises(SaebenchError, match=words):
             read_result(tmp_path / "bad.json")
+
+
+def test_in_a_batch_the_readable_ones_are_evaluated_and_saved(
+    tmp_path: Path, make_sae: Make, tiny_model: LanguageModel, tiny_corpus: TokenCorpus
+) -> None:
+    good = [save_native(make_sae(seed=seed), tmp_path / f"good{seed}") for seed in range(2)]
+    bad = save_native(make_sae(), tmp_path / "bad")
+    with_field(bad, "k", "7")
+    settings: dict[str, Any] = {
+        "model": tiny_model,
+        "corpus": tiny_corpus,
+        "evaluators": ["reconstruction"],
+        "progress": False,
+    }
+    with pytest.raises(SomeRejected, match=r"1 of 3 checkpoints could not be evaluated: .*bad gives '7' for k") as raised:
+        saebench.evaluate([good[0], bad, good[1]], out=tmp_path / "out", **settings)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good0.json", "good1.json"]
+    assert [card.result for card in raised.value.cards] == [
+        read_result(tmp_path / "out" / f"good{n}.json") for n in range(2)
+    ]
+    alone = saebench.evaluate(good[1], **settings)
+    assert (
+        raised.value.cards[1].result.evaluators["reconstruction"].metrics
+        == alone.result.evaluators["reconstruction"].metrics
+    )
+    with pytest.raises(SaebenchError, match="bad gives '7' for k"):
+        saebench.evaluate([bad, bad], **settings)
