@@ -8,13 +8,9 @@ from typing import Any, overload
 
 from saebench import checkpoints
 from saebench.errors import SaebenchError
-from saebench.evaluation.preflight import check_nothing_open
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.files import check_writable
-from saebench.lm import LanguageModel
-from saebench.lm.loading import pick_device
-from saebench.notices import notice
 from saebench.progress import Progress
 from saebench.report.scorecard import Scorecard
 
@@ -51,14 +47,13 @@ def evaluate(
     candidates = list(sae) if several else [sae]
     if not candidates:
         raise SaebenchError("There is nothing to evaluate: give at least one checkpoint.")
-    targets, chosen = _targets(out, candidates), EvaluationSettings(**settings)
-    rejected: list[str] = []
-    if len(candidates) > 1:
-        usable, rejected = _readable(candidates, chosen)
-        candidates, targets = [sae for _, sae in usable], [targets[index] for index, _ in usable]
-    cards = [Scorecard(result) for result in EvaluationRun(candidates, chosen, targets, resume, Progress(progress)).run()]
-    if rejected:
-        raise SomeRejected(rejected, cards)
+    run = EvaluationRun(
+        candidates, EvaluationSettings(**settings), _targets(out, candidates), resume, Progress(progress),
+        skip_unreadable=len(candidates) > 1,
+    )  # fmt: skip
+    cards = [Scorecard(result) for result in run.run()]
+    if run.rejected:
+        raise SomeRejected(run.rejected, cards)
     return cards if several else cards[0]
 
 
@@ -73,29 +68,6 @@ class SomeRejected(SaebenchError):
         of = len(rejected) + len(cards)
         super().__init__(f"{len(rejected)} of {of} checkpoints could not be evaluated: {' '.join(rejected)}")
         self.cards = list(cards)
-
-
-def _readable(candidates: Sequence[Any], settings: EvaluationSettings) -> tuple[list[tuple[int, Any]], list[str]]:
-    """The candidates with their numbers, checkpoints read; and why others cannot be read.
-
-    Raises:
-        SaebenchError: none can be read.
-    """
-    device = str(settings.model.device) if isinstance(settings.model, LanguageModel) else pick_device(settings.device)
-    usable: list[tuple[int, Any]] = []
-    rejected: list[str] = []
-    for index, candidate in enumerate(candidates):
-        try:
-            if isinstance(candidate, str | Path):
-                check_nothing_open(checkpoints.inspect(candidate, **settings.given), settings.model, settings.hook)
-                candidate = checkpoints.load(candidate, device, **settings.given)
-            usable.append((index, candidate))
-        except SaebenchError as error:
-            rejected.append(str(error))
-            notice(f"Left out: {error}")
-    if not usable:
-        raise SaebenchError(rejected[0])
-    return usable, rejected
 
 
 def _targets(out: str | Path | None, candidates: Sequence[Any]) -> list[Path | None]:

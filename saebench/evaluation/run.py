@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from rich.text import Text
 
 from saebench import checkpoints
 from saebench.errors import SaebenchError
@@ -27,9 +29,15 @@ from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, wrap
 from saebench.text.corpus import TokenCorpus, load_corpus
 from saebench.text.sources import open_text
 
+T = TypeVar("T")
+
 
 class EvaluationRun:
-    """The steps of an evaluation, cheap checks first."""
+    """The steps of an evaluation, cheap checks first.
+
+    Attributes:
+        rejected: why candidates could not be read; filled only with ``skip_unreadable``, where the others are evaluated.
+    """
 
     def __init__(
         self,
@@ -38,16 +46,17 @@ class EvaluationRun:
         targets: Sequence[Path | None],
         resume: bool,
         progress: Progress,
+        skip_unreadable: bool = False,
     ) -> None:
         self.candidates, self.settings, self.targets = candidates, settings, targets
         self.resume, self.progress, self.clock = resume, progress, Clock()
+        self.skip_unreadable = skip_unreadable
+        self.rejected: list[str] = []
         self.notices: list[str] = []
         self.evaluators = find_evaluators(settings.evaluators)
         check_controls(settings.controls)
-        self.infos = [self._describe(candidate) for candidate in candidates]
-        for info in self.infos:
-            if info is not None:
-                check_nothing_open(info, settings.model, settings.hook)
+        self.infos: list[CheckpointInfo | None] = [None] * len(candidates)
+        self.infos = self._read(self._describe)
         self.model_name = model_name(settings.model, self.infos)
         self.hooks = [self._hooks(info) for info in self.infos]
         if isinstance(settings.corpus, str):
@@ -67,7 +76,8 @@ class EvaluationRun:
 
     def _run(self) -> list[Result]:
         with self.clock.stage("loading autoencoders"):  # first: a damaged one is found before the model is loaded
-            loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
+            loaded = self._read(self._load_checkpoint)
+            self.hooks = [self._hooks(info) for info in self.infos]
         with self.clock.stage("tokenising"):  # with the tokenizer alone: a text is checked before the model is loaded
             corpus = self._corpus()
         model = self._load_model()
@@ -97,10 +107,35 @@ class EvaluationRun:
         saes, cut = self.open()
         return saes, cut, self._corpus()
 
+    def _read(self, read: Callable[[Any], T]) -> list[T]:
+        """What ``read`` returns for each candidate; with ``skip_unreadable``, candidates on which it fails are left out.
+
+        Raises:
+            SaebenchError: a candidate cannot be read, or, where they are left out, none can.
+        """
+        found: dict[int, T] = {}
+        for index, candidate in enumerate(self.candidates):
+            try:
+                found[index] = read(candidate)
+            except SaebenchError as error:
+                if not self.skip_unreadable:
+                    raise
+                self.rejected.append(str(error))
+                if self.progress.shown:
+                    self.progress.console.print(Text(f"Left out: {error}", style="yellow"))
+        if not found:
+            raise SaebenchError(self.rejected[0])
+        self.candidates = [self.candidates[index] for index in found]
+        self.targets = [self.targets[index] for index in found]
+        self.infos = [self.infos[index] for index in found]
+        return list(found.values())
+
     def _describe(self, candidate: Any) -> CheckpointInfo | None:
-        if isinstance(candidate, str | Path):
-            return checkpoints.inspect(candidate, **self.settings.given)
-        return candidate.info if isinstance(candidate, SparseAutoencoder) else None
+        if not isinstance(candidate, str | Path):
+            return candidate.info if isinstance(candidate, SparseAutoencoder) else None
+        info = checkpoints.inspect(candidate, **self.settings.given)
+        check_nothing_open(info, self.settings.model, self.settings.hook)
+        return info
 
     def _hooks(self, info: CheckpointInfo | None) -> tuple[Hook, Hook]:
         reads = self.settings.hook or (info.hook_in if info is not None else None)

@@ -193,3 +193,13 @@ def test_in_a_batch_the_readable_ones_are_evaluated_and_saved(
     )
     with pytest.raises(SaebenchError, match="bad gives '7' for k"):
         saebench.evaluate([bad, bad], **settings)
+
+
+def test_a_batch_with_a_wrong_setting_loads_no_weights(
+    tmp_path: Path, make_sae: Make, tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [save_native(make_sae(seed=seed), tmp_path / f"sae{seed}") for seed in range(2)]
+    monkeypatch.setattr(checkpoints, "load", lambda *args, **options: pytest.fail("weights were loaded"))
+    for wrong, words in (({"controls": ["none"]}, "no control"), ({"corpus": "none.txt"}, "no file none.txt")):
+        with pytest.raises(SaebenchError, match=words):
+            saebench.evaluate(folders, model=tiny_model, progress=False, **wrong)
