@@ -10,6 +10,7 @@ from typing import Any
 from saebench.errors import SaebenchError
 from saebench.evaluation.engine import Clock
 from saebench.evaluation.settings import EvaluationSettings
+from saebench.evaluators.base import Evaluator
 from saebench.lm import Cut
 from saebench.provenance import corpus_record, environment, model_record, sae_record
 from saebench.results import EvaluatorResult, Result, check_same_run, read_result, write_result
@@ -26,12 +27,13 @@ class Record:
         cut: Cut,
         corpus: TokenCorpus,
         settings: EvaluationSettings,
-        evaluators: Sequence[str],
+        evaluators: Mapping[str, type[Evaluator]],
         path: Path | None,
         stages: Mapping[str, float],
         notices: Sequence[str],
     ) -> None:
-        self.sae, self.path, self.evaluators = sae, path, evaluators
+        self.sae, self.path, self.evaluators = sae, path, list(evaluators)
+        self._evaluators = evaluators
         self.controls_wanted = settings.controls
         self.notices, self._earlier_notices = notices, list[str]()
         self.finished: dict[str, EvaluatorResult] = {}
@@ -103,11 +105,15 @@ class Record:
         self.failures.pop(name, None)
 
     def add_control(self, name: str, result: Result) -> None:
-        """Record a control's metrics and failures, and write. Details of controls are not kept."""
-        found = {each: made.model_copy(update={"details": {}}) for each, made in result.evaluators.items()}
+        """Record a control's metrics and failures, and write. Of its details those are kept that the metrics follow from."""
+        found = {each: self._sampled(made) for each, made in result.evaluators.items()}
         self.controls[name] = self.controls.get(name, {}) | found
         self.failures |= {f"{each} ({name} control)": words for each, words in result.failures.items()}
         self.write()
+
+    def _sampled(self, made: EvaluatorResult) -> EvaluatorResult:
+        kept = self._evaluators[made.name].samples
+        return made.model_copy(update={"details": {name: made.details[name] for name in kept if name in made.details}})
 
     def result(self) -> Result:
         """The result so far."""

@@ -231,8 +231,8 @@ class EvaluationRun:
         return {index: record.result() for index, record in zip(indices, records, strict=True)}
 
     def _record(self, index: int, sae: Autoencoder, cut: Cut, corpus: TokenCorpus) -> Record:
-        names, seconds = list(self.evaluators), self.clock.seconds
-        record = Record(sae, cut, corpus, self.settings, names, self.targets[index], seconds, self.notices)
+        seconds = self.clock.seconds
+        record = Record(sae, cut, corpus, self.settings, self.evaluators, self.targets[index], seconds, self.notices)
         record.open(self.resume)
         return record
 

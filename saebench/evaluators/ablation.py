@@ -7,6 +7,7 @@ single channels of the clean activations, and removing random directions of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import Evaluator, Setup
+from saebench.evaluators.base import Evaluator, Measured, Setup
 from saebench.evaluators.splicing.effects import Effect
 from saebench.evaluators.splicing.interventions import (
     Interventions,
@@ -27,9 +28,11 @@ from saebench.evaluators.splicing.interventions import (
 from saebench.progress import Advance
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
-from saebench.results.statistics import Estimate, RowSums, mean_estimate
+from saebench.results.statistics import Estimate, RowSums, digits, mean_estimate, read_columns
 
 KINDS = ("latents", "channels", "random_directions")
+COLUMNS = ("sparsity", "interventions", "token_means", "tokens")
+"""Sums by row: of sparsities and their number, and of their means by token and the number of tokens."""
 QUANTILES = (5, 25, 50, 75, 95)
 
 
@@ -49,6 +52,8 @@ class Ablation(Evaluator):
     }
     """Sampled tokens, and the most in one row; positions compared (T); the most latents ablated at a token; channels and
     random directions tried at each; interventions in a batch."""
+
+    samples = ("by_row", "by_latent")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -86,7 +91,13 @@ class Ablation(Evaluator):
                     current, row = number, _Row(self.setup, self.interventions, number, max(tokens[number]))
                 self._token(row, position, generator, advance)
                 self.tokens.append((number, position))
-        return self.result(self._metrics(), self._details(), {**options, "key_value_cache": self.interventions.cached})
+        details = self._details()
+        return self.result(_metrics(details), details, {**options, "key_value_cache": self.interventions.cached})
+
+    @classmethod
+    def recomputed(cls, found: EvaluatorResult, measured: Measured) -> list[Metric]:
+        """All metrics, from the sums by row and the means by latent."""
+        return _metrics(found.details)
 
     def _token(self, row: _Row, position: int, generator: torch.Generator, advance: Advance) -> None:
         options, sae = self.options, self.setup.sae
@@ -108,7 +119,7 @@ class Ablation(Evaluator):
 
     def _sums(self, kind: str) -> RowSums:
         """By row: sums over interventions, and over tokens of the token's mean."""
-        sums = RowSums(("sparsity", "interventions", "token_means", "tokens"))
+        sums = RowSums(COLUMNS)
         by_row: dict[int, list[Tensor]] = {}
         for (number, _), found in zip(self.tokens, self.found[kind], strict=True):
             by_row.setdefault(number, []).append(found.sparsity[found.sparsity.isfinite()])
@@ -130,57 +141,69 @@ class Ablation(Evaluator):
         sums[1].index_add_(0, place, found.size[finite])
         return distinct, counts, sums[0] / counts, sums[1] / counts
 
-    def _metrics(self) -> list[Metric]:
-        words = {
-            "latents": ("sparsity", "lower", "Effective share of (word, position) pairs that leaving out a latent affects"),
-            "channels": ("channel_sparsity", "none", "The same for single channels of the clean activations set to 0"),
-            "random_directions": ("random_direction_sparsity", "none", "The same for random directions of the same norm"),
-        }
-        metrics = []
-        for kind, (name, direction, description) in words.items():
-            sums = self._sums(kind)
-            metrics.append(
-                _share(name, sums, "interventions", "sparsity", direction, "ablations", description),
-            )
-            if kind == "latents":
-                each = "Mean over tokens of the mean over their latents"
-                metrics.append(_share("sparsity_by_token", sums, "tokens", "token_means", direction, "tokens", each))
-        distinct, _, means, _ = self._by_latent()
-        metrics.append(
-            metric(
-                "sparsity_by_latent",
-                mean_estimate(means),
-                unit="share of V x T",
-                direction="lower",
-                n=distinct.numel(),
-                n_unit="latents",
-                description="Mean over latents of the mean over their ablations",
-                reason=_NOTHING,
-            )
-        )
-        return metrics
-
     def _details(self) -> dict[str, Any]:
         latents, counts, means, sizes = self._by_latent()
-        table = {"latent": latents.tolist(), "ablations": counts.tolist(), "sparsity": _digits(means), "l2": _digits(sizes)}
+        table = {"latent": latents.tolist(), "ablations": counts.tolist(), "sparsity": digits(means), "l2": digits(sizes)}
         tokens: dict[str, list[Any]] = {"row": [], "position": [], "ablations": [], "sparsity": []}
         for (row, position), found in zip(self.tokens, self.found["latents"], strict=True):
             some = found.sparsity[found.sparsity.isfinite()]
-            values = (row, position, some.numel(), _digits(some.mean().reshape(1))[0] if some.numel() else None)
+            values = (row, position, some.numel(), digits(some.mean().reshape(1))[0] if some.numel() else None)
             for name, value in zip(tokens, values, strict=True):
                 tokens[name].append(value)
-        return {"by_latent": table, "by_token": tokens, "distribution": {kind: self._distribution(kind) for kind in KINDS}}
+        rows = {
+            kind: {"row": list(dict.fromkeys(row for row, _ in self.tokens)), **self._sums(kind).record()} for kind in KINDS
+        }
+        return {
+            "by_row": rows,
+            "by_latent": table,
+            "by_token": tokens,
+            "distribution": {kind: self._distribution(kind) for kind in KINDS},
+        }
 
     def _distribution(self, kind: str) -> dict[str, Any]:
         found = Effect(*(torch.cat(each) for each in zip(*self.found[kind], strict=True)))
         finite = found.sparsity.isfinite()
         shares = torch.tensor([share / 100 for share in QUANTILES], dtype=torch.float64)
-        values = _digits(found.sparsity[finite].quantile(shares)) if bool(finite.any()) else [None] * len(QUANTILES)
+        values = digits(found.sparsity[finite].quantile(shares)) if bool(finite.any()) else [None] * len(QUANTILES)
         return {
             "quantiles": dict(zip([f"p{share}" for share in QUANTILES], values, strict=True)),
-            "mean_l2": _digits(found.size[finite].mean().reshape(1))[0] if bool(finite.any()) else None,
+            "mean_l2": digits(found.size[finite].mean().reshape(1))[0] if bool(finite.any()) else None,
             "without_effect": int((~finite).sum()),
         }
+
+
+def _metrics(details: Mapping[str, Any]) -> list[Metric]:
+    """All metrics, from ``by_row`` and ``by_latent`` of the details.
+
+    Raises:
+        ValueError: these are not as ``Ablation`` writes them.
+    """
+    words = {
+        "latents": ("sparsity", "lower", "Effective share of (word, position) pairs that leaving out a latent affects"),
+        "channels": ("channel_sparsity", "none", "The same for single channels of the clean activations set to 0"),
+        "random_directions": ("random_direction_sparsity", "none", "The same for random directions of the same norm"),
+    }
+    metrics = []
+    for kind, (name, direction, description) in words.items():
+        sums = RowSums.read(details["by_row"][kind], COLUMNS)
+        metrics.append(_share(name, sums, "interventions", "sparsity", direction, "ablations", description))
+        if kind == "latents":
+            each = "Mean over tokens of the mean over their latents"
+            metrics.append(_share("sparsity_by_token", sums, "tokens", "token_means", direction, "tokens", each))
+    means = read_columns(details["by_latent"], ["sparsity"]).flatten()
+    metrics.append(
+        metric(
+            "sparsity_by_latent",
+            mean_estimate(means),
+            unit="share of V x T",
+            direction="lower",
+            n=means.numel(),
+            n_unit="latents",
+            description="Mean over latents of the mean over their ablations",
+            reason=_NOTHING,
+        )
+    )
+    return metrics
 
 
 _NOTHING = "no latent was active at the sampled tokens, or none had an effect"
@@ -214,7 +237,3 @@ def _share(name: str, sums: RowSums, over: str, of: str, direction: Any, unit: s
         return made
     reach = float(student.ppf(0.975, sums.groups().shape[0] - 1)) * estimate.standard_error
     return made.model_copy(update={"interval": (max(0.0, made.value - reach), min(1.0, made.value + reach))})
-
-
-def _digits(values: Tensor) -> list[float]:
-    return [float(f"{value:.6g}") for value in values.tolist()]

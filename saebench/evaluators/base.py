@@ -20,7 +20,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.options import read_options
 from saebench.lm import Cut, Prefix
 from saebench.progress import Progress
-from saebench.results import EvaluatorResult, Metric
+from saebench.results import EvaluatorResult, Metric, Result
 from saebench.sae import Autoencoder, SparseAutoencoder, SparseLatents
 
 if TYPE_CHECKING:
@@ -104,6 +104,36 @@ class CleanBatch:
     top_token: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a result says about its autoencoder and model, for recomputing metrics from details.
+
+    Attributes:
+        n_latents, d_in, d_out: of the autoencoder.
+        model: the language model's name; ``n_parameters``: its size.
+        rows: of the corpus; ``tokens``: those that counted.
+        seed: of the evaluation.
+    """
+
+    n_latents: int
+    d_in: int
+    d_out: int
+    model: str
+    n_parameters: int
+    rows: int
+    tokens: int
+    seed: int
+
+    @classmethod
+    def of(cls, result: Result) -> Measured:
+        """From a result."""
+        sae, model, corpus = result.sae, result.model, result.corpus
+        return cls(
+            sae.n_latents, sae.d_in, sae.d_out, model.name, model.n_parameters, corpus.rows, corpus.tokens_counted,
+            result.seed,
+        )  # fmt: skip
+
+
 class Evaluator(ABC):
     """The base class of all evaluators.
 
@@ -113,6 +143,7 @@ class Evaluator(ABC):
         description: one line for ``saebench evaluators``.
         defaults: its options, all whole numbers from 1, with their defaults; None where it reads its options itself.
         needs_weights: whether it needs the weights of the encoder and decoder, not only ``encode`` and ``decode``.
+        samples: the details that ``recomputed`` reads; those of controls are kept in results too.
     """
 
     name: ClassVar[str]
@@ -120,6 +151,7 @@ class Evaluator(ABC):
     description: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, int] | None] = None
     needs_weights: ClassVar[bool] = False
+    samples: ClassVar[tuple[str, ...]] = ("by_row",)
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -152,6 +184,19 @@ class Evaluator(ABC):
     @abstractmethod
     def compute(self) -> EvaluatorResult:
         """The result."""
+
+    @classmethod
+    def recomputed(cls, found: EvaluatorResult, measured: Measured) -> list[Metric]:
+        """The metrics that a result's ``samples`` determine, computed from them alone; leaderboards require all of them.
+
+        Args:
+            found: this evaluator's part of a result, perhaps from a stranger.
+            measured: what the result says besides.
+
+        Raises:
+            ValueError, KeyError, TypeError: the details are not as ``compute`` writes them.
+        """
+        return []
 
     def result(
         self, metrics: Sequence[Metric], details: dict[str, Any] | None = None, settings: dict[str, Any] | None = None

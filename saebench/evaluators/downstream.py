@@ -5,22 +5,23 @@ Source: Gao et al. 2024, section 4.1. Positions excluded from the averages keep 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator
+from saebench.evaluators.base import CleanBatch, Measured, Setup, StreamingEvaluator
 from saebench.evaluators.compute_law import ComputeLaw, find_law
 from saebench.evaluators.shared import LOGIT_CHUNK
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import Counted
-from saebench.results.statistics import Estimate, RowSums, ratio_estimate
+from saebench.results.statistics import Estimate, RowSums, digits, ratio_estimate, read_columns
 from saebench.sae.topk import top_k
 
 _SUMS = ("predictions", "ce_clean", "ce_spliced", "positions", "kl_divergence", "top1_agreement")
+_ABLATED = {"ce_zero_ablated": "zero", "ce_mean_ablated": "mean"}
 
 
 class Downstream(StreamingEvaluator):
@@ -77,69 +78,91 @@ class Downstream(StreamingEvaluator):
     def compute(self) -> EvaluatorResult:
         """All metrics, with the sums by row that paired comparisons need."""
         law = find_law(self.setup.options.get("scaling_law"), self.setup.cut.model.name)
+        columns = {name: self.sums.column(name) for name in _SUMS}
+        columns |= {name: self.setup.shared.ablated[which].column("cross_entropy") for name, which in _ABLATED.items()}
+        by_row = {"rows_per_group": self.sums.rows_per_group, **{name: digits(each) for name, each in columns.items()}}
         return self.result(
-            [*self._losses(), *self._differences(), *self._divergence(), self._relative_compute(law)],
-            {"by_row": self._by_row()},
+            metrics_of(columns, law, self.setup.cut.model.n_parameters),
+            {"by_row": by_row},
             {} if law is None else {"scaling_law": law.source},
         )
 
-    def _by_row(self) -> dict[str, Any]:
-        ablated = self.setup.shared.ablated
-        columns = {name: self.sums.column(name) for name in _SUMS}
-        columns |= {f"ce_{which}_ablated": ablated[which].column("cross_entropy") for which in ("zero", "mean")}
-        rounded = {name: [float(f"{value:.7g}") for value in column.tolist()] for name, column in columns.items()}
-        return {"rows_per_group": self.sums.rows_per_group, **rounded}
+    @classmethod
+    def recomputed(cls, found: EvaluatorResult, measured: Measured) -> list[Metric]:
+        """All metrics, from the sums by row."""
+        names = (*_SUMS, *_ABLATED)
+        columns = dict(zip(names, read_columns(found.details["by_row"], names).unbind(dim=1), strict=True))
+        law = find_law(None, measured.model)
+        if found.settings.get("scaling_law") != (None if law is None else law.source):
+            raise ValueError("the scaling law is not the one that saebench has for this model")
+        return metrics_of(columns, law, measured.n_parameters)
 
-    def _over(self, column: str) -> Counted:
-        return Counted(int(self.sums.total(column)))
 
-    def _losses(self) -> list[Metric]:
-        over, ablated = self._over("predictions"), self.setup.shared.ablated
-        losses = {
-            "ce_clean": (self.sums.ratio("ce_clean", "predictions"), "of the unaltered model"),
-            "ce_spliced": (self.sums.ratio("ce_spliced", "predictions"), "with the reconstruction spliced in"),
-            "ce_zero_ablated": (ablated["zero"].ratio("cross_entropy", "predictions"), "with activations set to 0"),
-            "ce_mean_ablated": (ablated["mean"].ratio("cross_entropy", "predictions"), "with activations set to their mean"),
-        }
-        return [
-            over.metric(name, estimate, "nats", "lower" if name == "ce_spliced" else "none", f"Cross-entropy {words}")
-            for name, (estimate, words) in losses.items()
-        ]
+def metrics_of(columns: Mapping[str, Tensor], law: ComputeLaw | None, n_parameters: int) -> list[Metric]:
+    """All metrics from sums by row (``[rows]`` each), the scaling law, and the size of the model."""
+    return [*_losses(columns), *_differences(columns), *_divergence(columns), _relative_compute(columns, law, n_parameters)]
 
-    def _differences(self) -> list[Metric]:
-        over = self._over("predictions")
-        clean, spliced, count = (self.sums.column(name) for name in ("ce_clean", "ce_spliced", "predictions"))
-        difference = ratio_estimate(spliced - clean, count)
-        metrics = [over.metric("ce_difference", difference, "nats", "lower", "Spliced minus clean cross-entropy")]
-        for name, which in (("loss_recovered", "zero"), ("loss_recovered_mean", "mean")):
-            floor = self.setup.shared.ablated[which].column("cross_entropy")
-            if which == "zero" or float((floor - clean).sum()) > 0:
-                recovered = ratio_estimate(floor - spliced, floor - clean)
-            else:
-                recovered = Estimate(None, None)
-            formula = f"(CE {which}-ablated - CE spliced) / (CE {which}-ablated - CE clean)"
-            metrics.append(over.metric(name, recovered, "1", "higher", formula, "ablation does not raise the loss"))
-        return metrics
 
-    def _divergence(self) -> list[Metric]:
-        over = self._over("positions")
-        divergence, agreement = (self.sums.ratio(name, "positions") for name in ("kl_divergence", "top1_agreement"))
-        same = "Share of positions where both models' most likely token is the same"
-        return [
-            over.metric("kl_divergence", divergence, "nats", "lower", "KL(clean || spliced)"),
-            over.metric("top1_agreement", agreement, "1", "higher", same),
-        ]
+def _over(columns: Mapping[str, Tensor], counted: str) -> Counted:
+    return Counted(int(columns[counted].sum()))
 
-    def _relative_compute(self, law: ComputeLaw | None) -> Metric:
-        description = "Share of pretraining compute a model with the spliced model's loss would have needed"
-        value: float | None = None
-        reason: str | None = "no scaling law for this model: give one with --scaling-law"
-        if law is not None:
-            clean, spliced = self.sums.ratio("ce_clean", "predictions"), self.sums.ratio("ce_spliced", "predictions")
-            assert clean.value is not None and spliced.value is not None
-            value, reason = law.relative_compute(self.setup.cut.model.n_parameters, spliced.value - clean.value)
-        over = self._over("predictions")
-        return over.metric("relative_compute", value, "share of compute", "higher", description, reason)
+
+def _losses(columns: Mapping[str, Tensor]) -> list[Metric]:
+    over = _over(columns, "predictions")
+    words = {
+        "ce_clean": "of the unaltered model",
+        "ce_spliced": "with the reconstruction spliced in",
+        "ce_zero_ablated": "with activations set to 0",
+        "ce_mean_ablated": "with activations set to their mean",
+    }
+    return [
+        over.metric(
+            name,
+            ratio_estimate(columns[name], columns["predictions"]),
+            "nats",
+            "lower" if name == "ce_spliced" else "none",
+            f"Cross-entropy {text}",
+        )
+        for name, text in words.items()
+    ]
+
+
+def _differences(columns: Mapping[str, Tensor]) -> list[Metric]:
+    over, clean, spliced = _over(columns, "predictions"), columns["ce_clean"], columns["ce_spliced"]
+    difference = ratio_estimate(spliced - clean, columns["predictions"])
+    metrics = [over.metric("ce_difference", difference, "nats", "lower", "Spliced minus clean cross-entropy")]
+    for name, which in (("loss_recovered", "zero"), ("loss_recovered_mean", "mean")):
+        floor = columns[f"ce_{which}_ablated"]
+        if which == "zero" or float((floor - clean).sum()) > 0:
+            recovered = ratio_estimate(floor - spliced, floor - clean)
+        else:
+            recovered = Estimate(None, None)
+        formula = f"(CE {which}-ablated - CE spliced) / (CE {which}-ablated - CE clean)"
+        metrics.append(over.metric(name, recovered, "1", "higher", formula, "ablation does not raise the loss"))
+    return metrics
+
+
+def _divergence(columns: Mapping[str, Tensor]) -> list[Metric]:
+    over = _over(columns, "positions")
+    divergence, agreement = (
+        ratio_estimate(columns[name], columns["positions"]) for name in ("kl_divergence", "top1_agreement")
+    )
+    same = "Share of positions where both models' most likely token is the same"
+    return [
+        over.metric("kl_divergence", divergence, "nats", "lower", "KL(clean || spliced)"),
+        over.metric("top1_agreement", agreement, "1", "higher", same),
+    ]
+
+
+def _relative_compute(columns: Mapping[str, Tensor], law: ComputeLaw | None, n_parameters: int) -> Metric:
+    description = "Share of pretraining compute a model with the spliced model's loss would have needed"
+    value: float | None = None
+    reason: str | None = "no scaling law for this model: give one with --scaling-law"
+    over = _over(columns, "predictions")
+    if law is not None:
+        increase = float((columns["ce_spliced"] - columns["ce_clean"]).sum() / columns["predictions"].sum())
+        value, reason = law.relative_compute(n_parameters, increase)
+    return over.metric("relative_compute", value, "share of compute", "higher", description, reason)
 
 
 def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any, logits: Tensor) -> CleanBatch:

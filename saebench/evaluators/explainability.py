@@ -5,37 +5,21 @@ Source: Gao et al. 2024, sections 4.3 and 4.4. The protocol's numbers are in ``e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import Evaluator, Setup
-from saebench.evaluators.splicing.explained_loss import explained_losses, loss_metrics
-from saebench.explaining.examples.sampling import ChosenLatents
+from saebench.evaluators.base import Evaluator, Measured, Setup
+from saebench.evaluators.explained_latents import metrics_of, scored_latents
+from saebench.evaluators.splicing.explained_loss import explained_losses
 from saebench.explaining.n2g.baselines import BASELINES, InputMoments, channels, random_directions, unigram_tries
 from saebench.explaining.n2g.scoring import LatentScore, score_tries
 from saebench.explaining.n2g.shown import latent_records
 from saebench.explaining.n2g.study import Study, StudyInputs, choose, sample_activations, starts_with_bos, study
-from saebench.explaining.n2g.summary import summarise
 from saebench.explaining.n2g.tokens import find_padding
 from saebench.explaining.protocol import Protocol, read_protocol
 from saebench.results import EvaluatorResult, Metric
-from saebench.results.metrics import metric
-from saebench.results.statistics import Estimate
-
-_QUANTITIES = {
-    "precision": "Share of positions predicted positive at which the latent fires, on unseen text",
-    "recall": "Share of held-out activations predicted positive",
-    "recall_unseen": "Share of the latent's activations in unseen text that are predicted positive",
-    "f1": "Harmonic mean of precision and recall, both on unseen text",
-    "auc": "Area under the ROC curve of simulated activations, on unseen text",
-}
-_BASELINE_WORDS = {
-    "unigram": "tries of single tokens for the same latents",
-    "random": "tries for random directions that fire as often",
-    "channels": "tries for the channels of the activations, as many active",
-}
 
 
 @dataclass(frozen=True)
@@ -82,6 +66,7 @@ class Explainability(Evaluator):
 
     name = "explainability"
     version = 1
+    samples = ("by_latent", "by_row", "not_scored", "tokens_of_examples")
     description = "Precision, recall and loss of n-gram explanations (Neuron2Graph) for a sample of latents"
 
     @classmethod
@@ -117,28 +102,38 @@ class Explainability(Evaluator):
         moments = InputMoments(setup.sae)
         sample = sample_activations(ground, setup.sae, [moments.update])
         main = study(ground, setup.sae, sample, choose(ground, sample, protocol.latents, options.only))
-        metrics = [*self._population(main, protocol), *self._quantities(main.scores, main, protocol)]
         details: dict[str, Any] = {
             "latents": latent_records(main, setup.cut.model.tokenizer, protocol.examples_shown),
             "not_scored": self._not_scored(main, options),
             "cost": {"readings": main.readings, "texts": main.texts, "tokens": main.tokens},
             "baselines": {},
+            "tokens_of_examples": main.sample.tokens,
+            "by_latent": {"own": scored_latents(main.chosen, main.scores, main)},
         }
         for name in options.baselines:
             other, scores = self._baseline(name, ground, main, moments)
-            metrics += self._quantities(scores, other, protocol, f"{name}_")
+            details["by_latent"][name] = scored_latents(other.chosen, scores)
             details["baselines"][name] = [
                 {"latent": latent, **score.record()} for latent, score in zip(other.chosen.latents, scores, strict=True)
             ]
         if options.losses and main.tries:
             rows = ground.unseen[: protocol.loss_rows]
             sums = explained_losses(setup.cut, setup.sae, setup.corpus, rows, main.tries, ground.first, setup.progress)
-            metrics += loss_metrics(sums, len(main.tries))
+            details["by_row"] = {"explained": len(main.tries), **sums.record()}
         padding = find_padding(setup.cut.model.tokenizer, protocol.padding)._asdict()
         settings = {"protocol": protocol.record(), "baselines": list(options.baselines), "padding": padding}
         if starts_with_bos(setup.corpus, protocol):
             settings["bos"] = "in front of every text tried"
+        metrics = metrics_of(details, options.baselines, setup.sae.n_latents, protocol.bootstrap, setup.seed)
         return self.result(metrics, details, settings)
+
+    @classmethod
+    def recomputed(cls, found: EvaluatorResult, measured: Measured) -> list[Metric]:
+        """All metrics, from the scores by latent and the losses by row."""
+        draws, baselines = found.settings["protocol"]["bootstrap"], found.settings["baselines"]
+        if type(draws) is not int or not 0 < draws <= 100_000 or not set(baselines) <= set(BASELINES):
+            raise ValueError("the settings name no protocol")
+        return metrics_of(found.details, baselines, measured.n_latents, draws, measured.seed)
 
     def _baseline(
         self, name: str, ground: StudyInputs, main: Study, moments: InputMoments
@@ -154,61 +149,6 @@ class Explainability(Evaluator):
         found = study(ground, other, sample, choose(ground, sample, ground.protocol.baseline_latents))
         return found, found.scores
 
-    def _quantities(self, scores: list[LatentScore], of: Study, protocol: Protocol, prefix: str = "") -> list[Metric]:
-        """Every quantity as a mean over latents, and weighted by the latents' activation mass."""
-        found = []
-        by = [("", "mean over latents", of.chosen.weights)]
-        if not prefix:
-            masses = [float(of.sample.mass[latent]) for latent in of.chosen.latents]
-            weights = [weight * mass for weight, mass in zip(of.chosen.weights, masses, strict=True)]
-            by.append(("_by_mass", "weighted by activation mass", weights))
-        for name, words in _QUANTITIES.items():
-            values = [_plain(getattr(score, name)) for score in scores]
-            for suffix, how, weights in by:
-                whose = f"; {_BASELINE_WORDS[prefix[:-1]]}" if prefix else ""
-                found.append(
-                    self._mean(f"{prefix}{name}{suffix}", values, of.chosen, weights, protocol, f"{words}, {how}{whose}")
-                )
-        return found
-
-    def _mean(
-        self,
-        name: str,
-        values: Sequence[float | None],
-        chosen: ChosenLatents,
-        weights: list[float],
-        protocol: Protocol,
-        words: str,
-    ) -> Metric:
-        summary = summarise(values, chosen.strata, weights, protocol.bootstrap, self.setup.seed)
-        found = metric(
-            name,
-            Estimate(summary.value, summary.standard_error),
-            unit="1",
-            direction="higher",
-            n=summary.n,
-            n_unit="latents",
-            description=words,
-            reason="no latent fired often enough" if not chosen.latents else "not defined for any of the latents",
-        )
-        return found.model_copy(update={"interval": summary.interval})
-
-    def _population(self, of: Study, protocol: Protocol) -> list[Metric]:
-        counts, n = of.sample.counts, of.sample.counts.numel()
-        dead, few = int((counts == 0).sum()), int(((counts > 0) & (counts < protocol.least)).sum())
-        text = f"on {of.sample.tokens} tokens of examples; they are not scored"
-        paths = [float(sum(1 for _ in of.tries[latent].paths())) for latent in of.chosen.latents]
-        size = self._mean(
-            "paths", paths, of.chosen, of.chosen.weights, protocol, "N-grams in a latent's trie, mean over latents"
-        )
-        return [
-            metric("dead_latents", dead / n, unit="1", direction="lower", n=n, n_unit="latents",
-                   description=f"Share of latents that never fired {text}"),
-            metric("rare_latents", few / n, unit="1", direction="none", n=n, n_unit="latents",
-                   description=f"Share of latents that fired, but less than {protocol.least} times {text}"),
-            size.model_copy(update={"direction": "none", "unit": "n-grams"}),
-        ]  # fmt: skip
-
     def _not_scored(self, of: Study, options: Options) -> dict[str, Any]:
         """How many latents could not be scored and why; by number where the user named them."""
         counts, least = of.sample.counts, options.protocol.least
@@ -220,7 +160,3 @@ class Explainability(Evaluator):
         if options.only is not None:
             found["asked_for"] = {str(each): int(counts[each]) for each in options.only if int(counts[each]) < least}
         return found
-
-
-def _plain(value: Estimate | float | None) -> float | None:
-    return value.value if isinstance(value, Estimate) else value

@@ -8,20 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saebench.results.statistics import Estimate, mean_estimate
 from saebench.sae import SparseAutoencoder
 
 EXACT_UP_TO = 32_768
 """Larger dictionaries are evaluated on a seeded sample of this many latents over 4, each against all others."""
 
 CHUNK_ELEMENTS = 2**24
-
-
-def encoder_decoder_cosine(sae: SparseAutoencoder) -> Estimate:
-    """Mean over latents of the cosine between encoder and decoder direction; null where their widths differ."""
-    if sae.d_in != sae.d_out:
-        return Estimate(None, None)
-    return mean_estimate(alignment(sae))
 
 
 def alignment(sae: SparseAutoencoder) -> Tensor:
@@ -40,22 +32,6 @@ def sampled_latents(n: int, seed: int) -> Tensor:
     if n <= EXACT_UP_TO:
         return torch.arange(n)
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: EXACT_UP_TO // 4].sort().values
-
-
-def decoder_similarity(W_dec: Tensor, seed: int) -> tuple[Estimate, int]:
-    """Mean over latents of the largest cosine between its decoder direction (``[n, d]``) and another latent's.
-
-    Exact for every latent up to ``EXACT_UP_TO``; beyond, exact for a seeded sample.
-
-    Returns:
-        The estimate and the number of latents behind it.
-    """
-    n = W_dec.shape[0]
-    if n < 2:
-        return Estimate(None, None), 0
-    chosen = sampled_latents(n, seed)
-    largest = max_similarity(W_dec, chosen)
-    return mean_estimate(largest, population=n), chosen.numel()
 
 
 def max_similarity(W_dec: Tensor, chosen: Tensor) -> Tensor:
@@ -91,12 +67,17 @@ def second_moments(W_dec: Tensor) -> Tensor:
     return total / W_dec.shape[0]
 
 
-def effective_rank(W_dec: Tensor) -> float | None:
-    """Exponential of the entropy of the unit directions' singular values, scaled to sum to 1 (Roy and Vetterli 2007).
+def singular_values(W_dec: Tensor) -> Tensor:
+    """``[d]`` float64: singular values of the unit directions over the root of their number, the smallest first."""
+    squares: Tensor = torch.linalg.eigvalsh(second_moments(W_dec))
+    return squares.clamp_min(0).sqrt().cpu()
+
+
+def effective_rank(singular: Tensor) -> float | None:
+    """Exponential of the entropy of singular values (``[d]``), scaled to sum to 1 (Roy and Vetterli 2007).
 
     Between 1 (all directions equal) and the smaller of ``n`` and ``d`` (directions spread evenly); None where all are 0.
     """
-    singular = torch.linalg.eigvalsh(second_moments(W_dec)).clamp_min(0).sqrt()
     if float(singular.sum()) == 0:
         return None
     shares = singular / singular.sum()

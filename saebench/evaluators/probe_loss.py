@@ -14,7 +14,7 @@ from rich.text import Text
 
 from saebench.definitions import definition_hash
 from saebench.errors import SaebenchError
-from saebench.evaluators.base import Evaluator, Setup
+from saebench.evaluators.base import Evaluator, Measured, Setup
 from saebench.probing.activations import TaskActivations, task_activations
 from saebench.probing.best import best_probe
 from saebench.probing.memory import cached_or_computed, fingerprint
@@ -22,7 +22,7 @@ from saebench.probing.protocol import Protocol, read_protocol
 from saebench.probing.regressions import dense_baselines, k_sparse
 from saebench.probing.summary import summarise
 from saebench.probing.values import Activations, latent_values
-from saebench.results import EvaluatorResult
+from saebench.results import EvaluatorResult, Metric
 from saebench.sae import SparseAutoencoder
 from saebench.tasks import Task, TaskData, availability, find_tasks, load_task
 
@@ -34,6 +34,7 @@ class ProbeLoss(Evaluator):
     version = 1
     description = "Loss of the best one-dimensional probe on a latent, over binary tasks, with dense baselines"
     option_names = ("tasks",)
+    samples = ("tasks", "missing")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -96,6 +97,12 @@ class ProbeLoss(Evaluator):
         }
         metrics = summarise(found, len(self.tasks), self.protocol)
         return self.result(metrics, {"tasks": found, "missing": missing}, settings)
+
+    @classmethod
+    def recomputed(cls, found: EvaluatorResult, measured: Measured) -> list[Metric]:
+        """All metrics, from the numbers of the tasks."""
+        tasks = found.details["tasks"]
+        return summarise(tasks, len(tasks) + len(found.details["missing"]), read_protocol())
 
     def _task(self, task: Task, advance: Callable[[float], None]) -> dict[str, Any]:
         best, seed = self.protocol.best, self.setup.seed

@@ -11,15 +11,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
+from saebench.evaluators.base import CleanBatch, Measured, Setup, StreamingEvaluator, TokenBlock
 from saebench.evaluators.codes.refinement import refine
-from saebench.evaluators.splicing.rows import SplicedRows
+from saebench.evaluators.splicing.rows import RowLosses, SplicedRows
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
-from saebench.results.statistics import Estimate, RowSums, ratio_estimate
+from saebench.results.statistics import Estimate, RowSums, digits, ratio_estimate, read_columns
 from saebench.sae import SparseAutoencoder
 
 _SUMS = ("tokens", "error", "refined_error", "active", "values", "refined_values", "ratios", "zeroed", "converged")
+_VARIANTS = ("before", "after")
 LOWEST, HIGHEST = -20, 20
 """Magnitudes are grouped by powers of two between these; values outside are counted in the outermost groups."""
 
@@ -33,11 +34,12 @@ class Shrinkage(StreamingEvaluator):
     defaults: ClassVar[dict[str, int]] = {"downstream_rows": 16}
     """Rows of text on which the losses before and after are measured."""
     needs_weights = True
+    samples = ("by_row", "by_sampled_row")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.sums = RowSums(_SUMS)
-        self.spliced = SplicedRows(setup, self.options["downstream_rows"], ("before", "after"))
+        self.spliced = SplicedRows(setup, self.options["downstream_rows"], _VARIANTS)
         bins = HIGHEST - LOWEST + 1
         self.by_magnitude = {
             name: torch.zeros(bins, dtype=torch.float64) for name in ("active", "values", "refined", "ratios")
@@ -91,87 +93,104 @@ class Shrinkage(StreamingEvaluator):
 
     def compute(self) -> EvaluatorResult:
         """All metrics, and the ratios by magnitude."""
+        variance, losses = self.setup.shared.moments.variance_by_row(), self.spliced.losses()
         return self.result(
-            [*self._ratios(), *self._errors(), *self._losses()],
-            {"by_magnitude": self._by_magnitude(), "converged_share": self.sums.ratio("converged", "tokens").value},
+            metrics_of(self.sums, variance, losses),
+            {
+                "by_magnitude": self._by_magnitude(),
+                "converged_share": self.sums.ratio("converged", "tokens").value,
+                "by_row": {"variance": digits(variance), **self.sums.record()},
+                "by_sampled_row": losses.record(),
+            },
             dict(self.options),
         )
 
-    def _ratios(self) -> list[Metric]:
-        n = int(self.sums.total("active"))
-
-        def make(name: str, estimate: Estimate, direction: Any, description: str) -> Metric:
-            return metric(
-                name, estimate, unit="1", direction=direction, n=n, n_unit="active latents", description=description,
-                reason="no latent was active",
-            )  # fmt: skip
-
-        return [
-            make(
-                "value_ratio",
-                self.sums.ratio("refined_values", "values"),
-                "none",
-                "Sum of refined values over sum of encoded ones: above 1 the encoder shrinks",
-            ),
-            make("mean_value_ratio", self.sums.ratio("ratios", "active"), "none", "Mean over active latents of that ratio"),
-            make("zeroed", self.sums.ratio("zeroed", "active"), "lower", "Active latents whose refined value is 0"),
-        ]
-
-    def _errors(self) -> list[Metric]:
-        variance, n = self.setup.shared.moments.variance_by_row(), int(self.sums.total("tokens"))
-        words = {
-            "normalised_mse_before": ("error", "with the encoder's values"),
-            "normalised_mse_after": ("refined_error", "with refined values"),
-        }
-        return [
-            metric(
-                name,
-                ratio_estimate(self.sums.column(of), variance),
-                unit="1",
-                direction="lower",
-                n=n,
-                description=f"Squared error over that of predicting the mean, {text}",
-                reason="the activations are constant over the counted tokens",
-            )
-            for name, (of, text) in words.items()
-        ]
-
-    def _losses(self) -> list[Metric]:
-        metrics = []
-        for variant, text in (("before", "with the encoder's values"), ("after", "with refined values")):
-            estimates = {
-                "ce_difference": (
-                    self.spliced.ce_difference({variant: 1.0}),
-                    "predictions",
-                    "Spliced minus clean cross-entropy",
-                ),
-                "kl_divergence": (self.spliced.kl_divergence(variant), "positions", "KL(clean || spliced)"),
-            }
-            for name, (estimate, counted, description) in estimates.items():
-                metrics.append(
-                    metric(
-                        f"{name}_{variant}",
-                        estimate,
-                        unit="nats",
-                        direction="lower",
-                        n=self.spliced.count(counted),
-                        description=f"{description}, {text}",
-                        reason="no prediction counts in the sampled rows",
-                    )
-                )
-        return metrics
+    @classmethod
+    def recomputed(cls, found: EvaluatorResult, measured: Measured) -> list[Metric]:
+        """All metrics, from the sums by row."""
+        by_row = found.details["by_row"]
+        (variance,) = read_columns(by_row, ["variance"]).unbind(dim=1)
+        return metrics_of(RowSums.read(by_row, _SUMS), variance, RowLosses.read(found.details["by_sampled_row"], _VARIANTS))
 
     def _by_magnitude(self) -> dict[str, list[float]]:
         counts = self.by_magnitude["active"]
         keep = counts > 0
         powers = torch.arange(LOWEST, HIGHEST + 1, dtype=torch.float64)
         return {
-            "least_value": _digits(2.0 ** powers[keep]),
+            "least_value": digits(2.0 ** powers[keep]),
             "active": counts[keep].long().tolist(),
-            "value_ratio": _digits(self.by_magnitude["refined"][keep] / self.by_magnitude["values"][keep]),
-            "mean_value_ratio": _digits(self.by_magnitude["ratios"][keep] / counts[keep]),
+            "value_ratio": digits(self.by_magnitude["refined"][keep] / self.by_magnitude["values"][keep]),
+            "mean_value_ratio": digits(self.by_magnitude["ratios"][keep] / counts[keep]),
         }
 
 
-def _digits(values: Tensor) -> list[float]:
-    return [float(f"{value:.7g}") for value in values.tolist()]
+def metrics_of(sums: RowSums, variance: Tensor, losses: RowLosses) -> list[Metric]:
+    """All metrics from sums by row, the targets' variance by row (``[rows]``), and losses by sampled row."""
+    return [*_ratios(sums), *_errors(sums, variance), *_losses(losses)]
+
+
+def _ratios(sums: RowSums) -> list[Metric]:
+    n = int(sums.total("active"))
+
+    def make(name: str, estimate: Estimate, direction: Any, description: str) -> Metric:
+        return metric(
+            name, estimate, unit="1", direction=direction, n=n, n_unit="active latents", description=description,
+            reason="no latent was active",
+        )  # fmt: skip
+
+    return [
+        make(
+            "value_ratio",
+            sums.ratio("refined_values", "values"),
+            "none",
+            "Sum of refined values over sum of encoded ones: above 1 the encoder shrinks",
+        ),
+        make("mean_value_ratio", sums.ratio("ratios", "active"), "none", "Mean over active latents of that ratio"),
+        make("zeroed", sums.ratio("zeroed", "active"), "lower", "Active latents whose refined value is 0"),
+    ]
+
+
+def _errors(sums: RowSums, variance: Tensor) -> list[Metric]:
+    n = int(sums.total("tokens"))
+    words = {
+        "normalised_mse_before": ("error", "with the encoder's values"),
+        "normalised_mse_after": ("refined_error", "with refined values"),
+    }
+    return [
+        metric(
+            name,
+            ratio_estimate(sums.column(of), variance),
+            unit="1",
+            direction="lower",
+            n=n,
+            description=f"Squared error over that of predicting the mean, {text}",
+            reason="the activations are constant over the counted tokens",
+        )
+        for name, (of, text) in words.items()
+    ]
+
+
+def _losses(losses: RowLosses) -> list[Metric]:
+    metrics = []
+    for variant, text in (("before", "with the encoder's values"), ("after", "with refined values")):
+        estimates = {
+            "ce_difference": (
+                losses.ce_difference({variant: 1.0}),
+                "predictions",
+                "Spliced minus clean cross-entropy",
+            ),
+            "kl_divergence": (losses.kl_divergence(variant), "positions", "KL(clean || spliced)"),
+        }
+        for name, (estimate, counted, description) in estimates.items():
+            metrics.append(
+                metric(
+                    f"{name}_{variant}",
+                    estimate,
+                    unit="nats",
+                    direction="lower",
+                    n=losses.count(counted),
+                    description=f"{description}, {text}",
+                    reason="no prediction counts in the sampled rows",
+                )
+            )
+    return metrics

@@ -5,14 +5,17 @@ Tokens of one row share a context and are not independent, so standard errors tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 MOST_GROUPS = 4096
 """Up to this many rows are kept separately; beyond that neighbours are merged, so that memory is bounded."""
+LATENT_GROUPS = 256
+"""Means over latents are recorded as sums over at most this many groups of neighbouring latents."""
 
 
 class Estimate(NamedTuple):
@@ -34,6 +37,25 @@ class RowSums:
         self._groups: list[Tensor] = []  # each [names], float64
         self._filled = 0  # rows in the last group
         self._batch = torch.zeros(0, len(self.names), dtype=torch.float64)
+
+    @classmethod
+    def read(cls, record: Any, names: Sequence[str]) -> RowSums:
+        """The sums of a ``record``, which may come from a stranger.
+
+        Raises:
+            ValueError: a column is missing, has another length than the others, or holds something else than numbers.
+        """
+        sums = cls(names)
+        sums._groups = list(read_columns(record, names).unbind(dim=0))
+        size = record.get("rows_per_group", 1)
+        if type(size) is not int or size < 1:
+            raise ValueError("rows_per_group is no whole number from 1")
+        sums.rows_per_group = sums._filled = size
+        return sums
+
+    def record(self) -> dict[str, Any]:
+        """The sums as JSON data, with seven digits: ``rows_per_group`` and one list for each name."""
+        return {"rows_per_group": self.rows_per_group, **{name: digits(self.column(name)) for name in self.names}}
 
     def start_batch(self, rows: int) -> None:
         """Begin a batch of ``rows``."""
@@ -145,3 +167,58 @@ def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:
         return Estimate(float(values.double().mean()), 0.0)
     error = float(values.double().std()) / count**0.5 if count > 1 else None
     return Estimate(float(values.double().mean()), error)
+
+
+def mean_by_groups(values: Tensor) -> dict[str, Any]:
+    """JSON data from which ``mean_estimate(values)`` (``[n]``) can be computed: counts and sums of neighbouring values.
+
+    ``deviations`` are the sums of squared deviations from the mean of all values.
+    """
+    parts = values.double().cpu().tensor_split(max(1, min(LATENT_GROUPS, values.numel())))
+    mean = values.double().mean().cpu() if values.numel() else torch.tensor(0.0)
+    return {
+        "count": [part.numel() for part in parts],
+        "sum": digits(torch.stack([part.sum() for part in parts])),
+        "deviations": digits(torch.stack([(part - mean).square().sum() for part in parts])),
+    }
+
+
+def mean_from_groups(record: Any, whole: bool = False) -> tuple[Estimate, int]:
+    """``(the mean with its standard error, number of values)`` from ``mean_by_groups``.
+
+    Args:
+        record: that data.
+        whole: whether the values are the whole population, so that the error is 0.
+
+    Raises:
+        ValueError: it is not such data.
+    """
+    count, total, deviations = read_columns(record, ("count", "sum", "deviations")).sum(dim=0).tolist()
+    if count < 1:
+        return Estimate(None, None), 0
+    error = (max(deviations, 0.0) / (count - 1) / count) ** 0.5 if count > 1 else None
+    return Estimate(total / count, 0.0 if whole else error), int(count)
+
+
+def read_columns(record: Any, names: Sequence[str]) -> Tensor:
+    """``[rows, names]`` float64: columns of a record from a result file.
+
+    Raises:
+        ValueError: a column is missing, has another length than the others, or holds something else than numbers.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("there are no sums")
+    columns = []
+    for name in names:
+        values = record.get(name)
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+            raise ValueError(f"the column {name} is missing or holds something else than numbers")
+        columns.append(torch.tensor(values, dtype=torch.float64))
+    if len({column.numel() for column in columns}) > 1:
+        raise ValueError("the columns differ in length")
+    return torch.stack(columns, dim=1) if columns else torch.zeros(0, 0, dtype=torch.float64)
+
+
+def digits(values: Tensor, count: int = 7) -> list[float | None]:
+    """JSON numbers with ``count`` digits; null where not finite."""
+    return [float(f"{value:.{count}g}") if math.isfinite(value) else None for value in values.tolist()]

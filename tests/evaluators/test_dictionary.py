@@ -14,13 +14,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import saebench
+import saebench.evaluators.geometry as geometry_module
 from saebench.checkpoints import save_native
 from saebench.cli import app
 from saebench.errors import SaebenchError
 from saebench.evaluators import dictionary_pair
 from saebench.evaluators.dictionary import geometry
 from saebench.evaluators.dictionary_pair import compare, hungarian
-from saebench.evaluators.geometry import effective_rank, matched_random_chunks, nearest, second_moments
+from saebench.evaluators.geometry import matched_random_chunks, nearest, second_moments, singular_values
 from saebench.lm import LanguageModel
 from saebench.results import Metric
 from saebench.sae import ReLU, SparseAutoencoder
@@ -60,6 +61,9 @@ def test_nearest_directions_are_those_of_the_full_table() -> None:
 
 
 def test_effective_rank_counts_dimensions() -> None:
+    def effective_rank(W_dec: torch.Tensor) -> float | None:
+        return geometry_module.effective_rank(singular_values(W_dec))
+
     basis = torch.linalg.qr(directions(16, 16, 0)).Q
     assert effective_rank(basis[:5]) == pytest.approx(5, rel=1e-4)
     assert effective_rank(basis.repeat(3, 1) * torch.rand(48, 1)) == pytest.approx(16, rel=1e-6)

@@ -23,6 +23,11 @@ SPARE = 2
 """Thresholds are set among this many times the largest level's latents of each token."""
 
 
+def own_count(l0: float) -> int:
+    """The level that an L0 counts as."""
+    return max(1, round(l0))
+
+
 @dataclass(frozen=True)
 class Levels:
     """The levels of sparsity of an autoencoder.
@@ -40,7 +45,7 @@ class Levels:
     @property
     def own_count(self) -> int:
         """The level that is the autoencoder's own."""
-        return max(1, round(self.own))
+        return own_count(self.own)
 
 
 def find_levels(setup: Setup, rows: int) -> Levels:

@@ -7,6 +7,7 @@ excluded from the averages keep their clean activations.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,15 @@ def _losses(cut: Cut, prefix: Prefix, outputs: Tensor, mask: Tensor) -> Tensor:
     for row, part in chunks(logits):
         store_losses(losses, logits[row, part].float().log_softmax(dim=-1), prefix.tokens, row, part)
     return (losses.double().cpu() * mask).sum(dim=1)
+
+
+def read_losses(record: Any) -> RowSums:
+    """The sums of a result's details.
+
+    Raises:
+        ValueError: they are not as ``explained_losses`` makes them.
+    """
+    return RowSums.read(record, ("predictions", *_RUNS))
 
 
 def loss_metrics(sums: RowSums, n_latents: int) -> list[Metric]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from saebench.evaluators.base import CleanBatch, Setup, TokenBlock
 from saebench.evaluators.downstream import Downstream, clean_batch
 from saebench.lm import Prefix
-from saebench.results.statistics import Estimate, ratio_estimate
+from saebench.results.statistics import Estimate, RowSums, digits, ratio_estimate, read_columns
 
 
 class SplicedRows:
@@ -75,22 +76,65 @@ class SplicedRows:
         for name, losses in self._losses.items():
             losses.merge(other._losses[name])
 
+    def losses(self) -> RowLosses:
+        """The sums by sampled row."""
+        return RowLosses({name: losses.sums for name, losses in self._losses.items()})
+
+
+class RowLosses:
+    """Sums by row of the losses of several variants.
+
+    Args:
+        sums: by variant, of ``COLUMNS``; the rows are the same.
+    """
+
+    COLUMNS = ("predictions", "ce_clean", "positions")
+    OF_VARIANT = ("ce_spliced", "kl_divergence")
+
+    def __init__(self, sums: Mapping[str, RowSums]) -> None:
+        self._sums = dict(sums)
+
+    @classmethod
+    def read(cls, record: Any, variants: Sequence[str]) -> RowLosses:
+        """From a ``record``, which may come from a stranger.
+
+        Raises:
+            ValueError: it is not such a record.
+        """
+        names = [*cls.COLUMNS, *(f"{column} {name}" for name in variants for column in cls.OF_VARIANT)]
+        columns = dict(zip(names, read_columns(record, names).unbind(dim=1), strict=True))
+        found = {}
+        for name in variants:
+            found[name] = RowSums((*cls.COLUMNS, *cls.OF_VARIANT))
+            own = {column: columns[f"{column} {name}"] for column in cls.OF_VARIANT}
+            found[name].add(**{column: columns[column] for column in cls.COLUMNS}, **own)
+        return cls(found)
+
+    def record(self) -> dict[str, Any]:
+        """JSON data: ``rows_per_group``, predictions, clean loss and positions, and the losses of each variant."""
+        first = next(iter(self._sums.values()))
+        found: dict[str, Any] = {"rows_per_group": first.rows_per_group}
+        found |= {name: digits(first.column(name)) for name in self.COLUMNS}
+        for variant, sums in self._sums.items():
+            found |= {f"{name} {variant}": digits(sums.column(name)) for name in self.OF_VARIANT}
+        return found
+
     def count(self, counted: str) -> int:
         """``predictions`` behind each cross-entropy, or ``positions`` behind each divergence."""
-        return int(next(iter(self._losses.values())).sums.total(counted))
+        return int(next(iter(self._sums.values())).total(counted))
 
     def ce_difference(self, weights: Mapping[str, float]) -> Estimate:
         """Spliced minus clean cross-entropy in nats, of one variant or of a weighted sum of several."""
-        first = next(iter(self._losses.values())).sums
+        first = next(iter(self._sums.values()))
         total = torch.zeros_like(first.column("predictions"))
         for name, weight in weights.items():
-            sums = self._losses[name].sums
+            sums = self._sums[name]
             total = total + weight * (sums.column("ce_spliced") - sums.column("ce_clean"))
         return ratio_estimate(total, first.column("predictions"))
 
     def kl_divergence(self, variant: str) -> Estimate:
         """KL(clean || spliced) in nats."""
-        return self._losses[variant].sums.ratio("kl_divergence", "positions")
+        return self._sums[variant].ratio("kl_divergence", "positions")
 
 
 def sampled_rows(setup: Setup, rows: int) -> Tensor:
