@@ -1,7 +1,9 @@
-"""`saebench leaderboard`: start, submit, check, build, import-saebench."""
+"""`saebench leaderboard`: start, submit, check, reproduce, build, import-saebench."""
 
 from __future__ import annotations
 
+import math
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ console = Console(soft_wrap=True)
 
 Root = Annotated[Path, typer.Option(help="The leaderboards' folder.")]
 ROOT = Path("leaderboards")
+MOST_SHOWN = 20
 
 
 @app.command()
@@ -52,24 +55,61 @@ def submit(
 @app.command()
 def check(
     files: Annotated[list[Path] | None, typer.Argument(help="Submissions; all of them by default.")] = None,
-    recompute: Annotated[str | None, typer.Option(help="A checkpoint: recompute its cheap metrics and compare.")] = None,
     root: Root = ROOT,
-) -> None:  # fmt: skip
+) -> None:
     """Check submissions; exit code 1 if there is a problem."""
     from saebench.leaderboard.checks import load_boards, problems_of
-    from saebench.leaderboard.submit import recompute as repeat
 
     boards = load_boards(root)
-    problems = [str(problem) for problem in problems_of(boards, files or [])]
-    if recompute is not None and not problems:
-        problems = repeat(boards, files or [], recompute)
+    problems = problems_of(boards, files or [])
     for problem in problems:
-        console.print(Text(problem))
+        console.print(Text(str(problem)))
     if problems:
         raise typer.Exit(1)
-    counts = [len(files)] if files else [sum(len(board.submissions) + len(board.imports) for board in boards)]
-    again = "; the checkpoint gives the stated numbers" if recompute is not None else ""
-    console.print(Text(f"{counts[0]} checked, no problems{again}."))
+    counts = len(files) if files else sum(len(board.submissions) + len(board.imports) for board in boards)
+    console.print(Text(f"{counts} checked, no problems."))
+
+
+@app.command()
+def reproduce(
+    entry: Annotated[Path, typer.Argument(help="A submission's file.")],
+    checkpoint: Annotated[str, typer.Argument(help="Its checkpoint: a folder, a file or a hub name.")],
+    rows: Annotated[str, typer.Option(help="Share of the rows, tasks and explained latents to evaluate again.")] = "5%",
+    seed: Annotated[int | None, typer.Option(help="Draws the same part again; by default it is unpredictable.")] = None,
+    mark: Annotated[bool, typer.Option(help="Where all agrees, record it in verified.json beside the entry.")] = False,
+    data_dir: Annotated[str | None, typer.Option(help="Folder with the files of probing data sets.")] = None,
+    root: Root = ROOT,
+) -> None:
+    """Evaluate a random part of a submission again and compare it value by value; exit code 1 if something differs."""
+    from saebench.leaderboard.submit import reproduce as run
+    from saebench.progress import Progress
+
+    drawn = secrets.randbelow(2**31) if seed is None else seed
+    found = run(entry, checkpoint, root, _share(rows), drawn, mark, data_dir, Progress())
+    for problem in found.problems[:MOST_SHOWN]:
+        console.print(Text(problem))
+    if found.problems:
+        more = len(found.problems) - MOST_SHOWN
+        console.print(
+            Text(f"{len(found.problems):,} values differ{f' ({more:,} not shown)' if more > 0 else ''}; seed {drawn}.")
+        )
+        raise typer.Exit(1)
+    console.print(Text(f"{entry}: the checkpoint gives the stated values of {found.part}; seed {drawn}."))
+    if found.marked is not None:
+        console.print(Text(f"Written: {found.marked}"))
+
+
+def _share(text: str) -> float:
+    """A share from ``5%`` or ``0.05``."""
+    from saebench.errors import SaebenchError
+
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise SaebenchError(f"--rows {text} is no share: give one above 0% and up to 100%, such as 5%.")
+    return value
 
 
 @app.command()

@@ -217,7 +217,8 @@ class EvaluationRun:
         if streaming:
             rows = self.settings.batch or max(1, TOKENS_PER_BATCH // corpus.context)
             evaluated = [one for _, one in streaming]
-            clock = stream(evaluated, cut, corpus, shared, rows, self.progress)
+            some = corpus if self.settings.only_rows is None else corpus.only(self.settings.only_rows)
+            clock = stream(evaluated, cut, some, shared, rows, self.progress)
             for record, one in streaming:
                 record.stages |= clock.seconds
                 for name, watcher in one.evaluators.items():
@@ -239,7 +240,7 @@ class EvaluationRun:
     def _setup(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, shared: Shared, name: str) -> Setup:
         folder = Path(self.settings.data_dir).expanduser() if self.settings.data_dir else None
         options = dict(self.settings.options.get(name, {}))
-        return Setup(sae, cut, corpus, shared, self.settings.seed, options, folder, self.progress)
+        return Setup(sae, cut, corpus, shared, self.settings.seed, options, folder, self.settings.only_rows, self.progress)
 
     def _run_standalone(self, record: Record, cut: Cut, corpus: TokenCorpus, shared: Shared) -> None:
         for name, evaluator in self.evaluators.items():

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from saebench.errors import check_at_least
 from saebench.evaluators.base import DEFAULT_EVALUATORS
 from saebench.lm import LanguageModel
@@ -41,6 +43,7 @@ class EvaluationSettings:
         options: settings of single evaluators, by evaluator.
         controls: names from ``saebench.evaluation.controls.CONTROLS``; the same evaluators are run on each, for comparison.
         data_dir: a folder with the files of probing data sets; its path is not a setting of the result.
+        only_rows: numbers of the corpus's rows to which evaluators by row are limited, to reproduce a part of a result.
     """
 
     model: str | LanguageModel | None = None
@@ -64,6 +67,7 @@ class EvaluationSettings:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls: Sequence[str] = ()
     data_dir: str | Path | None = None
+    only_rows: Tensor | None = None
 
     @property
     def given(self) -> dict[str, str | None]:

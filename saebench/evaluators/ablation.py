@@ -84,6 +84,9 @@ class Ablation(Evaluator):
         """Run all interventions and summarise their effects."""
         corpus, options = self.setup.corpus, self.options
         tokens = sample_tokens(corpus, options["tokens"], options["tokens_per_row"], options["horizon"], self.setup.seed)
+        if self.setup.rows is not None:
+            wanted = set(self.setup.rows.tolist())
+            tokens = {row: positions for row, positions in tokens.items() if row in wanted}
         current, row = -1, None
         with self.setup.progress.task("Ablating", total=sum(map(len, tokens.values())), unit="tokens") as advance:
             for number, position, generator in token_generators(self.setup.seed, tokens, corpus.context):

@@ -43,6 +43,8 @@ class Setup:
         seed: of any randomness in the evaluator.
         options: the user's settings for this evaluator.
         data_dir: a folder with data sets' files, where the user has one.
+        rows: where only some rows of the corpus are evaluated, their numbers; each row gives what it gives in a complete
+            evaluation.
         progress: where progress is shown.
     """
 
@@ -53,6 +55,7 @@ class Setup:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     data_dir: Path | None = None
+    rows: Tensor | None = None
     progress: Progress = field(default_factory=lambda: Progress(shown=False))
 
 
@@ -143,6 +146,7 @@ class Evaluator(ABC):
         description: one line for ``saebench evaluators``.
         defaults: its options, all whole numbers from 1, with their defaults; None where it reads its options itself.
         needs_weights: whether it needs the weights of the encoder and decoder, not only ``encode`` and ``decode``.
+        of_weights_alone: whether its metrics depend on the autoencoder's weights alone, not on the language model.
         samples: the details that ``recomputed`` reads; those of controls are kept in results too.
     """
 
@@ -151,6 +155,7 @@ class Evaluator(ABC):
     description: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, int] | None] = None
     needs_weights: ClassVar[bool] = False
+    of_weights_alone: ClassVar[bool] = False
     samples: ClassVar[tuple[str, ...]] = ("by_row",)
 
     def __init__(self, setup: Setup) -> None:

@@ -47,6 +47,7 @@ class Dictionary(Evaluator):
     description = "Geometry of the weights: neighbouring directions, effective rank, encoder against decoder"
     defaults: ClassVar[dict[str, int]] = {}
     needs_weights = True
+    of_weights_alone = True
     samples = ("by_latent", "singular_values")
 
     def compute(self) -> EvaluatorResult:

@@ -14,6 +14,8 @@ from saebench.results import Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate, read_columns
 
+MOST_DRAWN = 2 * 10**7
+"""Bootstrap samples times latents: bounds the memory that a stranger's result can ask for."""
 _QUANTITIES = {
     "precision": "Share of positions predicted positive at which the latent fires, on unseen text",
     "recall": "Share of held-out activations predicted positive",
@@ -58,6 +60,8 @@ def metrics_of(details: Mapping[str, Any], baselines: Sequence[str], n_latents: 
     Raises:
         ValueError: the details are not as ``Explainability`` writes them.
     """
+    if draws * max((len(each["latent"]) for each in details["by_latent"].values()), default=0) > MOST_DRAWN:
+        raise ValueError("there are more bootstrap samples of latents than are drawn here")
     means = _Means(details["by_latent"], draws, seed)
     metrics = [*_population(details, means, n_latents), *means.quantities("own")]
     for name in baselines:

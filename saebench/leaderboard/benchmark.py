@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,13 +15,15 @@ from pydantic import Field, StringConstraints, ValidationError
 from saebench.definitions import KINDS, definition_hash
 from saebench.errors import SaebenchError
 from saebench.leaderboard.files import BENCHMARK, BadFile, Strict, in_words, read_bytes
-from saebench.results import Result, canonical_hash
+from saebench.results import EvaluatorResult, Result, canonical_hash
+from saebench.results.statistics import read_columns
 
 DEFINITION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 CONTROLS = ("random", "pca", "reinitialised")
 """The controls: a random dictionary, a PCA of the same L0, the model with random weights."""
 REFERENCE = ("ce_clean", "ce_zero_ablated", "ce_mean_ablated")
+VARIANCES = ("variance", "unit_variance")
 REFERENCE_TOLERANCE = 1e-3
 """Relative: the same model on the same text gives the same loss, up to the rounding of different machines."""
 
@@ -58,7 +62,9 @@ class Benchmark(Strict):
     """A leaderboard's conditions.
 
     Attributes:
-        reference: losses of the clean and the ablated model in nats, which do not depend on the autoencoder.
+        d_in, d_out: widths of the hooks.
+        reference: losses of the clean and the ablated model in nats, and variances of the activations per token: they do not
+            depend on the autoencoder.
         controls: required of every submission.
     """
 
@@ -66,6 +72,8 @@ class Benchmark(Strict):
     title: str = Field(min_length=1, max_length=120)
     hook_in: str
     hook_out: str
+    d_in: int = Field(gt=0)
+    d_out: int = Field(gt=0)
     seed: int
     controls: tuple[str, ...] = CONTROLS
     model: ModelRule
@@ -100,13 +108,14 @@ def benchmark_of(result: Result, title: str, controls: tuple[str, ...] = CONTROL
     """
     if result.model.weights_sha256 is None:
         raise SaebenchError("The result does not hold the hash of the language model's weights: a benchmark needs it.")
-    corpus, downstream = result.corpus, result.evaluators.get("downstream")
-    losses = {} if downstream is None else downstream.metrics
+    corpus = result.corpus
     return Benchmark(
         benchmark_version=1,
         title=title,
         hook_in=result.sae.hook_in,
         hook_out=result.sae.hook_out,
+        d_in=result.sae.d_in,
+        d_out=result.sae.d_out,
         seed=result.seed,
         controls=controls,
         model=ModelRule(name=result.model.name, weights_sha256=result.model.weights_sha256, dtype=result.model.dtype),
@@ -115,9 +124,7 @@ def benchmark_of(result: Result, title: str, controls: tuple[str, ...] = CONTROL
             name: EvaluatorRule(version=found.version, settings=settings_hash(result, name))
             for name, found in result.evaluators.items()
         },
-        reference={
-            name: float(f"{value:.6g}") for name in REFERENCE if name in losses and (value := losses[name].value) is not None
-        },
+        reference={name: float(f"{value:.6g}") for name, value in _reference(result.evaluators).items()},
         definitions=dict(result.definitions),
     )
 
@@ -136,6 +143,8 @@ def mismatches(benchmark: Benchmark, result: Result) -> list[str]:
         "model.dtype": benchmark.model.dtype,
         "sae.hook_in": benchmark.hook_in,
         "sae.hook_out": benchmark.hook_out,
+        "sae.d_in": benchmark.d_in,
+        "sae.d_out": benchmark.d_out,
         "seed": benchmark.seed,
         **{f"corpus.{name}": value for name, value in benchmark.corpus.model_dump().items()},
     }
@@ -202,15 +211,38 @@ def _evaluator_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
     return problems
 
 
-def _reference_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
-    """The losses that do not depend on the autoencoder, where they differ from the benchmark's."""
-    downstream = result.evaluators.get("downstream")
-    problems = []
-    for name, value in benchmark.reference.items():
+def _reference(evaluators: Mapping[str, EvaluatorResult]) -> dict[str, float]:
+    """What evaluators found that does not depend on the autoencoder: losses in nats, variances per token."""
+    found: dict[str, float] = {}
+    downstream, reconstruction = evaluators.get("downstream"), evaluators.get("reconstruction")
+    for name in REFERENCE if downstream is not None else ():
         metric = downstream.metrics.get(name) if downstream is not None else None
-        if metric is None or metric.value is None or abs(metric.value - value) > REFERENCE_TOLERANCE * abs(value):
-            found = None if metric is None else metric.value
-            problems.append(f"downstream.{name} is {_short(found)}, but the model's own, on this text, is {value:g}")
+        if metric is not None and metric.value is not None:
+            found[name] = metric.value
+    if reconstruction is not None:
+        try:
+            tokens, variance = read_columns(reconstruction.details.get("by_row"), ["tokens", "variance"]).sum(dim=0).tolist()
+            found["variance"] = variance / tokens
+            found["unit_variance"] = float(reconstruction.details["unit_variance"]) / tokens
+        except (ValueError, KeyError, TypeError, ZeroDivisionError):
+            return found  # the check of samples says that they are missing
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _reference_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
+    """What does not depend on the autoencoder, where it differs from the benchmark's; controls share it."""
+    problems = []
+    same_model = {f" of the control {name!r}": each for name, each in result.controls.items() if name in ("random", "pca")}
+    for where, evaluators in {"": result.evaluators, **same_model}.items():
+        found = _reference(evaluators)
+        for name, value in benchmark.reference.items():
+            of = "reconstruction" if name in VARIANCES else "downstream"
+            if of in evaluators and abs(found.get(name, math.inf) - value) > REFERENCE_TOLERANCE * abs(value):
+                words = (
+                    f"downstream.{name}" if of == "downstream" else f"the activations' {name.replace('_', ' ')} per token"
+                )
+                shown = _short(found.get(name))
+                problems.append(f"{words}{where} is {shown}, but the model's own, on this text, is {value:g}")
     return problems
 
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from saebench.errors import SaebenchError
-from saebench.leaderboard.benchmark import Benchmark, definition_problems, mismatches, read_benchmark
-from saebench.leaderboard.files import BENCHMARK, IMPORTED, BadFile, board_folders, folder_name, is_folder_name, is_name
+from saebench.errors import SaebenchError, plain
+from saebench.leaderboard.benchmark import CONTROLS, Benchmark, definition_problems, mismatches, read_benchmark
+from saebench.leaderboard.files import (
+    BENCHMARK,
+    IMPORTED,
+    VERIFIED,
+    BadFile,
+    board_folders,
+    folder_name,
+    is_folder_name,
+    is_name,
+)
 from saebench.leaderboard.imported import Imported, read_imported
 from saebench.leaderboard.plausible import implausible
 from saebench.leaderboard.submission import Submission, read_submission
+from saebench.leaderboard.verified import Verification, read_verified
 from saebench.results import Result
 
 
@@ -33,6 +44,7 @@ class Board:
     Attributes:
         benchmark: None where the folder only holds imported results, or its benchmark is invalid.
         submissions, imports: those that could be read, by their file.
+        verified: by name of the submission, those that a maintainer reproduced.
         problems: of all its files.
     """
 
@@ -40,6 +52,7 @@ class Board:
     benchmark: Benchmark | None = None
     submissions: dict[Path, Submission] = field(default_factory=dict)
     imports: dict[Path, Imported] = field(default_factory=dict)
+    verified: dict[str, Verification] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def report(self, path: Path, words: str) -> None:
@@ -71,13 +84,14 @@ def load_board(folder: Path) -> Board:
             board.report(part, "a folder's name has letters and digits with '.', '-' or '_' between them, and it is no link")
     _read_benchmark(board)
     for path in sorted(folder.iterdir()):
-        if path.name == BENCHMARK or path.name.startswith("."):
+        if path.name in (BENCHMARK, VERIFIED) or path.name.startswith("."):
             continue
         if path.name == IMPORTED and path.is_dir() and not path.is_symlink():
             _read_imports(board, path)
         else:
             _read_entry(board, path)
     _check_duplicates(board)
+    _read_verified(board)
     return board
 
 
@@ -159,6 +173,23 @@ def _read_imports(board: Board, folder: Path) -> None:
             board.report(path, str(error))
 
 
+def _read_verified(board: Board) -> None:
+    path = board.folder / VERIFIED
+    try:
+        found = read_verified(board.folder)
+    except BadFile as error:
+        board.report(path, str(error))
+        return
+    submissions = {submission.name: submission for submission in board.submissions.values()}
+    for name, made in found.items():
+        if name not in submissions:
+            board.report(path, f"it names {plain(name)[:80]}, which is no submission here")
+        elif made.result_sha256 != submissions[name].result_sha256:
+            board.report(path, f"{name} has changed since it was reproduced: reproduce it again, or remove its mark")
+        else:
+            board.verified[name] = made
+
+
 def _check_duplicates(board: Board) -> None:
     seen: dict[str, Path] = {}
     for path, submission in board.submissions.items():
@@ -169,22 +200,25 @@ def _check_duplicates(board: Board) -> None:
 
 
 def _incomplete(result: Result) -> Iterator[str]:
-    if result.sae.weights_sha256 is None or len(result.sae.weights_sha256) != 64:
+    if re.fullmatch("[0-9a-f]{64}", result.sae.weights_sha256 or "") is None:
         yield "the result does not hold the SHA-256 of the autoencoder's weights"
     if not result.complete:
         yield "the result is not complete: finish it with --resume"
     for name in result.failures:
-        yield f"the evaluator {name[:60]} failed"
+        yield f"the evaluator {plain(name)[:60]} failed"
 
 
 def _controls(result: Result, benchmark: Benchmark) -> Iterator[str]:
+    for name in result.controls:
+        if name not in CONTROLS:
+            yield f"there is no control {plain(name)[:60]!r}"
     for name in benchmark.controls:
         if name not in result.controls:
             yield f"the control {name!r} is missing: evaluate with --controls"
             continue
         for evaluator, found in result.evaluators.items():
             measured = result.controls[name].get(evaluator)
-            if measured is not None and measured.version != found.version:
-                yield f"the control {name!r} was measured with another version of {evaluator}"
-        if "reconstruction" in result.evaluators and "reconstruction" not in result.controls[name]:
-            yield f"the control {name!r} has no reconstruction"
+            if measured is None:
+                yield f"the control {name!r} has no {plain(evaluator)[:60]}"
+            elif (measured.version, measured.settings) != (found.version, found.settings):
+                yield f"the control {name!r} was measured with another version or other settings of {plain(evaluator)[:60]}"

@@ -24,7 +24,7 @@ CLAIMED = "claimed, not measured"
 
 def render_entry(row: Row, entry: Submission | Imported, file: str) -> str:
     """The page of an entry; ``file`` is the entry's own file, in the page's folder."""
-    content = _submitted(entry) if isinstance(entry, Submission) else _imported(entry)
+    content = _submitted(entry, row.verified) if isinstance(entry, Submission) else _imported(entry)
     up = "../" * row.page.count("/")
     figures = drawn_figures(content.pop("figures"), up + PLOTLY)
     return (
@@ -34,9 +34,10 @@ def render_entry(row: Row, entry: Submission | Imported, file: str) -> str:
     )
 
 
-def _submitted(entry: Submission) -> dict[str, Any]:
+def _submitted(entry: Submission, verified: str) -> dict[str, Any]:
     result = entry.result
     about = [("Weights", entry.origin), ("Licence", entry.licence), ("Contact", entry.contact)]
+    about.append(("Verified", verified or "not reproduced by a maintainer yet"))
     return {
         "imported": False,
         "about": about,

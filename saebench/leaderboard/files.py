@@ -1,7 +1,7 @@
 """Paths of leaderboard files and how they are read: their content is untrusted.
 
 ``leaderboards/<model>/<hook>/benchmark.toml`` states the conditions, ``<name>.json`` next to it is a submission, and
-``imported/<name>.json`` a result of another suite.
+``imported/<name>.json`` a result of another suite. ``verified.json`` names the submissions that a maintainer reproduced.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ FOLDER = re.compile(r"[A-Za-z0-9](?:[._-]{0,2}[A-Za-z0-9]+)*")
 LONGEST_NAME = 80
 BENCHMARK = "benchmark.toml"
 IMPORTED = "imported"
+VERIFIED = "verified.json"
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10))}
 
 

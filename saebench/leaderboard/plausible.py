@@ -1,113 +1,210 @@
-"""Plausibility of a result's numbers: their ranges, their agreement with each other and with the sums by row."""
+"""Plausibility of a result's numbers: every score from its samples, ranges, and agreement with what was evaluated."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from saebench.comparison.samples import RATIOS, row_ratio, stated_error
+from torch import Tensor
+
+from saebench.errors import plain
+from saebench.evaluators.base import Evaluator, Measured, installed_evaluators
 from saebench.results import EvaluatorResult, Metric, Result
-from saebench.results.statistics import ratio_estimate
+from saebench.results.statistics import read_columns
 
-SHARES = ("top1_agreement", "f1", "precision", "recall", "accuracy", "auc", "sparsity")
-AT_MOST_ONE = ("explained_variance",)
-AT_LEAST_ZERO = ("l0", "mse", "ce_clean", "ce_spliced", "ce_zero_ablated", "ce_mean_ablated", "normalised_mse",
-                 "normalised_mse_unit_norm", "per_token_normalised_mse", "kl_divergence", "probe_loss")  # fmt: skip
-ROUNDING = 1e-5
-"""Relative: sums by row have seven digits."""
+RELATIVE, ABSOLUTE = 1e-5, 2e-6
+"""Tolerances of recomputed numbers: samples have seven digits. The absolute one is for units of order 1."""
+RELATIVE_ERROR = 1e-3
+"""Tolerance of standard errors and intervals."""
+OF_ORDER_ONE = ("1", "nats", "cosine")
 SLACK = 1e-6
-SUMS = (
-    ("reconstruction", "explained_variance", (("normalised_mse", -1.0),), 1.0),
-    ("reconstruction", "fraction_seen", (("dead_latents", -1.0),), 1.0),
-    ("downstream", "ce_difference", (("ce_spliced", 1.0), ("ce_clean", -1.0)), 0.0),
-)
-"""``(evaluator, metric, what it is the sum of, constant)``."""
+NON_NEGATIVE = {"reconstruction", "downstream", "shrinkage", "progressive", "ablation"}
+"""Evaluators whose sums by row cannot be negative, but for ``SIGNED``."""
+SIGNED = ("dot", "cosine", "kl_divergence")
+"""Sums of signed terms, and a divergence that rounding can make slightly negative."""
 
 
 def implausible(result: Result) -> list[str]:
-    """Implausible numbers of a result (and of its controls), as sentences without a full stop."""
-    problems = _of_evaluators(result, result.evaluators, "")
-    for control, evaluators in result.controls.items():
-        problems += _of_evaluators(result, evaluators, f"control {control}: ")
+    """Implausible numbers of a result and of its controls, as sentences without a full stop."""
+    evaluators = installed_evaluators()
+    problems = list(_sae(result))
+    problems += _of_evaluators(result, result.evaluators, evaluators, "")
+    for control, found in result.controls.items():
+        problems += _of_evaluators(_like_control(result, control), found, evaluators, f"control {plain(control)}: ")
+        problems += _copied(result, control, evaluators)
     return problems
 
 
-def _of_evaluators(result: Result, evaluators: dict[str, EvaluatorResult], where: str) -> list[str]:
-    problems = []
-    for evaluator, found in evaluators.items():
-        for name, metric in found.metrics.items():
-            said = [*_range(result, metric), *_interval(metric), *_rows(found, f"{evaluator}.{name}", metric)]
-            problems += [f"{where}{evaluator}.{name} {problem}" for problem in said]
-    return problems + [f"{where}{problem}" for problem in _disagreements(evaluators)]
+def _like_control(result: Result, control: str) -> Result:
+    """The result as if it were of a control: a PCA has only as many latents as the autoencoder has active ones."""
+    cosine = result.controls[control].get("reconstruction")
+    counted = cosine.metrics.get("encoder_decoder_cosine") if control == "pca" and cosine is not None else None
+    if counted is None:
+        return result
+    latents = min(max(counted.n, 1), result.sae.n_latents)
+    return result.model_copy(update={"sae": result.sae.model_copy(update={"n_latents": latents})})
 
 
-def _range(result: Result, metric: Metric) -> list[str]:
-    low, high = -math.inf, math.inf
-    if metric.unit.startswith("share") or metric.name in SHARES:
-        low, high = 0.0, 1.0
-    elif metric.unit == "cosine" or metric.name == "cosine_similarity":
-        low, high = -1.0, 1.0
-    elif metric.name in AT_MOST_ONE:
-        high = 1.0
-    elif metric.name in AT_LEAST_ZERO:
-        low = 0.0
-    if metric.name == "l0":
-        high = float(result.sae.n_latents)
-    problems = []
-    if metric.value is not None and not low - SLACK <= metric.value <= high + SLACK:
-        problems.append(f"is {metric.value:g}, outside its range of {low:g} to {high:g}")
-    if metric.n_unit == "tokens" and metric.n > result.corpus.tokens:
-        problems.append(f"rests on {metric.n:,} tokens of a text of {result.corpus.tokens:,}")
-    return problems
-
-
-def _interval(metric: Metric) -> list[str]:
-    if metric.value is None or metric.interval is None:
-        return []
-    low, high = metric.interval
-    return [] if low - SLACK <= metric.value <= high + SLACK else ["is outside its own interval"]
-
-
-def _rows(evaluator: EvaluatorResult, path: str, metric: Metric) -> list[str]:
-    """A metric against the sums by row in the same file."""
-    ratio = RATIOS.get(path)
-    sums = row_ratio(evaluator, ratio) if ratio is not None else None
-    if ratio is None or sums is None or metric.value is None or ratio.kind == "scaled":
-        return []
-    found = ratio_estimate(*sums)
-    assert found.value is not None
-    value = 1 - found.value if ratio.kind == "complement" else found.value
-    scale = max(abs(float(sums[0].abs().sum() / sums[1].sum())), abs(metric.value), _parts(evaluator, ratio.numerator, path))
-    if abs(value - metric.value) > ROUNDING * scale:
-        return [f"is {metric.value:g}, but its sums by row give {value:g}"]
-    error = stated_error(metric)
-    if (
-        error is not None
-        and found.standard_error is not None
-        and abs(error - found.standard_error) > (1e-2 * found.standard_error + ROUNDING * scale)
+def _sae(result: Result) -> Iterator[str]:
+    """What the result says of the autoencoder."""
+    sae = result.sae
+    for name, text, longest in (
+        ("architecture", sae.architecture, 100),
+        ("format", sae.format, 100),
+        ("origin", sae.origin, 500),
     ):
-        return [f"has a standard error of {error:g}, but its sums by row give {found.standard_error:g}"]
-    return []
+        if not text.strip() or len(text) > longest or plain(text) != text:
+            yield f"sae.{name} is empty, longer than {longest} characters, or holds control characters"
 
 
-def _parts(evaluator: EvaluatorResult, numerator: str, path: str) -> float:
-    """The magnitude of the terms of a numerator: their rounding determines that of the ratio."""
-    names = numerator.split(" - ")
-    if len(names) == 1:
-        return 0.0
-    return max(abs(metric.value or 0.0) for name in names if (metric := evaluator.metrics.get(name)) is not None)
-
-
-def _disagreements(evaluators: dict[str, EvaluatorResult]) -> list[str]:
+def _of_evaluators(
+    result: Result, found: Mapping[str, EvaluatorResult], evaluators: Mapping[str, type[Evaluator]], where: str
+) -> list[str]:
     problems = []
-    for evaluator, name, parts, constant in SUMS:
-        metrics = evaluators[evaluator].metrics if evaluator in evaluators else {}
-        values = {each: metrics[each].value for each in (name, *(part for part, _ in parts)) if each in metrics}
-        if len(values) < 1 + len(parts) or None in values.values():
-            continue
-        expected = constant + sum(weight * (values[part] or 0.0) for part, weight in parts)
-        scale = max(1.0, *(abs(value or 0.0) for value in values.values()))
-        if abs((values[name] or 0.0) - expected) > ROUNDING * scale:
+    for name, each in found.items():
+        if name not in evaluators:
             problems.append(
-                f"{evaluator}.{name} is {values[name]:g}, but {' and '.join(p for p, _ in parts)} give {expected:g}"
+                f"{where}the evaluator {plain(name)[:60]} is not installed here, so its scores cannot be checked"
             )
+            continue
+        problems += [f"{where}{problem}" for problem in _of_evaluator(result, each, evaluators[name])]
     return problems
+
+
+def _of_evaluator(result: Result, found: EvaluatorResult, evaluator: type[Evaluator]) -> Iterator[str]:
+    try:
+        expected = {metric.name: metric for metric in evaluator.recomputed(found, Measured.of(result))}
+    except Exception as error:  # details from a stranger: whatever they break is one sentence
+        yield f"{evaluator.name}: its details do not give its scores ({_words(error)})"
+        return
+    for name in sorted({*found.metrics, *expected}):
+        if name not in found.metrics:
+            yield f"{evaluator.name}.{name} is missing"
+        elif name not in expected:
+            yield f"{evaluator.name}.{plain(name)[:60]} does not follow from the result's details"
+        else:
+            stated = found.metrics[name]
+            for problem in (*_differences(stated, expected[name]), *_range(result, stated)):
+                yield f"{evaluator.name}.{name} {problem}"
+    yield from _columns(result, found, evaluator)
+
+
+def _words(error: Exception) -> str:
+    missing = isinstance(error, KeyError) and bool(error.args)
+    return plain(f"{error.args[0]} is missing" if missing else str(error) or type(error).__name__)[:200]
+
+
+def _differences(stated: Metric, expected: Metric) -> Iterator[str]:
+    """A stated metric against the one computed from the samples."""
+    fields = ("version", "unit", "direction", "n", "n_unit")
+    wrong = [name for name in fields if getattr(stated, name) != getattr(expected, name)]
+    if wrong:
+        yield f"has another {wrong[0]} than its evaluator gives it"
+        return
+    if (stated.value is None) != (expected.value is None):
+        yield (
+            "is undefined, but its samples give a value"
+            if stated.value is None
+            else "has a value, but its samples give none"
+        )
+        return
+    if stated.value is None or expected.value is None:
+        return
+    if not _close(stated.value, expected.value, RELATIVE, stated.unit):
+        yield f"is {stated.value:g}, but its samples give {expected.value:g}"
+        return
+    for words, ours, theirs in (
+        ("a standard error", stated.standard_error, expected.standard_error),
+        ("an interval from", (stated.interval or (None, None))[0], (expected.interval or (None, None))[0]),
+        ("an interval up to", (stated.interval or (None, None))[1], (expected.interval or (None, None))[1]),
+    ):
+        if (ours is None) != (theirs is None):
+            yield f"has {words} {_number(ours)}, but its samples give {_number(theirs)}"
+        elif ours is not None and theirs is not None and not _close(ours, theirs, RELATIVE_ERROR, stated.unit):
+            yield f"has {words} {ours:g}, but its samples give {theirs:g}"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
+
+
+def _close(value: float, expected: float, relative: float, unit: str) -> bool:
+    absolute = ABSOLUTE if unit in OF_ORDER_ONE else 0.0
+    return abs(value - expected) <= relative * abs(expected) + absolute
+
+
+def _range(result: Result, metric: Metric) -> Iterator[str]:
+    low, high = _limits(result, metric)
+    if metric.value is not None and not low - SLACK <= metric.value <= high + SLACK:
+        yield f"is {metric.value:g}, outside its range of {low:g} to {high:g}"
+    if metric.n_unit == "tokens" and metric.n > result.corpus.tokens:
+        yield f"rests on {metric.n:,} tokens of a text of {result.corpus.tokens:,}"
+
+
+def _limits(result: Result, metric: Metric) -> tuple[float, float]:
+    name, latents = metric.name, float(result.sae.n_latents)
+    share = ("accuracy", "auc", "precision", "recall", "f1", "agreement", "sparsity", "win_rate")
+    if name == "l0":
+        k = result.sae.activation.get("k")
+        most = latents if result.sae.activation.get("name") != "topk" or type(k) is not int else min(float(k), latents)
+        return 0.0, most
+    if metric.unit.startswith("share") or any(word in name for word in share):
+        return 0.0, 1.0
+    if metric.unit == "cosine" or name == "cosine_similarity":
+        return -1.0, 1.0
+    if name in ("explained_variance", "loss_recovered", "loss_recovered_mean"):
+        return -math.inf, 1.0 if name == "explained_variance" else math.inf
+    signed = ("difference", "recovered", "explained", "cost", "bias")
+    return (-math.inf if any(word in name for word in signed) else 0.0), math.inf
+
+
+def _columns(result: Result, found: EvaluatorResult, evaluator: type[Evaluator]) -> Iterator[str]:
+    """Sums by row against the text: how many rows and tokens there are, and what no row can exceed."""
+    by_row = found.details.get("by_row")
+    if evaluator.name not in NON_NEGATIVE or not isinstance(by_row, dict):
+        return
+    for record in by_row.values() if evaluator.name == "ablation" else [by_row]:
+        for name, values in record.items() if isinstance(record, dict) else ():
+            if (
+                isinstance(values, list)
+                and name not in SIGNED
+                and any(value < 0 for value in values if type(value) is float)
+            ):
+                yield f"{evaluator.name}: the sum by row {plain(name)[:60]} is negative"
+    if evaluator.name in ("reconstruction", "shrinkage", "progressive"):
+        yield from _tokens(result, evaluator.name, by_row)
+    if evaluator.name == "reconstruction":
+        tokens, l0, cosine = read_columns(by_row, ["tokens", "l0", "cosine"]).unbind(dim=1)
+        if _exceeds(l0, tokens * result.sae.n_latents) or _exceeds(cosine.abs(), tokens):
+            yield "reconstruction: a row's sum of L0 or of cosines is larger than its tokens allow"
+    if evaluator.name == "downstream":
+        positions, agreement = read_columns(by_row, ["positions", "top1_agreement"]).unbind(dim=1)
+        if _exceeds(agreement, positions):
+            yield "downstream: a row agrees at more positions than it has"
+
+
+def _tokens(result: Result, name: str, by_row: Mapping[str, Any]) -> Iterator[str]:
+    (tokens,) = read_columns(by_row, ["tokens"]).unbind(dim=1)
+    size = by_row.get("rows_per_group", 1)
+    if tokens.numel() != -(-result.corpus.rows // size):
+        yield f"{name}: there are sums of {tokens.numel():,} rows, but the text has {result.corpus.rows:,}"
+    elif int(tokens.sum()) != result.corpus.tokens_counted or _exceeds(tokens, tokens * 0 + size * result.corpus.context):
+        yield f"{name}: the rows' tokens do not add up to the {result.corpus.tokens_counted:,} that counted"
+
+
+def _exceeds(values: Tensor, most: Tensor) -> bool:
+    return bool((values > most * (1 + RELATIVE) + SLACK).any())
+
+
+def _copied(result: Result, control: str, evaluators: Mapping[str, type[Evaluator]]) -> Iterator[str]:
+    """A control that has the scores of the autoencoder itself."""
+    for name, found in result.controls[control].items():
+        own = result.evaluators.get(name)
+        alone = name in evaluators and evaluators[name].of_weights_alone and control == "reinitialised"
+        if own is None or alone or not any(metric.value is not None for metric in own.metrics.values()):
+            continue
+        if {key: each.value for key, each in own.metrics.items()} == {
+            key: each.value for key, each in found.metrics.items()
+        }:
+            yield f"the control {plain(control)!r} has the very scores of the autoencoder for {name}"

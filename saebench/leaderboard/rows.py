@@ -30,6 +30,7 @@ class Row:
         board: number of its leaderboard.
         evaluators: its numbers.
         imported: whether another suite measured it.
+        verified: when and with which version a maintainer reproduced it, in words; empty where nobody has.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     n_latents: int
     evaluators: dict[str, EvaluatorResult]
     imported: bool = False
+    verified: str = ""
 
     @property
     def l0(self) -> tuple[float | None, bool]:
@@ -58,13 +60,25 @@ def entry_rows(boards: Sequence[Board]) -> list[tuple[Row, Submission | Imported
         for path, submission in board.submissions.items():
             sae = submission.result.sae
             page = f"{folder}/{submission.name}.html"
-            row = Row(submission.name, page, index, plain(sae.architecture), sae.n_latents, submission.result.evaluators)
+            row = Row(
+                submission.name, page, index, plain(sae.architecture), sae.n_latents, submission.result.evaluators,
+                verified=_verified(board, submission),
+            )  # fmt: skip
             found.append((row, submission, path))
         for path, entry in board.imports.items():
             page = f"{folder}/imported/{entry.name}.html"
             row = Row(entry.sae.origin, page, index, entry.sae.architecture, entry.sae.n_latents, entry.evaluators, True)
             found.append((row, entry, path))
     return found
+
+
+def _verified(board: Board, submission: Submission) -> str:
+    made = board.verified.get(submission.name)
+    return (
+        ""
+        if made is None
+        else f"reproduced on {made.date.isoformat()} with saebench {plain(made.saebench)}: {plain(made.part)}"
+    )
 
 
 def table_data(rows: Sequence[Row], boards: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -89,6 +103,7 @@ def table_data(rows: Sequence[Row], boards: Sequence[dict[str, str]]) -> dict[st
             "l0": [_short(value) for value, _ in l0],
             "claimed": [index for index, (_, claimed) in enumerate(l0) if claimed],
             "imported": [index for index, row in enumerate(rows) if row.imported],
+            "verified": {str(index): row.verified for index, row in enumerate(rows) if row.verified},
         },
         "values": [[_short(metric.value) if (metric := find_metric(row, path)) else None for row in rows] for path in paths],
         "errors": [[_error(find_metric(row, path)) for row in rows] for path in paths],

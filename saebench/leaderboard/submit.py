@@ -1,17 +1,20 @@
-"""Writing to the leaderboards: a benchmark, a submission, imported results; and recomputing a submission."""
+"""Writing to the leaderboards: a benchmark, a submission, imported results; and reproducing a submission."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from saebench.errors import SaebenchError
 from saebench.files import write_text
 from saebench.leaderboard.benchmark import benchmark_of, mismatches, read_benchmark, to_toml
-from saebench.leaderboard.checks import Board, check_submission
+from saebench.leaderboard.checks import check_submission, load_boards, problems_of
 from saebench.leaderboard.files import BENCHMARK, IMPORTED, LARGEST_SUBMISSION, BadFile, board_folders, folder_name
 from saebench.leaderboard.imported import import_saebench
 from saebench.leaderboard.submission import Submission, make_submission, proposed_name, read_submission, to_json
+from saebench.leaderboard.verified import mark, verification
+from saebench.progress import Progress
 from saebench.results import Result
 
 
@@ -61,28 +64,51 @@ def submit(
     return path
 
 
-def recompute(boards: Sequence[Board], files: Sequence[Path], checkpoint: str) -> list[str]:
-    """Differences of a checkpoint's numbers from its submission's, as sentences.
+@dataclass(frozen=True)
+class Reproduced:
+    """A submission that was reproduced.
+
+    Attributes:
+        path: of the submission.
+        part: what was evaluated again, in words; ``seed``: from which it was drawn.
+        problems: differences, as sentences; ``marked``: the file in which success was recorded.
+    """
+
+    path: Path
+    part: str
+    seed: int
+    problems: list[str]
+    marked: Path | None
+
+
+def reproduce(
+    entry: Path, checkpoint: str, root: Path, share: float, seed: int, record: bool, data_dir: str | None, progress: Progress
+) -> Reproduced:
+    """Evaluate a random part of a submission again and compare it; ``record`` marks it as verified where all agrees.
 
     Raises:
-        SaebenchError: no submission has its weights, or the model or text is not available.
+        SaebenchError: the submission does not pass the check, or the checkpoint, model, text or data are not available.
     """
     from saebench import checkpoints
-    from saebench.leaderboard.recompute import matching
-    from saebench.leaderboard.recompute import recompute as run
+    from saebench.leaderboard.reproduce import draw
+    from saebench.leaderboard.reproduce import reproduce as run
 
-    wanted = {path.absolute() for path in files}
-    found = {
-        id(submission): (path, submission, board.benchmark)
-        for board in boards
-        for path, submission in board.submissions.items()
-        if not wanted or path.absolute() in wanted
-    }
-    sae = checkpoints.load(checkpoint)
-    chosen = matching([submission for _, submission, _ in found.values()], sae)
-    path, submission, benchmark = found[id(chosen)]
+    boards = load_boards(root)
+    problems = problems_of(boards, [entry])
+    if problems:
+        raise SaebenchError(str(problems[0]))
+    board, path = next(
+        (board, path) for board in boards for path in board.submissions if path.absolute() == entry.absolute()
+    )
+    submission, benchmark = board.submissions[path], board.benchmark
     assert benchmark is not None  # the check above has raised otherwise
-    return [f"{path}: {problem}." for problem in run(submission, benchmark, sae)]
+    part = draw(submission.result, share, seed)
+    sae = checkpoints.load(checkpoint)
+    found = [f"{path}: {problem}." for problem in run(submission, benchmark, sae, part, data_dir, progress)]
+    marked = None
+    if record and not found:
+        marked = mark(board.folder, submission.name, verification(submission, str(part), seed))
+    return Reproduced(path, str(part), seed, found, marked)
 
 
 def import_results(files: Sequence[Path], root: Path) -> list[Path]:

@@ -35,6 +35,8 @@ def _all_finite(data: Any) -> Any:
     return data
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Width = Annotated[int, Field(gt=0, le=2**31)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_all_finite)]
 
 
@@ -46,7 +48,7 @@ class Metric(_Strict):
     value: float | None
     unit: str
     direction: Literal["lower", "higher", "none"] = Field(description="which is better")
-    n: int = Field(ge=0, description="the number of n_unit behind the value")
+    n: Count = Field(description="the number of n_unit behind the value")
     n_unit: str = "tokens"
     standard_error: float | None = Field(default=None, ge=0)
     interval: tuple[float, float] | None = Field(default=None, description="95 % interval, where one was computed")
@@ -87,9 +89,9 @@ class SaeRecord(_Strict):
     format: str
     architecture: str
     weights_sha256: str | None
-    d_in: int = Field(gt=0)
-    d_out: int = Field(gt=0)
-    n_latents: int = Field(gt=0)
+    d_in: Width
+    d_out: Width
+    n_latents: Width
     activation: JsonObject
     scaling: str
     hook_in: str
@@ -107,7 +109,7 @@ class ModelRecord(_Strict):
     revision: str | None
     weights_sha256: str | None
     dtype: str
-    n_parameters: int
+    n_parameters: Count
 
 
 class CorpusRecord(_Strict):
@@ -116,17 +118,17 @@ class CorpusRecord(_Strict):
     name: str
     revision: str | None
     sha256: str = Field(description="of the token ids and of the positions that count")
-    rows: int
-    context: int
-    tokens: int
-    tokens_counted: int
+    rows: Count
+    context: Count
+    tokens: Count
+    tokens_counted: Count
     tokens_requested: int | None
     tokens_dropped: int = Field(default=0, description="after the last complete row")
     bos: str
     separator: int | None = Field(default=None, description="the token between two documents")
     shuffle_seed: int | None = Field(default=None, description="where rows were sampled from all of the text")
     excluded: str = Field(description="the rule, in words")
-    documents: int
+    documents: Count
     documents_null: int = Field(default=0, description="rows of the source without text, skipped")
 
 

@@ -86,6 +86,10 @@ class TokenCorpus:
         """Number of positions that are not excluded."""
         return int((~self.excluded).sum())
 
+    def only(self, rows: Tensor) -> TokenCorpus:
+        """Some of the rows (``rows``: their numbers)."""
+        return replace(self, tokens=self.tokens[rows], excluded=self.excluded[rows], loss_mask=self.loss_mask[rows])
+
     @property
     def sha256(self) -> str:
         """Hash of the token ids, the shape of the rows and the positions that count."""

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import saebench
-from tests.leaderboard.samples import entry_result
+from tests.leaderboard.samples import stated_result
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 def test_the_frontiers_are_drawn(tmp_path: Path, open_page: Any) -> None:
-    results = [entry_result(index, k) for index, k in enumerate((8, 16, 32))]
-    results += [entry_result(9 + index, k, HOSTILE) for index, k in enumerate((12, 24))]
+    results = [stated_result(index, k) for index, k in enumerate((8, 16, 32))]
+    results += [stated_result(9 + index, k, HOSTILE) for index, k in enumerate((12, 24))]
     saebench.compare(results).page(tmp_path / "page.html")
     page = open_page((tmp_path / "page.html").as_uri())
     page.wait_for_selector("#plot-frontier-0 .scatterlayer .trace")

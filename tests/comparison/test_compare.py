@@ -20,7 +20,7 @@ from saebench.comparison.samples import Sample
 from saebench.errors import SaebenchError
 from saebench.report.scorecard import Scorecard
 from saebench.results import Result, write_result
-from tests.leaderboard.samples import entry_result
+from tests.leaderboard.samples import stated_result
 from tests.sample_results import evaluator, metric, sample_result
 
 MSE = "reconstruction.normalised_mse"
@@ -29,9 +29,9 @@ HOSTILE = "<script>alert(1)</script>|[x](javascript:x)\x1b]0;t\x07"
 
 def family() -> list[Result]:
     """TopK at four k and JumpReLU between them, whose error is half as large again."""
-    found = [entry_result(index, k) for index, k in enumerate((8, 16, 32, 64))]
+    found = [stated_result(index, k) for index, k in enumerate((8, 16, 32, 64))]
     for index, k in enumerate((12, 24, 48)):
-        made = entry_result(10 + index, k, "jumprelu")
+        made = stated_result(10 + index, k, "jumprelu")
         reconstruction = made.evaluators["reconstruction"]
         metrics = [each for name, each in reconstruction.metrics.items() if name != "normalised_mse"]
         error = 0.1834 * 16 / k * 1.5
@@ -64,7 +64,7 @@ def test_forced_comparisons_are_marked_and_get_no_verdict() -> None:
 
 
 def test_the_autoencoder_itself_is_no_part_of_the_benchmark() -> None:
-    assert differing_fields([entry_result(0, 8), entry_result(1, 64, "relu")]) == {}
+    assert differing_fields([stated_result(0, 8), stated_result(1, 64, "relu")]) == {}
     identity = benchmark_identity(sample_result())
     assert identity["evaluators.downstream.version"] == 1 and identity["definitions.tasks/sciq.toml"] == "5d" * 32
 
@@ -143,7 +143,7 @@ def test_curves_by_k_run_over_the_number_of_latents() -> None:
     results = []
     for n in (1024, 4096):
         for k in (8, 16):
-            made = entry_result(n + k, k)
+            made = stated_result(n + k, k)
             results.append(made.model_copy(update={"sae": made.sae.model_copy(update={"n_latents": n})}))
     by_k = curves(results, "k")
     assert [(curve.group, curve.stratum, len(curve.results)) for curve in by_k] == [
@@ -161,7 +161,7 @@ def test_widths_come_in_order_whatever_the_order_of_the_results() -> None:
     results = []
     for n in (1536, 768):
         for kind in ("topk", "jumprelu"):
-            made = entry_result(n + len(kind), 8, kind)
+            made = stated_result(n + len(kind), 8, kind)
             results.append(made.model_copy(update={"sae": made.sae.model_copy(update={"n_latents": n})}))
     frame = saebench.compare(results, metrics=[MSE], at=[8.0]).matched_frame()
     assert frame["stratum"].tolist() == ["n = 768"] * 2 + ["n = 1,536"] * 2

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from saebench.evaluators.base import Evaluator, Measured
+from saebench.evaluators.downstream import Downstream
+from saebench.evaluators.reconstruction import Reconstruction
 from saebench.leaderboard.benchmark import benchmark_of, to_toml
 from saebench.leaderboard.submission import Submission, make_submission, to_json
 from saebench.results import EvaluatorResult, Result
-from tests.sample_results import evaluator, metric, sample_result
+from saebench.results.statistics import mean_by_groups
+from tests.sample_results import sample_result
 
 FOLDER = "smollm2/blocks.15.hook_resid_pre"
 CONTROLS = ("random",)
 
 
+ROWS, PER_ROW = 256, 127
+"""Of the text of ``sample_result``: together the tokens that it says were counted."""
+
+
 def entry_result(index: int = 0, k: int = 32, architecture: str = "topk", **changes: Any) -> Result:
     """A result whose weights, L0 and error depend on ``index`` and ``k``; it has its control."""
-    base = sample_result(f"made/{architecture}-{k}-{index}", scale=16 / k)
+    base = sample_result(f"made/{architecture}-{k}-{index}")
     sae = base.sae.model_copy(
         update={
             "weights_sha256": f"{index:064x}",
@@ -25,16 +36,102 @@ def entry_result(index: int = 0, k: int = 32, architecture: str = "topk", **chan
             "activation": {"name": architecture, "k": k},
         }
     )
-    evaluators = {**base.evaluators, "reconstruction": with_l0(base.evaluators["reconstruction"], float(k))}
-    control = sample_result(scale=5.0).evaluators
-    made = {"sae": sae, "evaluators": evaluators, "controls": {"random": control}, "definitions": {}, **changes}
+    given = Measured.of(base)
+    made = {
+        "sae": sae,
+        "evaluators": measured(given, 16 / k, k),
+        "controls": {"random": measured(given, 5.0, k)},
+        "definitions": {},
+        **changes,
+    }
     return base.model_copy(update=made)
 
 
-def with_l0(found: EvaluatorResult, l0: float) -> EvaluatorResult:
-    """The same evaluator with another L0, and a further metric of two decimals."""
-    metrics = [each for name, each in found.metrics.items() if name != "l0"]
-    return evaluator("reconstruction", [*metrics, metric("l0", l0, 0.0, "latents")], found.details, 1.0)
+def stated_result(index: int = 0, k: int = 32, architecture: str = "topk", **changes: Any) -> Result:
+    """The same without samples, so that comparisons rest on the stated errors alone."""
+    base = sample_result(scale=16 / k)
+    reconstruction = base.evaluators["reconstruction"]
+    l0 = {"l0": reconstruction.metrics["l0"].model_copy(update={"value": float(k)})}
+    others = {name: each for name, each in reconstruction.metrics.items() if name != "l0"}
+    evaluators = {**base.evaluators, "reconstruction": reconstruction.model_copy(update={"metrics": {**others, **l0}})}
+    controls = {"random": sample_result(scale=5.0).evaluators}
+    return entry_result(index, k, architecture, **{"evaluators": evaluators, "controls": controls, **changes})
+
+
+def measured(given: Measured, scale: float, k: int) -> dict[str, EvaluatorResult]:
+    """Reconstruction and downstream with samples by formula and the metrics that follow from them."""
+    share = min(0.1834 * scale, 1.0)
+    return {
+        "reconstruction": with_metrics(Reconstruction, _reconstruction(share, k), given),
+        "downstream": with_metrics(Downstream, {"by_row": _downstream(scale)}, given),
+    }
+
+
+def with_metrics(evaluator: type[Evaluator], details: dict[str, Any], given: Measured) -> EvaluatorResult:
+    """The result that an evaluator makes of its details."""
+    empty = EvaluatorResult(name=evaluator.name, version=1, metrics={}, details=details, duration_seconds=1.0)
+    metrics = {metric.name: metric for metric in evaluator.recomputed(empty, given)}
+    return empty.model_copy(update={"metrics": metrics})
+
+
+def _wave(size: float, phase: float, part: float = 0.1) -> list[float]:
+    """A positive value for each row."""
+    return [float(f"{size * (1 + part * math.sin(row * phase)):.7g}") for row in range(ROWS)]
+
+
+def _reconstruction(share: float, k: int) -> dict[str, Any]:
+    tokens = [float(PER_ROW)] * ROWS
+    variance = _wave(90.0 * PER_ROW, 1.3)
+    error = [float(f"{share * value * (1 + 0.05 * math.cos(row)):.7g}") for row, value in enumerate(variance)]
+    like = sample_result().evaluators["reconstruction"].details
+    shape = like["density_histogram"]["counts"]
+    counts = [count * (9216 - 108) // sum(shape) for count in shape]
+    counts[8] += 9216 - 108 - sum(counts)
+    density = {
+        **like["density_histogram"],
+        "counts": counts,
+        "above_10pct": sum(counts[15:]),
+        "above_1pct": sum(counts[11:]),
+    }
+    similarity = mean_by_groups(torch.linspace(0.1, 0.5, 9216))
+    return {
+        **like,
+        "density_histogram": density,
+        "unit_variance": 0.9 * ROWS * PER_ROW,
+        "by_row": {
+            "variance": variance,
+            "rows_per_group": 1,
+            "tokens": tokens,
+            "squared_error": error,
+            "unit_error": _wave(share * PER_ROW * 0.9, 0.7),
+            "relative_error": _wave(share * PER_ROW, 0.9),
+            "cosine": _wave((1 - share / 2) * PER_ROW, 0.4, 0.001 * (share < 0.9)),
+            "norm_ratio": _wave((1 - share / 3) * PER_ROW, 0.5),
+            "reconstruction_squares": _wave(80.0 * PER_ROW, 1.1),
+            "dot": _wave(85.0 * PER_ROW, 1.1),
+            "l0": [float(k * PER_ROW)] * ROWS,
+            "l1": _wave(3.0 * k * PER_ROW, 0.3),
+        },
+        "by_latent": {"encoder_decoder_cosine": similarity, "max_decoder_similarity": similarity, "reason": ""},
+    }
+
+
+def _downstream(scale: float) -> dict[str, Any]:
+    clean = _wave(2.9143 * PER_ROW, 0.6)
+    spliced = [
+        float(f"{value + 0.1871 * scale * PER_ROW * (1 + 0.2 * math.sin(row)):.7g}") for row, value in enumerate(clean)
+    ]
+    return {
+        "rows_per_group": 1,
+        "predictions": [float(PER_ROW)] * ROWS,
+        "ce_clean": clean,
+        "ce_spliced": spliced,
+        "positions": [float(PER_ROW)] * ROWS,
+        "kl_divergence": _wave(0.15 * scale * PER_ROW, 0.8),
+        "top1_agreement": _wave(max(0.9 - 0.05 * scale, 0.1) * PER_ROW, 0.2),
+        "ce_zero_ablated": _wave(10.8312 * PER_ROW, 0.6),
+        "ce_mean_ablated": _wave(7.4127 * PER_ROW, 0.6),
+    }
 
 
 def submission(name: str = "entry", result: Result | None = None, **changes: Any) -> Submission:

@@ -31,6 +31,7 @@ class SplicedRows:
         self._setup = setup
         drawn = sampled_rows(setup, rows)
         self._sample = setup.corpus.tokens[drawn]
+        self._rows = drawn if setup.rows is None else drawn[torch.isin(drawn, setup.rows)]
         plain = replace(setup, options={})
         self._losses = {name: Downstream(plain) for name in variants}
         self._parts: dict[str, list[Tensor]] = {}
@@ -78,7 +79,7 @@ class SplicedRows:
 
     def losses(self) -> RowLosses:
         """The sums by sampled row."""
-        return RowLosses({name: losses.sums for name, losses in self._losses.items()})
+        return RowLosses({name: losses.sums for name, losses in self._losses.items()}, self._rows.tolist())
 
 
 class RowLosses:
@@ -86,13 +87,14 @@ class RowLosses:
 
     Args:
         sums: by variant, of ``COLUMNS``; the rows are the same.
+        rows: their numbers in the corpus.
     """
 
     COLUMNS = ("predictions", "ce_clean", "positions")
     OF_VARIANT = ("ce_spliced", "kl_divergence")
 
-    def __init__(self, sums: Mapping[str, RowSums]) -> None:
-        self._sums = dict(sums)
+    def __init__(self, sums: Mapping[str, RowSums], rows: Sequence[int] = ()) -> None:
+        self._sums, self._rows = dict(sums), list(rows)
 
     @classmethod
     def read(cls, record: Any, variants: Sequence[str]) -> RowLosses:
@@ -113,7 +115,7 @@ class RowLosses:
     def record(self) -> dict[str, Any]:
         """JSON data: ``rows_per_group``, predictions, clean loss and positions, and the losses of each variant."""
         first = next(iter(self._sums.values()))
-        found: dict[str, Any] = {"rows_per_group": first.rows_per_group}
+        found: dict[str, Any] = {"row": self._rows, "rows_per_group": first.rows_per_group}
         found |= {name: digits(first.column(name)) for name in self.COLUMNS}
         for variant, sums in self._sums.items():
             found |= {f"{name} {variant}": digits(sums.column(name)) for name in self.OF_VARIANT}

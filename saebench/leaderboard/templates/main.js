@@ -22,6 +22,7 @@ function fillControls() {
   }
   control("architectures").append(...ARCHITECTURES.map(architectureChip));
   const marks = [];
+  if (Object.keys(ROWS.verified).length) marks.push("✓ a random part was evaluated again from the checkpoint, and agreed.");
   if (IMPORTED.size) marks.push("† measured by another suite and not vouched for.");
   if (CLAIMED.size) marks.push("‡ L0 as claimed in the name, not measured.");
   control("marks").textContent = marks.join(" ");

@@ -123,6 +123,7 @@ function drawCell(key, index, place) {
     const link = make("a", shortened(ROWS.name[index]), {href: ROWS.page[index], "aria-label": ROWS.name[index]});
     link.dataset.place = place;
     cell.append(link);
+    if (ROWS.verified[index]) cell.append(" ", make("abbr", "✓", {class: "mark", title: ROWS.verified[index]}));
     return cell;
   }
   if (key === "board" || key === "architecture") {
