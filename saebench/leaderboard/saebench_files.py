@@ -29,6 +29,7 @@ LARGEST_RESULT = 256 * 2**20
 DEEPEST = 20
 SUFFIXES = re.compile(r"(_eval_results|_data|_results)+$")
 METRICS = ("eval_result_metrics", "eval_results")
+NAMES = ("eval_type_id", "sae_lens_id", "sae_lens_release_id", "sae_lens_release")
 BY_SAE = ("custom_eval_results", "basic_eval_results")
 LISTS_OF_SAES = ("selected_saes_dict", "sae_releases", "sae_release", "trainer_ids")
 """Settings that name all autoencoders of a run."""
@@ -76,6 +77,8 @@ def read_measurements(path: Path) -> tuple[bytes, list[Measurement], list[str]]:
         raise BadFile("it is not a result of SAEBench: it holds no JSON object")
     if any(key in data for key in METRICS):
         return content, [_single(data, ("", stem))], []
+    if any(key in data for key in NAMES):
+        raise BadFile(f"it is not a result of SAEBench: it has no {METRICS[0]}")
     found: list[Measurement] = []
     failed: dict[str, list[str]] = {}
     for name, item in _items(data, stem):

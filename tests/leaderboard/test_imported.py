@@ -111,6 +111,7 @@ def test_a_file_that_gives_nothing_is_named_in_one_sentence_and_the_others_are_i
         ("[1]", "it is not a result of SAEBench: it holds no JSON object"),
         ("{}", "it is not a result of SAEBench: it has none of eval_result_metrics, eval_results, custom_eval_results, "
                "basic_eval_results"),
+        ('{"eval_type_id": "core", "sae_cfg_dict": {}}', "it is not a result of SAEBench: it has no eval_result_metrics"),
         ("{", "it is not JSON (line 1: Expecting property name enclosed in double quotes)"),
         ('{"eval_results": ' + "[" * 1000 + "]" * 1000 + "}", "it is nested too deeply"),
         ('{"eval_config": ' + '{"a": ' * 900 + "1" + "}" * 900 + ', "eval_results": {"l0": 1.0}}',
