@@ -126,11 +126,18 @@ def build(
 
 @app.command("import-saebench")
 def import_saebench(
-    files: Annotated[list[Path], typer.Argument(help="SAEBench's *_eval_results.json.")],
+    files: Annotated[list[Path], typer.Argument(help="SAEBench's result files, or folders of them.")],
+    hook: Annotated[str | None, typer.Option(help="Hook of SAEs whose files and names do not tell it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Language model of SAEs whose files do not name it.")] = None,
     root: Root = ROOT,
 ) -> None:
-    """Import results of SAEBench into the tables, marked as measured by another suite."""
+    """Import results of SAEBench into the tables, marked as measured by another suite; exit code 1 if a part could not be."""
     from saebench.leaderboard.submit import import_results
 
-    for path in import_results(files, root):
+    written, problems = import_results(files, root, hook, model)
+    for path in written:
         console.print(Text(f"Written: {path}"))
+    for problem in problems:
+        console.print(Text(f"Not imported: {problem}."))
+    if problems:
+        raise typer.Exit(1)

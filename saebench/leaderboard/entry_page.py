@@ -65,10 +65,11 @@ def _imported(entry: Imported) -> dict[str, Any]:
             for metric in found.metrics.values()
         ]  # fmt: skip
         groups.append(MetricGroup(plain(evaluator), tuple(rows)))
+    n_latents = "unknown number of" if entry.sae.n_latents is None else f"{entry.sae.n_latents:,}"
     width = f", d = {entry.sae.d_in}" if entry.sae.d_in else ""
     shown = [
         ("Autoencoder", entry.sae.origin),
-        ("Architecture", f"{entry.sae.architecture}, {entry.sae.n_latents:,} latents{width}"),
+        ("Architecture", f"{entry.sae.architecture}, {n_latents} latents{width}"),
         ("Model", entry.model),
         ("Hook", entry.sae.hook),
     ]

@@ -90,7 +90,7 @@ def read_json(path: Path, largest: int = LARGEST_SUBMISSION) -> tuple[str, Any]:
     """
     try:
         text = read_bytes(path, largest).decode("utf-8")
-        return text, json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return text, json.loads(text, object_pairs_hook=no_duplicates, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise BadFile("it is not UTF-8 text") from error
     except json.JSONDecodeError as error:
@@ -121,12 +121,19 @@ def board_folders(root: Path) -> Iterator[Path]:
         yield from sorted(path for path in model.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of these pairs.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"it has the key {repeated[:60]!r} twice in one object")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"it has the key {key[:60]!r} twice in one object")
+            seen.add(key)
     return found
 
 

@@ -1,22 +1,25 @@
 """Results of SAEBench (Karvonen et al.) as rows of the same tables, with everything that cannot be verified marked as such.
 
-An ``*_eval_results.json`` holds the numbers of one evaluation of one autoencoder, without the hash of its weights or of its
-text, and without errors. Several files of one autoencoder become one entry.
+Its files hold the numbers of autoencoders without hashes of their weights or of the text, and without errors. All that is
+known of one autoencoder becomes one entry; what cannot be imported is named, and the rest is imported.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationError
 
 from saebench.errors import plain
 from saebench.leaderboard.benchmark import Sha256
-from saebench.leaderboard.files import BadFile, Strict, in_words, is_name, read_bytes, read_json
+from saebench.leaderboard.files import LONGEST_NAME, BadFile, Strict, in_words, is_name, read_json
+from saebench.leaderboard.saebench_files import Measurement, read_measurements
+from saebench.leaderboard.saebench_metrics import metric_of
+from saebench.leaderboard.saebench_sae import describe, evaluated_model, own_model, short
 from saebench.leaderboard.submission import Readable
 from saebench.results import EvaluatorResult, JsonObject, Metric
 
@@ -26,20 +29,17 @@ UNVOUCHED = {
     "errors": "the file holds no standard errors",
 }
 CLAIMED_L0 = "taken from the autoencoder's name, which says the average L0 that its authors measured"
-LARGEST_RESULT = 64 * 2**20
-"""SAEBench's files for information theory and automatic interpretation have several MB."""
-LOWER = re.compile(r"(^|[._])(kl_div|ce_loss_with_sae|mse|frac_dead|absorption|loss)")
-HIGHER = re.compile(r"accuracy|explained_variance|cossim|ce_loss_score|kl_div_score|(^|[._])(auc|f1|score)|(scr|tpp)_metric")
-NOT_THE_SAES = re.compile(r"(^|\.)llm_|with_ablation|without_sae|ce_loss_without")
+ON_ANOTHER_MODEL = ("unlearning",)
+"""Evaluations that run on the instruction-tuned version of an autoencoder's model."""
 
 
 class ImportedSae(Strict):
-    """The autoencoder, as the file names it."""
+    """The autoencoder, as the files name it; a size is None where no file and no name tells it."""
 
     origin: Readable
     architecture: Readable
     d_in: int | None = Field(default=None, gt=0)
-    n_latents: int = Field(gt=0)
+    n_latents: int | None = Field(default=None, gt=0)
     hook: Readable
 
 
@@ -47,7 +47,7 @@ class Imported(Strict):
     """An entry that another suite measured.
 
     Attributes:
-        files: SHA-256 of its source files, by their names.
+        files: SHA-256 of its source files, by evaluation and name.
         unvouched: the parts of it that cannot be verified, and why.
         evaluators: the numbers; none has a standard error.
     """
@@ -62,6 +62,21 @@ class Imported(Strict):
     unvouched: dict[str, str]
     settings: JsonObject
     evaluators: dict[str, EvaluatorResult]
+
+
+class Imports(NamedTuple):
+    """What files gave: entries, and what could not be imported, as sentences that begin with the file."""
+
+    entries: list[Imported]
+    problems: list[str]
+
+
+class _Source(NamedTuple):
+    """A measurement and its file."""
+
+    path: Path
+    sha256: str
+    found: Measurement
 
 
 def _named(text: str) -> str:
@@ -86,104 +101,182 @@ def read_imported(path: Path) -> Imported:
     return found
 
 
-def import_saebench(paths: Sequence[Path]) -> list[Imported]:
+def import_saebench(paths: Sequence[Path], hook: str | None = None, model: str | None = None) -> Imports:
     """Entries from SAEBench's files; files of one autoencoder are merged.
 
-    Raises:
-        BadFile: a file is not one of SAEBench's; the message names it.
+    Args:
+        paths: result files, or folders with such files.
+        hook, model: used for autoencoders whose files and names do not tell them.
     """
-    found: dict[tuple[str, str], Imported] = {}
-    for path in paths:
+    problems: list[str] = []
+    groups: dict[tuple[str, str], list[_Source]] = {}
+    for path in _files(paths, problems):
         try:
-            entry = _entry(path)
+            content, found, unread = read_measurements(path)
         except BadFile as error:
-            raise BadFile(f"{path.name}: {error}") from error
-        key = (entry.model, entry.name)
-        found[key] = _merged(found[key], entry) if key in found else entry
-    return list(found.values())
+            problems.append(_problem(path, str(error)))
+            continue
+        problems += [_problem(path, each) for each in unread]
+        sha256 = hashlib.sha256(content).hexdigest()
+        for each in found:
+            groups.setdefault((each.release, each.sae_id), []).append(_Source(path, sha256, each))
+    made: dict[tuple[str, str, str], Imported] = {}
+    for sources in groups.values():
+        for name, same in _by_model(sources, model, problems):
+            entry = _entry(name, same, hook, problems)
+            if entry is None:
+                continue
+            key = (entry.model.lower(), entry.sae.hook.lower(), entry.name)
+            if key in made:
+                problems.append(_problem(same[0].path, f"{entry.sae.origin} would have the file of {made[key].sae.origin}"))
+            else:
+                made[key] = entry
+    return Imports(list(made.values()), problems)
 
 
-def _merged(one: Imported, other: Imported) -> Imported:
-    twice = set(one.evaluators) & set(other.evaluators) - {"claimed"}
-    if twice:
-        raise BadFile(f"{next(iter(other.files))}: {one.sae.origin} already has results of {', '.join(sorted(twice))}")
-    return one.model_copy(
+def merged(earlier: Imported, now: Imported) -> Imported:
+    """An entry with the evaluations of an earlier import that the new one does not have.
+
+    Raises:
+        BadFile: the earlier entry is of another autoencoder.
+    """
+    if earlier.sae.origin != now.sae.origin:
+        raise BadFile(f"{now.name} is the entry of {earlier.sae.origin} already")
+    kept = {name: each for name, each in earlier.evaluators.items() if name not in now.evaluators}
+    kinds = {name.removeprefix("saebench_") for name in now.evaluators}
+    before, after = earlier.sae, now.sae
+    sae = {name: getattr(before, name) for name in ("d_in", "n_latents") if getattr(after, name) is None}
+    unvouched = dict(now.unvouched)
+    if "n_latents" in unvouched and "n_latents" not in earlier.unvouched and before.n_latents is not None:
+        sae["n_latents"] = before.n_latents
+        del unvouched["n_latents"]
+    if after.architecture == "unknown":
+        sae["architecture"] = before.architecture
+    notes = {name: words for name, words in earlier.unvouched.items() if name.partition(".")[0] in kept}
+    files = {name: sha256 for name, sha256 in earlier.files.items() if name.partition("/")[0] not in kinds}
+    return now.model_copy(
         update={
-            "files": one.files | other.files,
-            "unvouched": one.unvouched | other.unvouched,
-            "settings": one.settings | other.settings,
-            "evaluators": one.evaluators | other.evaluators,
+            "sae": after.model_copy(update=sae),
+            "suite_commit": now.suite_commit or earlier.suite_commit,
+            "files": files | now.files,
+            "unvouched": notes | unvouched,
+            "settings": earlier.settings | now.settings,
+            "evaluators": kept | now.evaluators,
         }
     )
 
 
-def _entry(path: Path) -> Imported:
-    _, data = read_json(path, LARGEST_RESULT)
+def _files(paths: Sequence[Path], problems: list[str]) -> list[Path]:
+    """The files, and those in folders in order of their names."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        if not inside:
+            problems.append(_problem(path, "it is a folder without a file *.json"))
+        found += inside
+    return found
+
+
+def _problem(path: Path, words: str) -> str:
+    return f"{plain(str(path))}: {words}"
+
+
+def _by_model(sources: list[_Source], option: str | None, problems: list[str]) -> list[tuple[str, list[_Source]]]:
+    """An autoencoder's measurements by language model; those of the instruction-tuned version go with its model's."""
+    main = {
+        short(name): None
+        for each in sources
+        if each.found.kind not in ON_ANOTHER_MODEL and (name := _model_of(each.found)) is not None
+    }
+    only = next(iter(main)) if len(main) == 1 else None
+    groups: dict[str, list[_Source]] = {}
+    names: dict[str, str] = {}
+    for each in sources:
+        own, name = own_model(each.found), _model_of(each.found)
+        if only is not None and (name is None or (each.found.kind in ON_ANOTHER_MODEL and own is None)):
+            key = only
+        elif name is None and option is None:
+            problems.append(
+                _problem(each.path, f"nothing says the language model of {each.found.origin}: give it with --model")
+            )
+            continue
+        else:
+            key = short(name or option or "")
+        groups.setdefault(key, []).append(each)
+        spelled = [text for text in (name, own, option if name is None else None) if text and short(text) == key]
+        names[key] = min([*spelled, *([names[key]] if key in names else [])], key=len, default=key)
+    return [(names[key], same) for key, same in groups.items()]
+
+
+def _model_of(found: Measurement) -> str | None:
+    own, evaluated = own_model(found), evaluated_model(found)
+    return own or evaluated if found.kind in ON_ANOTHER_MODEL else evaluated or own
+
+
+def _entry(model: str, sources: list[_Source], hook: str | None, problems: list[str]) -> Imported | None:
+    """The entry of one autoencoder on one model; None, with a problem, where there cannot be one."""
+    used: list[_Source] = []
+    evaluators: dict[str, EvaluatorResult] = {}
+    unvouched = dict(UNVOUCHED)
+    for each in sources:
+        name = f"saebench_{each.found.kind}"
+        other = next((source.path for source in used if source.found.kind == each.found.kind), None)
+        if other is not None:
+            words = f"{each.found.origin} already has results of {name}, from {plain(str(other))}"
+            problems.append(_problem(each.path, words))
+            continue
+        try:
+            described = describe([source.found for source in (*used, each)], hook)
+        except BadFile as error:
+            problems.append(_problem(each.path, str(error)))
+            continue
+        used.append(each)
+        problems += [_problem(each.path, f"{words}, and is left out") for words in each.found.problems]
+        evaluators[name] = _evaluator(name, each.found)
+        evaluated = evaluated_model(each.found)
+        if evaluated is not None and short(evaluated) != short(model):
+            unvouched[name] = f"measured on the language model {plain(evaluated)[:200]}"
+    if not used:
+        return None
+    found = used[0].found
+    claimed = re.search(r"average_l0_(\d{1,9})", found.sae_id)
+    if claimed is not None:
+        evaluators["claimed"] = _claimed_l0(float(claimed[1]))
+        unvouched["claimed.l0"] = CLAIMED_L0
     try:
-        kind = str(data["eval_type_id"])
-        config = data["sae_cfg_dict"]
-        metadata = config.get("metadata", config)
-        release, sae_id = str(data["sae_lens_release_id"]), str(data["sae_lens_id"])
-        settings = dict(data["eval_config"])
-        metrics = dict(_flat(data["eval_result_metrics"]))
-        evaluator = f"saebench_{re.sub(r'[^a-z0-9]+', '_', kind.lower())}"
-        sae = ImportedSae(
-            origin=plain(f"{release}/{sae_id}"),
-            architecture=plain(str(config.get("architecture") or "unknown")),
-            d_in=config.get("d_in"),
-            n_latents=config["d_sae"],
-            hook=plain(str(metadata["hook_name"])),
-        )
-        found = {evaluator: _evaluator(evaluator, metrics, settings)}
-        unvouched = dict(UNVOUCHED)
-        claimed = re.search(r"average_l0_(\d+)", sae_id)
-        if claimed is not None:
-            found["claimed"] = _claimed_l0(float(claimed[1]))
-            unvouched["claimed.l0"] = CLAIMED_L0
         return Imported(
             import_version=1,
-            name=re.sub(r"[^a-z0-9]+", "-", f"{release}-{sae_id}".lower()).strip("-")[:80].strip("-"),
+            name=_entry_name(found),
             suite="SAEBench",
-            suite_commit=data.get("sae_bench_commit_hash"),
-            model=plain(str(settings.get("model_name") or metadata["model_name"])),
-            sae=sae,
-            files={plain(path.name): hashlib.sha256(read_bytes(path, LARGEST_RESULT)).hexdigest()},
-            unvouched=unvouched,
-            settings={kind: settings},
-            evaluators=found,
-        )
+            suite_commit=next((each.found.commit for each in used if each.found.commit), None),
+            model=plain(model)[:200],
+            sae=ImportedSae(
+                origin=found.origin, architecture=described.architecture, d_in=described.d_in,
+                n_latents=described.n_latents, hook=described.hook,
+            ),
+            files={f"{each.found.kind}/{plain(each.path.name)}": each.sha256 for each in used},
+            unvouched=unvouched | described.unvouched,
+            settings={each.found.kind: each.found.settings for each in used},
+            evaluators=evaluators,
+        )  # fmt: skip
     except ValidationError as error:
-        raise BadFile(f"it is not a result of SAEBench that can be read ({in_words(error)[0]})") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadFile(f"it is not a result of SAEBench ({type(error).__name__}: {error})") from error
+        problems.append(_problem(used[0].path, f"it is not a result of SAEBench that can be read ({in_words(error)[0]})"))
+        return None
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """Every number below ``data`` by its path; the groups ``llm`` and ``sae`` are part of the names already."""
-    for name, value in data.items():
-        if isinstance(value, dict):
-            yield from _flat(value, prefix if name in ("llm", "sae") else f"{prefix}{name}.")
-        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            yield f"{prefix}{plain(str(name))}", None if value is None or value == -1 else float(value)
+def _entry_name(found: Measurement) -> str:
+    """A file's name from the autoencoder's; one that is too long ends with a hash, so that no two become the same."""
+    full = f"{found.release}-{found.sae_id}"
+    name = re.sub(r"[^a-z0-9]+", "-", full.lower()).strip("-")
+    if len(name) > LONGEST_NAME or not is_name(name):
+        digest = hashlib.sha256(full.encode()).hexdigest()[:8]
+        name = f"{'' if is_name(name[:8]) else 'sae-'}{name[: LONGEST_NAME - 20].strip('-')}-{digest}".replace("--", "-")
+    return name
 
 
-def _evaluator(name: str, metrics: dict[str, float | None], settings: dict[str, Any]) -> EvaluatorResult:
-    if not any(value is not None for value in metrics.values()):
-        raise BadFile("it holds no number")
-    made = {key: _metric(key, value) for key, value in metrics.items() if value is not None}
-    return EvaluatorResult(name=name, version=1, metrics=made, settings=settings, duration_seconds=0.0)
-
-
-def _metric(name: str, value: float) -> Metric:
-    direction: Literal["lower", "higher", "none"] = "none"
-    if not NOT_THE_SAES.search(name):
-        direction = "higher" if HIGHER.search(name) else "lower" if LOWER.search(name) else "none"
-    description = "As SAEBench reports it" + (
-        "; of the language model, without the autoencoder" if direction == "none" else ""
-    )
-    return Metric(
-        name=name, value=value, unit="1", direction=direction, n=0, n_unit="examples, unknown", description=description
-    )
+def _evaluator(name: str, found: Measurement) -> EvaluatorResult:
+    metrics = {key: metric_of(key, value) for key, value in found.metrics.items()}
+    return EvaluatorResult(name=name, version=1, metrics=metrics, settings=found.settings, duration_seconds=0.0)
 
 
 def _claimed_l0(value: float) -> EvaluatorResult:

@@ -16,7 +16,7 @@ from saebench.leaderboard.imported import Imported
 from saebench.leaderboard.submission import Submission
 from saebench.results import EvaluatorResult, Metric
 
-L0_PATHS = (L0, "saebench_core.sparsity.l0", "claimed.l0")
+L0_PATHS = (L0, "saebench_core.sparsity.l0", "saebench_basic.l0", "claimed.l0")
 """The metrics that hold an entry's L0, the most reliable first; the last is a claim."""
 DIGITS = 6
 
@@ -37,7 +37,7 @@ class Row:
     page: str
     board: int
     architecture: str
-    n_latents: int
+    n_latents: int | None
     evaluators: dict[str, EvaluatorResult]
     imported: bool = False
     verified: str = ""

@@ -11,7 +11,7 @@ from saebench.files import write_text
 from saebench.leaderboard.benchmark import benchmark_of, mismatches, read_benchmark, to_toml
 from saebench.leaderboard.checks import check_submission, load_boards, problems_of
 from saebench.leaderboard.files import BENCHMARK, IMPORTED, LARGEST_SUBMISSION, BadFile, board_folders, folder_name
-from saebench.leaderboard.imported import import_saebench
+from saebench.leaderboard.imported import Imported, import_saebench, merged, read_imported
 from saebench.leaderboard.submission import Submission, make_submission, proposed_name, read_submission, to_json
 from saebench.leaderboard.verified import mark, verification
 from saebench.progress import Progress
@@ -111,22 +111,39 @@ def reproduce(
     return Reproduced(path, str(part), seed, found, marked)
 
 
-def import_results(files: Sequence[Path], root: Path) -> list[Path]:
-    """Write entries from SAEBench's files; an entry that exists is replaced.
+def import_results(
+    files: Sequence[Path], root: Path, hook: str | None = None, model: str | None = None
+) -> tuple[list[Path], list[str]]:
+    """Write entries from SAEBench's files: ``(files written, what could not be imported)``.
 
-    Raises:
-        SaebenchError: a file is not one of SAEBench's.
+    Evaluations of an entry that exists are kept unless the files hold them again.
     """
-    try:
-        entries = import_saebench(files)
-    except BadFile as error:
-        raise SaebenchError(f"{error}.") from error
+    entries, problems = import_saebench(files, hook, model)
     paths = []
     for entry in entries:
-        path = root / folder_name(entry.model) / folder_name(entry.sae.hook) / IMPORTED / f"{entry.name}.json"
-        write_text(path, entry.model_dump_json(indent=1) + "\n")
-        paths.append(path)
-    return paths
+        try:
+            path = root / folder_name(entry.model) / folder_name(entry.sae.hook) / IMPORTED / f"{entry.name}.json"
+            text = _with_earlier(entry, path).model_dump_json(indent=1) + "\n"
+            if len(text.encode()) > LARGEST_SUBMISSION:
+                raise BadFile(
+                    f"its entry would have {len(text.encode()):,} bytes, of which {LARGEST_SUBMISSION:,} are allowed"
+                )
+            write_text(path, text)
+        except (BadFile, SaebenchError) as error:
+            problems.append(f"{', '.join(entry.files)}: {str(error).removesuffix('.')}")
+        else:
+            paths.append(path)
+    return paths, problems
+
+
+def _with_earlier(entry: Imported, path: Path) -> Imported:
+    if not path.exists():
+        return entry
+    try:
+        earlier = read_imported(path)
+    except BadFile:
+        return entry  # it cannot be shown either: the new entry replaces it
+    return merged(earlier, entry)
 
 
 def _fitting(result: Result, root: Path) -> Path:
