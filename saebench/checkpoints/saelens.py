@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, take
-from saebench.checkpoints.saelens_model import check_places, is_centred
+from saebench.checkpoints.saelens_model import find_places, is_centred
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, Gated, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
 from saebench.sae.scaling import ScalingKind
@@ -51,6 +51,7 @@ class _Config:
     architecture: str
     k: int | None
     normalize: str
+    hooks: tuple[str | None, str | None]
 
     @staticmethod
     def read(location: Location) -> _Config:
@@ -63,7 +64,7 @@ class _Config:
         if function == "topk" and architecture == "standard":
             architecture = "topk"
         _check_function(function, kwargs, architecture, location)
-        check_places(raw | metadata, location)
+        hooks = find_places(raw | metadata, location)
         k = raw.get("k", kwargs.get("k"))
         normalize = raw.get("normalize_activations", "none")
         if isinstance(normalize, bool) or normalize is None:
@@ -77,7 +78,7 @@ class _Config:
             raise SaebenchError(f"{location.origin} normalises its input by {normalize!r}, which saebench does not support.")
         if architecture in ("topk", "abstopk") and k is None:
             raise SaebenchError(f"{location.origin} is a TopK autoencoder, but its cfg.json gives no k.")
-        return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize)
+        return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize, hooks)
 
 
 def _check_function(function: Any, kwargs: Any, architecture: str, location: Location) -> None:
@@ -107,15 +108,14 @@ class SAELens(PairAdapter):
         shapes = self.header(location, "W_enc", "W_dec")
         (d_in, n), dtype = shapes["W_enc"]
         metadata = config.metadata
-        hook = metadata.get("hook_name") or metadata.get("hook_point")
-        hook_out = metadata.get("hook_name_out") or config.raw.get("hook_name_out") or hook
+        hook, hook_out = config.hooks
         architecture = _ARCHITECTURES[config.architecture]
         return self.info(
             location,
             Sizes(d_in, n, shapes["W_dec"][0][1]),
             {"name": architecture} | ({"k": config.k} if config.k is not None else {}),
             hook,
-            scaling=_kind(config, (hook, hook_out), location),
+            scaling=_kind(config, location),
             hook_out=hook_out,
             model=metadata.get("model_name"),
             context=metadata.get("context_size"),
@@ -187,10 +187,10 @@ def _with_finetuned_scale(W_dec: Tensor, config: _Config, tensors: dict[str, Ten
     return W_dec * factor[:, None]
 
 
-def _kind(config: _Config, hooks: tuple[str | None, str | None], location: Location) -> ScalingKind:
+def _kind(config: _Config, location: Location) -> ScalingKind:
     """The type of scaling, with centred writing weights as a part of it."""
     kind = _SCALINGS[config.normalize]
-    if not is_centred(config.raw | config.metadata, hooks, location) or kind == "layer_norm":  # it takes the mean off itself
+    if not is_centred(config.raw | config.metadata, config.hooks, location) or kind == "layer_norm":  # it takes the mean off itself
         return kind
     if kind == "constant_norm":
         raise SaebenchError(

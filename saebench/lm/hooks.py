@@ -42,6 +42,8 @@ _HF_PARTS = {"mlp": "mlp_out", "mlp_in": "mlp_in", "feed_forward": "mlp_out"} | 
 )
 
 
+HEAD_POINTS = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
+"""Points with an axis of attention heads, ``[batch, position, head, d_head]``."""
 _HEAD = re.compile(r"\.head_(\d+)$")
 
 
@@ -92,7 +94,10 @@ def parse_hook(text: str) -> Hook:
     """
     name = text.strip()
     if single := _HEAD.search(name):
-        return replace(parse_hook(name[: single.start()]), head=int(single[1]))
+        place = parse_hook(name[: single.start()])
+        if place.point not in HEAD_POINTS:
+            raise SaebenchError(f"{place} is not divided into attention heads; those are {', '.join(HEAD_POINTS)} of a block.")
+        return replace(place, head=int(single[1]))
     if match := _TRANSFORMER_LENS.match(name):
         point = match[2]
         if point in _HF_PARTS:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig
 
 from saebench import checkpoints
 from saebench.errors import SaebenchError
-from saebench.evaluation.preflight import check_centring
+from saebench.evaluation.preflight import check_against_config, check_centring
+from saebench.lm.hooks import parse_hook
 from tests.checkpoints.test_formats import edited
 from tests.conftest import FIXTURES
 
@@ -49,7 +51,10 @@ def test_settings_without_effect_change_nothing(tmp_path: Path) -> None:
         ({"activation_fn": "tanh-relu"}, "tanh-relu"),
         ({"activation_fn_str": "gelu", "activation_fn": None}, "gelu"),
         ({"activation_fn_kwargs": {"bandwidth": 2}}, "bandwidth"),
-        ({"hook_head_index": 3}, "single attention head 3"),
+        ({"hook_head_index": 3}, "single attention head 3 .* is not divided into attention heads"),
+        ({"hook_head_index": -1}, "gives -1 for hook_head_index"),
+        ({"hook_head_index": "two"}, "gives 'two' for hook_head_index"),
+        ({"model_from_pretrained_kwargs": {"fold_value_biases": True}, "hook_name": "blocks.3.attn.hook_v"}, "fold_value"),
         ({"reshape_activations": "fold"}, "reshapes its input"),
     ],
 )
@@ -60,6 +65,27 @@ def test_what_is_not_applied_is_refused(changes: dict[str, Any], words: str, tmp
     for read in (checkpoints.inspect, checkpoints.load):
         with pytest.raises(SaebenchError, match=words):
             read(folder)
+
+
+def test_the_head_of_an_old_configuration_is_part_of_its_hook(tmp_path: Path) -> None:
+    changes = {"hook_name": "blocks.1.attn.hook_q", "hook_point": "blocks.1.attn.hook_q", "hook_head_index": 3}
+    folder = edited("saelens5/standard", tmp_path, "cfg.json", **changes)
+    info = checkpoints.inspect(folder)
+    assert (info.hook_in, info.hook_out) == ("blocks.1.attn.hook_q.head_3",) * 2
+    hooks = (parse_hook("blocks.1.attn.hook_q.head_3"),) * 2
+    check_against_config(_saved_config(tmp_path / "fits", d_head=12), info, hooks)
+    with pytest.raises(SaebenchError, match="has width 12, but an attention head of .* has 8"):
+        check_against_config(_saved_config(tmp_path / "narrow", d_head=8), info, hooks)
+    beyond = (parse_hook("blocks.1.attn.hook_k.head_3"),) * 2
+    with pytest.raises(SaebenchError, match=r"no blocks\.1\.attn\.hook_k\.head_3: its heads there are 0 to 1"):
+        check_against_config(_saved_config(tmp_path / "shared", d_head=12), info, beyond)
+
+
+def _saved_config(folder: Path, d_head: int) -> str:
+    """The configuration of a model of 4 heads that share 2 keys."""
+    sizes = {"hidden_size": 4 * d_head, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    LlamaConfig(**sizes, vocab_size=50).save_pretrained(folder)
+    return str(folder)
 
 
 def test_centring_needs_a_model_with_layer_norm(tmp_path: Path) -> None:
