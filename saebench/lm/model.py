@@ -24,7 +24,14 @@ from saebench.lm.quiet import quiet
 
 
 class ContextReader(Protocol):
-    """What an autoencoder reads of whole rows: it may look at earlier tokens."""
+    """What an autoencoder reads of whole rows: it may look at earlier tokens.
+
+    Attributes:
+        key: distinguishes it from others, for what is cached.
+    """
+
+    @property
+    def key(self) -> str: ...
 
     def read(self, activations: Tensor, visible: Tensor | None) -> Tensor:
         """``[batch, position, d_in]`` from activations ``[batch, position, d]`` at the hook.
