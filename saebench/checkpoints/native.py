@@ -19,9 +19,9 @@ from saebench.errors import SaebenchError
 from saebench.files import write_safetensors, write_text
 from saebench.sae import (
     Activation,
+    AttentionLayer,
     CheckpointInfo,
     Gated,
-    AttentionLayer,
     GroupMax,
     InputScaling,
     JumpReLU,

@@ -237,7 +237,8 @@ def _with_finetuned_scale(W_dec: Tensor, config: _Config, tensors: dict[str, Ten
 def _kind(config: _Config, location: Location) -> ScalingKind:
     """The type of scaling, with centred writing weights as a part of it."""
     kind = _SCALINGS[config.normalize]
-    if not is_centred(config.raw | config.metadata, config.hooks, location) or kind == "layer_norm":  # it takes the mean off itself
+    centred = is_centred(config.raw | config.metadata, config.hooks, location)
+    if not centred or kind == "layer_norm":  # which takes the mean off itself
         return kind
     if kind == "constant_norm":
         raise SaebenchError(

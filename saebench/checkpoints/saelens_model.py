@@ -44,7 +44,9 @@ def _with_head(hook: Any, config: dict[str, Any], keys: tuple[str, ...], locatio
         return hook
     head = integer(config[key], key, location)
     if head < 0 or not isinstance(hook, str):
-        raise SaebenchError(f"{location.origin} gives {head} for {key} of the hook {hook}; it needs a hook and a head of it.")
+        raise SaebenchError(
+            f"{location.origin} gives {head} for {key} of the hook {hook}; it needs a hook and a head of it."
+        )
     try:
         return parse_hook(f"{hook}.head_{head}").name
     except SaebenchError as error:
@@ -70,7 +72,8 @@ def is_centred(config: dict[str, Any], hooks: tuple[str | None, str | None], loc
     points = [parse_hook(hook) for hook in hooks if hook is not None]
     for key in ("fold_ln", "fold_value_biases"):
         changed = () if key == "fold_ln" else _HOLDS_VALUES
-        if key in wanted and not all(point.point in _UNCHANGED_BY_FOLDING and point.point not in changed for point in points):
+        allowed = [point for point in _UNCHANGED_BY_FOLDING if point not in changed]
+        if key in wanted and not all(point.point in allowed for point in points):
             raise _refused(key, points, location)
     known = (*_WITHOUT_EFFECT, "fold_ln", "fold_value_biases", "center_writing_weights")
     for key in wanted:

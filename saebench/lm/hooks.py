@@ -96,7 +96,9 @@ def parse_hook(text: str) -> Hook:
     if single := _HEAD.search(name):
         place = parse_hook(name[: single.start()])
         if place.point not in HEAD_POINTS:
-            raise SaebenchError(f"{place} is not divided into attention heads; those are {', '.join(HEAD_POINTS)} of a block.")
+            raise SaebenchError(
+                f"{place} is not divided into attention heads; those are {', '.join(HEAD_POINTS)} of a block."
+            )
         return replace(place, head=int(single[1]))
     if match := _TRANSFORMER_LENS.match(name):
         point = match[2]

@@ -31,12 +31,13 @@ class ContextReader(Protocol):
     """
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """See above."""
 
     def read(self, activations: Tensor, visible: Tensor | None) -> Tensor:
         """``[batch, position, d_in]`` from activations ``[batch, position, d]`` at the hook.
 
-        ``visible`` (``[batch, position, position]`` bool) says which positions each position attends to, if not all up to it.
+        ``visible`` (``[batch, position, position]`` bool) says what each position attends to, if not all up to it.
         """
 
 
@@ -147,9 +148,7 @@ class LanguageModel:
         result: Tensor = self.bridge(tokens.to(self.device))
         return result
 
-    def cut(
-        self, hook_in: str | Hook, hook_out: str | Hook | None = None, context: ContextReader | None = None
-    ) -> Cut:
+    def cut(self, hook_in: str | Hook, hook_out: str | Hook | None = None, context: ContextReader | None = None) -> Cut:
         """Cut the model where an autoencoder reads (``hook_in``) and writes (``hook_out``, the same by default).
 
         Args:

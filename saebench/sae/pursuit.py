@@ -19,7 +19,7 @@ CHUNK_ELEMENTS = 2**24
 
 @dataclass(frozen=True)
 class MatchingPursuit(Activation):
-    """Matching pursuit over the decoder's directions (Mallat and Zhang 1993; Costa et al. 2025, "From flat to hierarchical").
+    """Matching pursuit over the decoder's directions (Mallat and Zhang 1993; Costa et al. 2025).
 
     From the residual ``r = x - b_pre`` each step takes the latent with the largest product ``v = r . W_dec[i]``, adds
     ``v`` to its value and subtracts ``v * W_dec[i]`` from ``r``. A token ends where no product is positive, where

@@ -49,13 +49,14 @@ class AttentionLayer:
         """``[batch, position, n]``: queries from ``codes``, keys and values from the ``previous`` token's codes."""
 
         def divided(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return F.linear(x, weight.to(x.dtype), bias.to(x.dtype)).unflatten(2, (heads, -1)).transpose(1, 2)
+            mapped: Tensor = F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+            return mapped.unflatten(2, (heads, -1)).transpose(1, 2)
 
         query = divided(codes, self.query, self.query_bias)
         key, value = divided(previous, self.key, self.key_bias), divided(previous, self.value, self.value_bias)
         mask = None if visible is None else visible.unsqueeze(1)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=visible is None)
-        return F.linear(mixed.transpose(1, 2).flatten(2), self.output.to(codes.dtype), self.output_bias.to(codes.dtype))
+        mixed: Tensor = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=visible is None)
+        return mixed.transpose(1, 2).flatten(2) @ self.output.to(codes.dtype).T + self.output_bias.to(codes.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,9 @@ class TemporalContext:
         x = activations.to(self.W_dec.device).float()
         seen = None if visible is None else visible.to(x.device)
         size = max(1, ELEMENTS // max(1, x.shape[1] * self.W_dec.shape[0]))
-        parts = [self._predict(x[i : i + size], None if seen is None else seen[i : i + size]) for i in range(0, len(x), size)]
+        parts = [
+            self._predict(x[i : i + size], None if seen is None else seen[i : i + size]) for i in range(0, len(x), size)
+        ]
         return torch.cat([x, torch.cat(parts)], dim=-1)
 
     def _predict(self, x: Tensor, visible: Tensor | None) -> Tensor:
