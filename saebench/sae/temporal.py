@@ -49,8 +49,8 @@ class AttentionLayer:
         """``[batch, position, n]``: queries from ``codes``, keys and values from the ``previous`` token's codes."""
 
         def divided(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            mapped: Tensor = F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
-            return mapped.unflatten(2, (heads, -1)).transpose(1, 2)
+            mapped: Tensor = x @ weight.to(x.dtype).T + bias.to(x.dtype)
+            return mapped.view(*mapped.shape[:2], heads, -1).transpose(1, 2)
 
         query = divided(codes, self.query, self.query_bias)
         key, value = divided(previous, self.key, self.key_bias), divided(previous, self.value, self.value_bias)

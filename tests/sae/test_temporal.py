@@ -14,6 +14,7 @@ from saebench import checkpoints
 from saebench.checkpoints.convert import save_saelens
 from saebench.errors import SaebenchError
 from saebench.evaluation.controls import Sample, make_control
+from saebench.explaining.n2g.packing import Pack, Texts, run_packed
 from saebench.lm import LanguageModel
 from saebench.sae import (
     AttentionLayer,
@@ -140,6 +141,21 @@ def test_a_cut_reads_whole_rows(tiny_model: LanguageModel, tiny_corpus: TokenCor
     assert (cut.d_in, cut.d_out) == (64, 32) and torch.equal(prefix.outputs, plain.prefix(tokens).outputs)
     rows, places = torch.tensor([2, 0]), torch.tensor([9, 4])
     torch.testing.assert_close(cut.inputs_at(tokens, rows, places), prefix.inputs[rows, places])
+
+
+@pytest.mark.parametrize("way", ["trees", "chains"])
+def test_packed_texts_are_read_as_each_alone(tiny_model: LanguageModel, way: str) -> None:
+    """As Neuron2Graph runs its texts: those that share a beginning together, several in a row."""
+    cut = tiny_model.cut(HOOK, None, random_temporal().context)
+    table = torch.randint(3, 6, (40, 5), generator=torch.Generator().manual_seed(0))  # many beginnings in common
+    texts = Texts(torch.unique(table, dim=0))
+    packs: list[Pack] = getattr(texts, way)()
+    alone = [
+        cut.prefix(row[: int(length)].unsqueeze(0)).inputs[0, -1]
+        for row, length in zip(texts.table, texts.lengths, strict=True)
+    ]
+    assert (way == "trees") == (len(packs) < len(alone))
+    torch.testing.assert_close(run_packed(cut, packs), torch.stack(alone), atol=1e-3, rtol=1e-4)
 
 
 def test_an_evaluation_is_what_a_plain_loop_computes(
