@@ -13,7 +13,7 @@ from torch import nn
 
 from saebench.lm import Cut, LanguageModel
 from saebench.results import CorpusRecord, Environment, ModelRecord, SaeRecord
-from saebench.sae import Autoencoder, ForeignAutoencoder, SparseAutoencoder
+from saebench.sae import Autoencoder, ForeignAutoencoder, SparseAutoencoder, hook_width
 from saebench.text.corpus import TokenCorpus
 from saebench.version import __version__
 
@@ -37,7 +37,7 @@ def sae_record(sae: Autoencoder, cut: Cut | None) -> SaeRecord:
         format=info.format,
         architecture=info.architecture,
         weights_sha256=info.weights_sha256 or _hash_tensors(sae),
-        d_in=sae.d_in,
+        d_in=hook_width(sae),
         d_out=sae.d_out,
         n_latents=sae.n_latents,
         activation=info.activation if not isinstance(sae, SparseAutoencoder) else sae.activation.describe(),

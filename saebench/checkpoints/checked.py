@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from saebench.errors import SaebenchError
-from saebench.sae import CheckpointInfo, SparseAutoencoder
+from saebench.sae import CheckpointInfo, SparseAutoencoder, hook_width
 
 WEIGHT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LARGEST_RATIO = 1100
@@ -59,7 +59,7 @@ def check_weights(sae: SparseAutoencoder) -> None:
             found = str(tensor.dtype).removeprefix("torch.")
             raise SaebenchError(f"{name} of {info.origin} is of type {found}; saebench reads {kinds}: convert it first.")
     for name, stated, actual in (
-        ("d_in", info.d_in, sae.d_in),
+        ("d_in", info.d_in, hook_width(sae)),
         ("d_out", info.d_out, sae.d_out),
         ("n_latents", info.n_latents, sae.n_latents),
     ):

@@ -41,6 +41,8 @@ def save_saelens(sae: SparseAutoencoder, folder: Path) -> Path:
     Raises:
         SaebenchError: the format does not support this activation function, input scaling or bias.
     """
+    if sae.context is not None:
+        raise SaebenchError("A temporal autoencoder cannot be written for SAELens; --format saebench can.")
     sae = _without_dataset_scale(sae)
     config = _config(sae)
     tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}

@@ -7,26 +7,29 @@ million latents is memory-mapped and read in chunks.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from saebench.checkpoints.base import Location, PairAdapter, read_safetensors, take
+from saebench.checkpoints.base import Location, PairAdapter, integer, read_safetensors, take
 from saebench.checkpoints.checked import check_info
 from saebench.errors import SaebenchError
 from saebench.files import write_safetensors, write_text
 from saebench.sae import (
     Activation,
+    AttentionLayer,
     CheckpointInfo,
     Gated,
     GroupMax,
     InputScaling,
     JumpReLU,
+    MatchingPursuit,
     ProLU,
     ReLU,
     SparseAutoencoder,
+    TemporalContext,
     TopK,
 )
 
@@ -50,10 +53,10 @@ class Native(PairAdapter):
                 f"{FORMAT_VERSION} is read."
             )
         try:
-            fields = dict(config["sae"])
-            if fields.get("group_sizes") is not None:
-                fields["group_sizes"] = tuple(fields["group_sizes"])
-            return CheckpointInfo(origin=location.origin, format=self.name, training=config.get("training", {}), **fields)
+            known = dict(config["sae"])
+            if known.get("group_sizes") is not None:
+                known["group_sizes"] = tuple(known["group_sizes"])
+            return CheckpointInfo(origin=location.origin, format=self.name, training=config.get("training", {}), **known)
         except (KeyError, TypeError, ValueError) as error:
             raise SaebenchError(f"{CONFIG} of {location.origin} is incomplete: {error}.") from error
 
@@ -72,6 +75,7 @@ class Native(PairAdapter):
             activation=_activation(info, tensors, location),
             scaling=InputScaling(**scaling),
             info=info,
+            context=_context(location, info, tensors, InputScaling(**scaling)),
         )
 
 
@@ -113,10 +117,37 @@ def native_config(sae: SparseAutoencoder, training: dict[str, Any] | None = None
         "scaling": asdict(sae.scaling),
         "training": sae.info.training if training is None else training,
     }
+    if sae.context is not None:
+        config["attention"] = {"layers": len(sae.context.layers), "heads": sae.context.heads}
     try:
         return json.dumps(config, indent=1, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise SaebenchError(f"The training record cannot be written as JSON: {error}.") from error
+
+
+def _context(
+    location: Location, info: CheckpointInfo, tensors: dict[str, Tensor], scaling: InputScaling
+) -> TemporalContext | None:
+    """What a temporal autoencoder needs of earlier tokens: its own encoder and decoder, and attention."""
+    attention = location.json(CONFIG).get("attention")
+    if attention is None:
+        return None
+    if not isinstance(attention, dict):
+        raise SaebenchError(f"{CONFIG} of {location.origin} gives {attention!r} for attention; an object is needed.")
+    names = [each.name for each in fields(AttentionLayer)]
+    layers = tuple(
+        AttentionLayer(**{name: take(tensors, f"attention.{number}.{name}", location) for name in names})
+        for number in range(integer(attention.get("layers"), "attention.layers", location))
+    )
+    encoder, b_pre = take(tensors, "encoder", location), tensors.get("b_pre")
+    return TemporalContext(
+        W_enc=encoder.T[: info.d_in],
+        W_dec=take(tensors, "W_dec", location),
+        b_pre=None if b_pre is None else b_pre[: info.d_in],
+        scaling=scaling,
+        layers=layers,
+        heads=integer(attention.get("heads"), "attention.heads", location),
+    )
 
 
 def _described(activation: Activation) -> dict[str, Any]:
@@ -137,6 +168,11 @@ def _activation(info: CheckpointInfo, tensors: dict[str, Tensor], location: Loca
     if kind == "Gated":
         r_mag, b_mag = take(tensors, "r_mag", location), take(tensors, "b_mag", location)
         return Gated(r_mag, b_mag, take(tensors, "b_enc", location))
+    if kind == "MatchingPursuit":
+        described = info.activation
+        return MatchingPursuit(
+            float(described["threshold"]), int(described["iterations"]), bool(described["stop_on_repeat"])
+        )
     if kind == "ProLU":
         return ProLU(take(tensors, "prolu_bias", location))
     raise SaebenchError(f"{location.origin} names an unknown activation function {kind!r}.")

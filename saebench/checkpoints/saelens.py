@@ -13,9 +13,20 @@ import torch
 from torch import Tensor
 
 from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, take
-from saebench.checkpoints.saelens_model import check_places, is_centred
+from saebench.checkpoints.saelens_model import find_places, is_centred
+from saebench.checkpoints.saelens_temporal import load_temporal, temporal_activation
 from saebench.errors import SaebenchError
-from saebench.sae import Activation, CheckpointInfo, Gated, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
+from saebench.sae import (
+    Activation,
+    CheckpointInfo,
+    Gated,
+    InputScaling,
+    JumpReLU,
+    MatchingPursuit,
+    ReLU,
+    SparseAutoencoder,
+    TopK,
+)
 from saebench.sae.scaling import ScalingKind
 
 CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
@@ -27,6 +38,8 @@ _ARCHITECTURES = {
     "abstopk": "topk",
     "jumprelu": "jumprelu",
     "batchtopk": "batchtopk",
+    "matching_pursuit": "matching_pursuit",
+    "temporal": "temporal",
     "matryoshka_batchtopk": "matryoshka",
     "transcoder": "relu",
     "skip_transcoder": "relu",
@@ -51,6 +64,7 @@ class _Config:
     architecture: str
     k: int | None
     normalize: str
+    hooks: tuple[str | None, str | None]
 
     @staticmethod
     def read(location: Location) -> _Config:
@@ -63,7 +77,7 @@ class _Config:
         if function == "topk" and architecture == "standard":
             architecture = "topk"
         _check_function(function, kwargs, architecture, location)
-        check_places(raw | metadata, location)
+        hooks = find_places(raw | metadata, location)
         k = raw.get("k", kwargs.get("k"))
         normalize = raw.get("normalize_activations", "none")
         if isinstance(normalize, bool) or normalize is None:
@@ -77,7 +91,7 @@ class _Config:
             raise SaebenchError(f"{location.origin} normalises its input by {normalize!r}, which saebench does not support.")
         if architecture in ("topk", "abstopk") and k is None:
             raise SaebenchError(f"{location.origin} is a TopK autoencoder, but its cfg.json gives no k.")
-        return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize)
+        return _Config(raw, metadata, architecture, None if k is None else integer(k, "k", location), normalize, hooks)
 
 
 def _check_function(function: Any, kwargs: Any, architecture: str, location: Location) -> None:
@@ -104,18 +118,18 @@ class SAELens(PairAdapter):
     def describe(self, location: Location) -> CheckpointInfo:
         """From the configuration and the header of the weights."""
         config = _Config.read(location)
-        shapes = self.header(location, "W_enc", "W_dec")
-        (d_in, n), dtype = shapes["W_enc"]
+        tied = _is_tied(config)
+        shapes = self.header(location, "W_dec", *(() if tied else ("W_enc",)))
+        (d_in, n), dtype = (shapes["W_dec"][0][::-1], shapes["W_dec"][1]) if tied else shapes["W_enc"]
         metadata = config.metadata
-        hook = metadata.get("hook_name") or metadata.get("hook_point")
-        hook_out = metadata.get("hook_name_out") or config.raw.get("hook_name_out") or hook
+        hook, hook_out = config.hooks
         architecture = _ARCHITECTURES[config.architecture]
         return self.info(
             location,
             Sizes(d_in, n, shapes["W_dec"][0][1]),
-            {"name": architecture} | ({"k": config.k} if config.k is not None else {}),
+            {"name": architecture, **_settings(config, d_in, location)},
             hook,
-            scaling=_kind(config, (hook, hook_out), location),
+            scaling=_kind(config, location),
             hook_out=hook_out,
             model=metadata.get("model_name"),
             context=metadata.get("context_size"),
@@ -129,17 +143,24 @@ class SAELens(PairAdapter):
         config = _Config.read(location)
         info = self.describe(location)
         tensors = read_safetensors(location, WEIGHTS)
-        W_enc, W_dec = take(tensors, "W_enc", location), take(tensors, "W_dec", location)
+        scaling = _scaling(config, cast(ScalingKind, info.scaling), location)
+        if config.architecture == "temporal":
+            return load_temporal(config.raw, tensors, scaling, info, location)
+        W_dec = take(tensors, "W_dec", location)
+        W_enc = W_dec.T if _is_tied(config) else take(tensors, "W_enc", location)
         b_dec = take(tensors, "b_dec", location)
         gated = config.architecture == "gated"
-        b_enc = take(tensors, "b_gate" if gated else "b_enc", location)
+        subtract = bool(config.raw.get("apply_b_dec_to_input", "transcoder" not in config.architecture))
+        if config.architecture == "matching_pursuit":  # of one bias: added where it was subtracted, and no other
+            b_enc, b_dec = W_dec.new_zeros(W_dec.shape[0]), b_dec if subtract else torch.zeros_like(b_dec)
+        else:
+            b_enc = take(tensors, "b_gate" if gated else "b_enc", location)
         if config.raw.get("rescale_acts_by_decoder_norm"):
             # The library multiplies pre-activations by the decoder's norms and divides before decoding. The same latents
             # and reconstructions result from weights that include the norms.
             norms = W_dec.float().norm(dim=1).to(W_dec.dtype)
             W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
         W_dec = _with_finetuned_scale(W_dec, config, tensors, location)
-        subtract = bool(config.raw.get("apply_b_dec_to_input", "transcoder" not in config.architecture))
         return SparseAutoencoder(
             W_enc=W_enc,
             W_dec=W_dec,
@@ -148,13 +169,39 @@ class SAELens(PairAdapter):
             b_pre=b_dec if subtract else None,
             W_skip=tensors["W_skip"].T if "W_skip" in tensors else None,
             activation=_activation(config, tensors, location),
-            scaling=_scaling(config, cast(ScalingKind, info.scaling), location),
+            scaling=scaling,
             info=info,
         )
 
 
+def _is_tied(config: _Config) -> bool:
+    """Whether the encoder is the decoder's transpose."""
+    tied = config.architecture == "temporal" and config.raw.get("tied_weights", True)
+    return bool(tied) or config.architecture == "matching_pursuit"
+
+
+def _settings(config: _Config, d_in: int, location: Location) -> dict[str, Any]:
+    """The activation function's settings, as far as the configuration has them."""
+    if config.architecture == "matching_pursuit":
+        return _pursuit(config, d_in, location).describe()
+    if config.architecture == "temporal":
+        return {"encodes": temporal_activation(config.raw, location).describe()}
+    return {} if config.k is None else {"k": config.k}
+
+
+def _pursuit(config: _Config, d_in: int, location: Location) -> MatchingPursuit:
+    """Matching pursuit with SAELens's defaults."""
+    most, threshold = config.raw.get("max_iterations"), config.raw.get("residual_threshold", 1e-2)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise SaebenchError(f"{location.origin} gives {threshold!r} for residual_threshold; a number is needed.")
+    most = d_in if most is None else integer(most, "max_iterations", location)
+    return MatchingPursuit(float(threshold), most, bool(config.raw.get("stop_on_duplicate_support", True)))
+
+
 def _activation(config: _Config, tensors: dict[str, Tensor], location: Location) -> Activation:
     kind = config.architecture
+    if kind == "matching_pursuit":
+        return _pursuit(config, take(tensors, "W_dec", location).shape[1], location)
     if kind in ("topk", "abstopk"):
         assert config.k is not None
         return TopK(config.k, signed=kind == "abstopk")
@@ -187,10 +234,11 @@ def _with_finetuned_scale(W_dec: Tensor, config: _Config, tensors: dict[str, Ten
     return W_dec * factor[:, None]
 
 
-def _kind(config: _Config, hooks: tuple[str | None, str | None], location: Location) -> ScalingKind:
+def _kind(config: _Config, location: Location) -> ScalingKind:
     """The type of scaling, with centred writing weights as a part of it."""
     kind = _SCALINGS[config.normalize]
-    if not is_centred(config.raw | config.metadata, hooks, location) or kind == "layer_norm":  # it takes the mean off itself
+    centred = is_centred(config.raw | config.metadata, config.hooks, location)
+    if not centred or kind == "layer_norm":  # which takes the mean off itself
         return kind
     if kind == "constant_norm":
         raise SaebenchError(

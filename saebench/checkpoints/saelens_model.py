@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from saebench.checkpoints.base import Location
+from saebench.checkpoints.base import Location, integer
 from saebench.errors import SaebenchError
-from saebench.lm.hooks import Hook, parse_hook
+from saebench.lm.hooks import HEAD_POINTS, Hook, parse_hook
 
 _WRITTEN = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 """Points that hold what writing weights wrote."""
-_UNCHANGED_BY_FOLDING = (*_WRITTEN, "attn.hook_z", "mlp.hook_post")
+_UNCHANGED_BY_FOLDING = (*_WRITTEN, *HEAD_POINTS, "mlp.hook_pre", "mlp.hook_post")
+_HOLDS_VALUES = ("attn.hook_v", "attn.hook_z")
 _WITHOUT_EFFECT = (
     "center_unembed", "dtype", "torch_dtype", "device", "device_map", "n_devices", "move_to_device", "trust_remote_code",
     "local_files_only", "token", "default_padding_side", "default_prepend_bos", "attn_implementation", "low_cpu_mem_usage",
@@ -23,17 +24,33 @@ _WITHOUT_EFFECT = (
 """Settings that change no activation beyond rounding."""
 
 
-def check_places(config: dict[str, Any], location: Location) -> None:
-    """Raise ``SaebenchError`` where it reads only a part of what its hook holds, which saebench cannot cut out."""
-    for key in ("hook_head_index", "hook_point_head_index", "hook_head_index_out"):
-        if config.get(key) is not None:
-            raise SaebenchError(
-                f"{location.origin} reads the single attention head {config[key]} ({key}); saebench evaluates autoencoders "
-                "of whole hooks only."
-            )
+def find_places(config: dict[str, Any], location: Location) -> tuple[str | None, str | None]:
+    """Where it reads and where it writes; a single attention head is part of the hook's name.
+
+    Raises:
+        SaebenchError: the head's number is none, the hook has no heads, or the input is reshaped in an unknown way.
+    """
+    reads, writes = config.get("hook_name") or config.get("hook_point"), config.get("hook_name_out")
     reshape = config.get("reshape_activations", "none")
     if reshape not in ("none", "hook_z", None):
         raise SaebenchError(f"{location.origin} reshapes its input by {reshape!r}, which saebench does not know.")
+    hook = _with_head(reads, config, ("hook_head_index", "hook_point_head_index"), location)
+    return hook, _with_head(writes, config, ("hook_head_index_out",), location) if writes else hook
+
+
+def _with_head(hook: Any, config: dict[str, Any], keys: tuple[str, ...], location: Location) -> Any:
+    key = next((key for key in keys if config.get(key) is not None), None)
+    if key is None:
+        return hook
+    head = integer(config[key], key, location)
+    if head < 0 or not isinstance(hook, str):
+        raise SaebenchError(
+            f"{location.origin} gives {head} for {key} of the hook {hook}; it needs a hook and a head of it."
+        )
+    try:
+        return parse_hook(f"{hook}.head_{head}").name
+    except SaebenchError as error:
+        raise SaebenchError(f"{location.origin} reads the single attention head {head} ({key}): {error}") from error
 
 
 def is_centred(config: dict[str, Any], hooks: tuple[str | None, str | None], location: Location) -> bool:
@@ -54,9 +71,8 @@ def is_centred(config: dict[str, Any], hooks: tuple[str | None, str | None], loc
     wanted = {key: value for key, value in settings.items() if value not in (None, False)}
     points = [parse_hook(hook) for hook in hooks if hook is not None]
     for key in ("fold_ln", "fold_value_biases"):
-        allowed = (
-            _UNCHANGED_BY_FOLDING if key == "fold_ln" else tuple(p for p in _UNCHANGED_BY_FOLDING if p != "attn.hook_z")
-        )
+        changed = () if key == "fold_ln" else _HOLDS_VALUES
+        allowed = [point for point in _UNCHANGED_BY_FOLDING if point not in changed]
         if key in wanted and not all(point.point in allowed for point in points):
             raise _refused(key, points, location)
     known = (*_WITHOUT_EFFECT, "fold_ln", "fold_value_biases", "center_writing_weights")

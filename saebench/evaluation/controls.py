@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.lm import Cut, LanguageModel
-from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, TopK
+from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, TopK, hook_width
 from saebench.text.corpus import TokenCorpus
 from saebench.training.recipe import initial_decoder, initial_encoder
 
@@ -63,16 +63,16 @@ class Sample:
 
 def random_autoencoder(like: Autoencoder, sample: Sample, seed: int) -> SparseAutoencoder:
     """Random unit directions, the encoder as in Gao et al.'s initialisation, TopK with the L0 that ``like`` has."""
-    n, k = like.n_latents, _active(like, sample)
-    directions = initial_decoder(n, like.d_in, seed)
-    decoder = directions if like.d_in == like.d_out else initial_decoder(n, like.d_out, seed + 1)
+    n, k, d_in = like.n_latents, _active(like, sample), hook_width(like)
+    directions = initial_decoder(n, d_in, seed)
+    decoder = directions if d_in == like.d_out else initial_decoder(n, like.d_out, seed + 1)
     device = sample.inputs.device
     return SparseAutoencoder(
         W_enc=initial_encoder(directions, k, seed).T.to(device),
         W_dec=decoder.to(device),
         b_enc=torch.zeros(n, device=device),
         b_dec=sample.targets.mean(dim=0),
-        b_pre=sample.inputs.mean(dim=0),
+        b_pre=sample.inputs[:, :d_in].mean(dim=0),
         activation=TopK(k),
         info=_info("random", like, n),
     )
@@ -83,13 +83,13 @@ def pca_autoencoder(like: Autoencoder, sample: Sample) -> SparseAutoencoder:
 
     Where the target hook differs from the input hook, the components' scores predict it by least squares.
     """
-    inputs, targets = sample.inputs.double(), sample.targets.double()
-    rank = min(_active(like, sample), like.d_in, max(1, inputs.shape[0] - 1))
+    inputs, targets = sample.inputs[:, : hook_width(like)].double(), sample.targets.double()
+    rank = min(_active(like, sample), inputs.shape[1], max(1, inputs.shape[0] - 1))
     mean = inputs.mean(dim=0)
     _, vectors = torch.linalg.eigh((inputs - mean).T @ (inputs - mean))
     components = vectors[:, -rank:].flip(1)
     decoder = components.T
-    if like.d_in != like.d_out or not torch.equal(inputs, targets):
+    if inputs.shape != targets.shape or not torch.equal(inputs, targets):
         scores = (inputs - mean) @ components
         decoder = torch.linalg.lstsq(scores, targets - targets.mean(dim=0)).solution
     return SparseAutoencoder(
@@ -140,4 +140,4 @@ def _active(sae: Autoencoder, sample: Sample) -> int:
 
 
 def _info(name: str, like: Autoencoder, n: int) -> CheckpointInfo:
-    return CheckpointInfo(f"{name} control", "saebench", name, like.d_in, like.d_out, n, {})
+    return CheckpointInfo(f"{name} control", "saebench", name, hook_width(like), like.d_out, n, {})

@@ -73,6 +73,20 @@ def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Hook, Hoo
                 f"{info.origin} {does} activations of width {size}, but {name} has {width} at {hook}: "
                 "is it the right model and hook?"
             )
+        if hook.head is not None:
+            _check_head(name, config, hook, info.origin, size)
+
+
+def _check_head(name: str, config: Any, hook: Hook, origin: str, size: int) -> None:
+    """Raise ``SaebenchError`` where the model lacks the attention head, or its heads have another width."""
+    heads, width = _first(config, "num_attention_heads", "n_head"), _first(config, "hidden_size", "n_embd")
+    d_head = _first(config, "head_dim") or (width // heads if heads and width else None)
+    if hook.point in ("attn.hook_k", "attn.hook_v"):
+        heads = _first(config, "num_key_value_heads") or heads
+    if heads is not None and hook.head is not None and hook.head >= heads:
+        raise SaebenchError(f"{name} has no {hook}: its heads there are 0 to {heads - 1}.")
+    if d_head is not None and d_head != size:
+        raise SaebenchError(f"{origin} has width {size}, but an attention head of {name} has {d_head}.")
 
 
 def check_centring(name: str, config: Any, info: CheckpointInfo) -> None:

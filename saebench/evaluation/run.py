@@ -25,7 +25,7 @@ from saebench.lm.loading import load_tokenizer, pick_device, read_config
 from saebench.notices import collect_notices
 from saebench.progress import Progress
 from saebench.results import Result
-from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, wrap
+from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, context_of, wrap
 from saebench.text.corpus import TokenCorpus, load_corpus
 from saebench.text.sources import open_text
 
@@ -81,11 +81,12 @@ class EvaluationRun:
         with self.clock.stage("tokenising"):  # with the tokenizer alone: a text is checked before the model is loaded
             corpus = self._corpus()
         model = self._load_model()
-        cuts = {hooks: model.cut(*hooks) for hooks in dict.fromkeys(self.hooks)}
-        saes = [self._fitted(sae, cuts[hooks]) for sae, hooks in zip(loaded, self.hooks, strict=True)]
+        places = [(*hooks, context_of(sae)) for sae, hooks in zip(loaded, self.hooks, strict=True)]
+        cuts = {place: model.cut(*place) for place in dict.fromkeys(places)}
+        saes = [self._fitted(sae, cuts[place]) for sae, place in zip(loaded, places, strict=True)]
         results: dict[int, Result] = {}
-        for hooks, cut in cuts.items():
-            indices = [index for index, each in enumerate(self.hooks) if each == hooks]
+        for place, cut in cuts.items():
+            indices = [index for index, each in enumerate(places) if each == place]
             results |= self._evaluate_hook(indices, [saes[index] for index in indices], cut, corpus)
         return [results[index] for index in range(len(self.candidates))]
 
@@ -99,7 +100,10 @@ class EvaluationRun:
             named = ", ".join(sorted({str(reads) for reads, _ in self.hooks}))
             raise SaebenchError(f"The autoencoders are of different hooks ({named}): they must be on one hook.")
         loaded = [self._load_checkpoint(candidate) for candidate in self.candidates]
-        cut = self._load_model().cut(*self.hooks[0])
+        contexts = [context_of(each) for each in loaded]
+        if len(loaded) > 1 and any(contexts):
+            raise SaebenchError("An autoencoder that looks at earlier tokens cannot share activations with others.")
+        cut = self._load_model().cut(*self.hooks[0], contexts[0])
         return [self._fitted(each, cut) for each in loaded], cut
 
     def prepare(self) -> tuple[list[Autoencoder], Cut, TokenCorpus]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saebench.errors import SaebenchError
 
@@ -42,27 +42,41 @@ _HF_PARTS = {"mlp": "mlp_out", "mlp_in": "mlp_in", "feed_forward": "mlp_out"} | 
 )
 
 
+HEAD_POINTS = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
+"""Points with an axis of attention heads, ``[batch, position, head, d_head]``."""
+_HEAD = re.compile(r"\.head_(\d+)$")
+
+
 @dataclass(frozen=True)
 class Hook:
-    """A place in a block of the model: ``name`` is TransformerLens's, ``blocks.<layer>.<point>``."""
+    """A place in a block of the model, or one attention head of it (``head``).
+
+    ``name`` is ``blocks.<layer>.<point>``, followed by ``.head_<head>`` where there is one.
+    """
 
     layer: int
     point: str  # without the block: "hook_resid_post", "mlp.hook_post", ...
+    head: int | None = None
+
+    @property
+    def whole(self) -> str:
+        """TransformerLens's name, of all heads."""
+        return f"blocks.{self.layer}.{self.point}"
 
     @property
     def name(self) -> str:
-        """TransformerLens's name."""
-        return f"blocks.{self.layer}.{self.point}"
+        """TransformerLens's name, with the head where there is one."""
+        return self.whole if self.head is None else f"{self.whole}.head_{self.head}"
 
     @property
     def is_residual(self) -> bool:
         """Whether it is the whole residual stream between two blocks."""
-        return self.point in ("hook_resid_pre", "hook_resid_post", "hook_in", "hook_out")
+        return self.head is None and self.point in ("hook_resid_pre", "hook_resid_post", "hook_in", "hook_out")
 
     @property
     def is_block_output(self) -> bool:
         """Whether it is the residual stream after its block."""
-        return self.point in ("hook_resid_post", "hook_out")
+        return self.head is None and self.point in ("hook_resid_post", "hook_out")
 
     def __str__(self) -> str:
         return self.name
@@ -72,12 +86,20 @@ def parse_hook(text: str) -> Hook:
     """Read a hook's name in TransformerLens's, Hugging Face's or a checkpoint library's spelling.
 
     Examples: ``blocks.8.hook_resid_post``, ``model.layers.14`` (the output of that block), ``layers.5.mlp`` (the output
-    of that MLP), ``transformer.h.3.attn``, ``resid_post_layer_8``, ``resid_post_mlp.8``.
+    of that MLP), ``transformer.h.3.attn``, ``resid_post_layer_8``, ``resid_post_mlp.8``. A single attention head is
+    appended: ``blocks.8.attn.hook_z.head_3``.
 
     Raises:
         SaebenchError: no spelling fits.
     """
     name = text.strip()
+    if single := _HEAD.search(name):
+        place = parse_hook(name[: single.start()])
+        if place.point not in HEAD_POINTS:
+            raise SaebenchError(
+                f"{place} is not divided into attention heads; those are {', '.join(HEAD_POINTS)} of a block."
+            )
+        return replace(place, head=int(single[1]))
     if match := _TRANSFORMER_LENS.match(name):
         point = match[2]
         if point in _HF_PARTS:
@@ -104,9 +126,9 @@ def parse_hook(text: str) -> Hook:
 def check_hook(hook: Hook, known: Iterable[str], n_layers: int) -> None:
     """Raise ``SaebenchError`` where the model has no such hook, suggesting the nearest that it has."""
     names = set(known)
-    if hook.name in names:
+    if hook.whole in names:
         return
     if not 0 <= hook.layer < n_layers:
         raise SaebenchError(f"The model has no {hook.name}: its layers are 0 to {n_layers - 1}.")
-    near = difflib.get_close_matches(hook.name, sorted(names), n=1, cutoff=0.0)
+    near = difflib.get_close_matches(hook.whole, sorted(names), n=1, cutoff=0.0)
     raise SaebenchError(f"The model has no {hook.name}; the nearest it has is {near[0] if near else 'none'}.")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,32 @@ from saebench.lm.loading import load_pretrained, pick_device
 from saebench.lm.quiet import quiet
 
 
+class ContextReader(Protocol):
+    """What an autoencoder reads of whole rows: it may look at earlier tokens.
+
+    Attributes:
+        key: distinguishes it from others, for what is cached.
+    """
+
+    @property
+    def key(self) -> str:
+        """See above."""
+
+    def read(self, activations: Tensor, visible: Tensor | None) -> Tensor:
+        """``[batch, position, d_in]`` from activations ``[batch, position, d]`` at the hook.
+
+        ``visible`` (``[batch, position, position]`` bool) says what each position attends to, if not all up to it.
+        """
+
+
 @dataclass(frozen=True)
 class Prefix:
     """The activations of the layers up to the cut for a batch of tokens.
 
     Attributes:
         tokens: ``[batch, position]``.
-        inputs: ``[batch, position, d_in]``, activations at ``hook_in``, which an autoencoder reads.
+        inputs: ``[batch, position, d_in]``, activations at ``hook_in`` or what the cut's context made of them, which an
+            autoencoder reads.
         outputs: ``[batch, position, d_out]``, activations at ``hook_out``, which its reconstruction replaces.
         residual: ``[batch, position, d_model]``, the residual stream where the suffix starts.
     """
@@ -129,11 +148,15 @@ class LanguageModel:
         result: Tensor = self.bridge(tokens.to(self.device))
         return result
 
-    def cut(self, hook_in: str | Hook, hook_out: str | Hook | None = None) -> Cut:
+    def cut(self, hook_in: str | Hook, hook_out: str | Hook | None = None, context: ContextReader | None = None) -> Cut:
         """Cut the model where an autoencoder reads (``hook_in``) and writes (``hook_out``, the same by default).
 
+        Args:
+            hook_in, hook_out: places in the model.
+            context: of an autoencoder that reads earlier tokens too.
+
         Raises:
-            SaebenchError: the model lacks the hook (the nearest is suggested), or writes before it reads.
+            SaebenchError: the model lacks the hook (the nearest is suggested) or the head, or writes before it reads.
         """
         reads = parse_hook(hook_in) if isinstance(hook_in, str) else hook_in
         writes = reads if hook_out is None else parse_hook(hook_out) if isinstance(hook_out, str) else hook_out
@@ -142,7 +165,7 @@ class LanguageModel:
             check_hook(hook, known, self.n_layers)
         if writes.layer < reads.layer:
             raise SaebenchError(f"The autoencoder reads at {reads} but writes at {writes}, which comes earlier.")
-        return Cut(self, reads, writes)
+        return Cut(self, reads, writes, context)
 
     @contextmanager
     def starting_at(self, layer: int, residual: Tensor) -> Iterator[None]:
@@ -180,11 +203,12 @@ class Cut:
     Attributes:
         model: the language model.
         hook_in: where the autoencoder reads; ``hook_out`` where its reconstruction is spliced in.
-        d_in: width of the activations at ``hook_in``; ``d_out`` at ``hook_out``.
+        context: what an autoencoder that looks at earlier tokens reads; None for all others.
+        d_in: width of the activations at ``hook_in``, or of what ``context`` makes of them; ``d_out`` at ``hook_out``.
     """
 
-    def __init__(self, model: LanguageModel, hook_in: Hook, hook_out: Hook) -> None:
-        self.model, self.hook_in, self.hook_out = model, hook_in, hook_out
+    def __init__(self, model: LanguageModel, hook_in: Hook, hook_out: Hook, context: ContextReader | None = None) -> None:
+        self.model, self.hook_in, self.hook_out, self.context = model, hook_in, hook_out, context
         self._outputs_are_residual = hook_out.is_residual
         self._start = hook_out.layer + 1 if hook_out.is_block_output else hook_out.layer
         self._out_shape: torch.Size | None = None
@@ -202,15 +226,21 @@ class Cut:
             positions: ``[batch, position]``, each token's position in its text; given together with ``visible``.
         """
         tokens = tokens.to(self.model.device)
-        wanted = [self.hook_in.name, self.hook_out.name]
+        wanted = [self.hook_in.whole, self.hook_out.whole]
         if not self._outputs_are_residual:
             wanted.insert(0, f"blocks.{self._start}.hook_in")
         seen = self._seen(tokens, wanted, [], visible, positions)
-        outputs = seen[self.hook_out.name]
+        outputs = seen[self.hook_out.whole]
         self._out_shape = outputs.shape[2:]
-        flat = outputs.flatten(2)
+        flat = of_head(outputs, self.hook_out)
         residual = flat if self._outputs_are_residual else seen[wanted[0]]
-        return Prefix(tokens, seen[self.hook_in.name].flatten(2), flat, residual)
+        same = self.hook_in == self.hook_out and self.context is None
+        return Prefix(tokens, flat if same else self._read(seen, visible), flat, residual)
+
+    def _read(self, seen: dict[str, Tensor], visible: Tensor | None) -> Tensor:
+        """What the autoencoder reads, ``[batch, position, d_in]``."""
+        inputs = of_head(seen[self.hook_in.whole], self.hook_in)
+        return inputs if self.context is None else self.context.read(inputs, visible)
 
     @torch.no_grad()
     def inputs_at(
@@ -223,8 +253,9 @@ class Cut:
             rows, places: ``[wanted]`` each, without duplicates.
         """
         tokens, rows, places = (each.to(self.model.device) for each in (tokens, rows, places))
-        name, hooks = self.hook_in.name, self._last_mlp_at(tokens.shape, rows, places)
-        return self._seen(tokens, [name], hooks, visible, positions)[name][rows, places].flatten(1)
+        hooks = self._last_mlp_at(tokens.shape, rows, places) if self.context is None else []
+        seen = self._seen(tokens, [self.hook_in.whole], hooks, visible, positions)
+        return self._read(seen, visible)[rows, places]
 
     def _last_mlp_at(self, shape: torch.Size, rows: Tensor, places: Tensor) -> HookFunctions:
         """Hooks that give the MLP of the cut's block only those positions of ``shape``, with zeros elsewhere."""
@@ -298,10 +329,35 @@ class Cut:
         return self._start
 
     def _replacing(self, outputs: Tensor, prefix: Prefix) -> HookFunctions:
-        shaped = outputs.unflatten(2, self._out_shape) if self._out_shape and len(self._out_shape) > 1 else outputs
-        hooks: HookFunctions = [(self.hook_out.name, lambda activation, hook: shaped)]
+        shaped = outputs
+        if self._out_shape and len(self._out_shape) > 1 and self.hook_out.head is None:
+            shaped = outputs.unflatten(2, self._out_shape)
+
+        def replacement(activation: Tensor, hook: Any) -> Tensor:
+            if self.hook_out.head is None:
+                return shaped
+            changed = activation.clone()  # the other heads keep their own activations
+            changed[:, :, self.hook_out.head] = outputs
+            return changed
+
+        hooks: HookFunctions = [(self.hook_out.whole, replacement)]
         if self.hook_out.point == "hook_resid_mid":
             # The hook is at the input of the MLP branch; the residual stream bypasses it and needs the change too.
             change = outputs - prefix.outputs
             hooks.append((f"blocks.{self.hook_out.layer}.hook_out", lambda activation, hook: activation + change))
         return hooks
+
+
+def of_head(activation: Tensor, hook: Hook) -> Tensor:
+    """``[batch, position, width]``: all heads side by side, or the hook's one.
+
+    Raises:
+        SaebenchError: the activations at the hook are not divided into heads, or there is no such head.
+    """
+    if hook.head is None:
+        return activation.flatten(2)
+    if activation.ndim != 4:
+        raise SaebenchError(f"{hook.whole} is not divided into attention heads: there is no {hook}.")
+    if hook.head >= activation.shape[2]:
+        raise SaebenchError(f"The model has no {hook}: its heads there are 0 to {activation.shape[2] - 1}.")
+    return activation[:, :, hook.head]

@@ -81,10 +81,12 @@ def task_activations(
     examples = [example for part in PARTS for example in data.parts[part]]
     numbers: dict[str, int] = {}
     known = "@unknown/" not in cut.model.identity
+    context = {} if cut.context is None else {"context": cut.context.key}
     key = canonical_hash(
         {
             "version": VERSION, "model": cut.model.identity, "device": cut.model.device.type, "hook": cut.hook_in.name,
             "texts": data.sha256, "limits": limits.model_dump(), "every_token": every, "bos": bos,
+            **context,
         }
     )  # fmt: skip
     folder, name = cache_folder() / "probing" / "activations", f"{key}.safetensors"

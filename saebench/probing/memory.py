@@ -50,7 +50,7 @@ def fingerprint(sae: Autoencoder) -> str | None:
     """
     if isinstance(sae, SparseAutoencoder):
         named = [*sae.tensors()]
-        words = f"{sae.activation.describe()}{sae.scaling}"
+        words = f"{sae.activation.describe()}{sae.scaling}{'' if sae.context is None else sae.context.heads}"
     elif isinstance(sae, ForeignAutoencoder) and isinstance(sae.inner, nn.Module):
         named, words = list(sae.inner.state_dict().items()), type(sae.inner).__qualname__
     else:

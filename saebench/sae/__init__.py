@@ -4,11 +4,14 @@ from saebench.sae.activations import Activation, Gated, GroupMax, JumpReLU, ProL
 from saebench.sae.foreign import ForeignAutoencoder, wrap
 from saebench.sae.info import CheckpointInfo
 from saebench.sae.latents import SparseLatents
-from saebench.sae.model import Autoencoder, SparseAutoencoder
+from saebench.sae.model import Autoencoder, SparseAutoencoder, context_of, hook_width
+from saebench.sae.pursuit import MatchingPursuit
 from saebench.sae.scaling import InputScaling
+from saebench.sae.temporal import AttentionLayer, TemporalContext
 
 __all__ = [
     "Activation",
+    "AttentionLayer",
     "Autoencoder",
     "CheckpointInfo",
     "ForeignAutoencoder",
@@ -16,10 +19,14 @@ __all__ = [
     "GroupMax",
     "InputScaling",
     "JumpReLU",
+    "MatchingPursuit",
     "ProLU",
     "ReLU",
     "SparseAutoencoder",
     "SparseLatents",
+    "TemporalContext",
     "TopK",
+    "context_of",
+    "hook_width",
     "wrap",
 ]

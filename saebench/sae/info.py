@@ -13,7 +13,8 @@ class CheckpointInfo:
     Attributes:
         origin: where it came from, as the user gave it.
         format: name of the adapter that recognised it.
-        architecture: ``topk``, ``batchtopk``, ``jumprelu``, ``relu``, ``gated``, ``prolu``, ``groupmax``, ``matryoshka``.
+        architecture: ``topk``, ``batchtopk``, ``jumprelu``, ``relu``, ``gated``, ``prolu``, ``groupmax``, ``matryoshka``,
+            ``matching_pursuit``, ``temporal``.
         d_in: width of the activations it reads; ``d_out`` of those it writes.
         n_latents: width of the dictionary.
         activation: the activation function as JSON data, such as ``{"name": "topk", "k": 32}``.

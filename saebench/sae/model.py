@@ -14,7 +14,9 @@ from saebench.errors import SaebenchError
 from saebench.sae.activations import Activation
 from saebench.sae.info import CheckpointInfo
 from saebench.sae.latents import SparseLatents
+from saebench.sae.pursuit import MatchingPursuit
 from saebench.sae.scaling import InputScaling, Scaled
+from saebench.sae.temporal import TemporalContext
 
 PRE_ACTIVATION_BUDGET = 2**24
 """The most pre-activations held at once (64 MiB in float32). More tokens mean narrower chunks of latents."""
@@ -64,6 +66,8 @@ class SparseAutoencoder:
         W_skip: ``[d_in, d_out]``, a linear skip connection, or None.
         scaling: input scaling, undone on decoding.
         info: where the weights come from.
+        context: what reads whole rows and gives the autoencoder its ``[tokens, d_in]``, where it looks at earlier tokens
+            (the language model is cut with it); else None, and it reads activations themselves.
     """
 
     W_enc: Tensor
@@ -75,6 +79,7 @@ class SparseAutoencoder:
     b_pre: Tensor | None = None
     W_skip: Tensor | None = None
     scaling: InputScaling = field(default_factory=InputScaling)
+    context: TemporalContext | None = None
 
     def __post_init__(self) -> None:
         n, d_in, d_out = self.n_latents, self.d_in, self.d_out
@@ -118,10 +123,13 @@ class SparseAutoencoder:
         if x.shape[0] > most:
             return _join([self.encode(block) for block in x.split(most)])
         scaled, centred = self._prepare(x)
-        selection = self.activation.select(x.shape[0], self.n_latents)
-        for start, stop in self._chunks(x.shape[0]):
-            selection.add(self._product(centred, start, stop), start)
-        indices, values = selection.result()
+        if isinstance(self.activation, MatchingPursuit):
+            indices, values = self.activation.pursue(centred, self.W_dec)
+        else:
+            selection = self.activation.select(x.shape[0], self.n_latents)
+            for start, stop in self._chunks(x.shape[0]):
+                selection.add(self._product(centred, start, stop), start)
+            indices, values = selection.result()
         return SparseLatents(indices, values, self.n_latents, scaled.shift, scaled.factor)
 
     def decode(self, latents: SparseLatents, x: Tensor | None = None) -> Tensor:
@@ -170,6 +178,8 @@ class SparseAutoencoder:
             if tensor is not None:
                 yield name, tensor
         yield from self.activation.parameters().items()
+        if self.context is not None:
+            yield from self.context.tensors()
 
     def check_finite(self) -> None:
         """Raise ``SaebenchError`` where a weight is NaN or infinite; reads the weights in bounded memory."""
@@ -183,7 +193,8 @@ class SparseAutoencoder:
     def to(self, device: torch.device | str) -> SparseAutoencoder:
         """The same autoencoder on another device."""
         moved: dict[str, Any] = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved, activation=self.activation.to(device))
+        context = None if self.context is None else self.context.to(device)
+        return replace(self, **moved, activation=self.activation.to(device), context=context)
 
     def _prepare(self, x: Tensor) -> tuple[Scaled, Tensor]:
         scaled = self.scaling.apply(x.to(self._compute_dtype))
@@ -202,6 +213,17 @@ class SparseAutoencoder:
         size = max(SMALLEST_CHUNK, PRE_ACTIVATION_BUDGET // max(tokens, 1))
         for start in range(0, self.n_latents, size):
             yield start, min(start + size, self.n_latents)
+
+
+def context_of(sae: object) -> TemporalContext | None:
+    """What an autoencoder needs of earlier tokens; None for most, and for other objects."""
+    return sae.context if isinstance(sae, SparseAutoencoder) else None
+
+
+def hook_width(sae: Autoencoder) -> int:
+    """Width of the activations at the hook that an autoencoder reads."""
+    context = context_of(sae)
+    return sae.d_in if context is None else context.width
 
 
 def _join(parts: list[SparseLatents]) -> SparseLatents:

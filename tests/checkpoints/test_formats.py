@@ -31,6 +31,9 @@ CASES: list[tuple[str, str, str, dict[str, Any], str | None, str | None]] = [
             ("topk_rescaled", "topk", {"k": 5}),
             ("abstopk", "topk", {"k": 5}),
             ("jumprelu", "jumprelu", {}),
+            ("matching_pursuit", "matching_pursuit", {"threshold": 0.5, "iterations": 12, "stop_on_repeat": True}),
+            ("matching_pursuit_steps", "matching_pursuit", {"threshold": 0.0, "iterations": 9, "stop_on_repeat": False}),
+            ("matching_pursuit_norm", "matching_pursuit", {"threshold": 0.0, "iterations": 12}),
         )
     ],
     ("saelens/transcoder", "saelens", "relu", {}, "blocks.3.mlp.hook_in", "blocks.3.hook_mlp_out"),

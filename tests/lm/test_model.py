@@ -164,6 +164,76 @@ def test_a_transcoder_reads_one_hook_and_writes_another() -> None:
         lm.cut("blocks.2.hook_resid_pre", "blocks.1.hook_mlp_out")
 
 
+def attention_inputs(plain: torch.nn.Module, name: str, point: str) -> torch.nn.Module:
+    """The plain model's own linear map at block 1 whose input (of ``z``) or output (of ``q``) holds the heads."""
+    block = next(module for module in plain.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == 3)[1]
+    if name == "gpt2":
+        return block.attn.c_proj if point == "z" else block.attn.c_attn  # type: ignore[no-any-return, union-attr]
+    return block.self_attn.o_proj if point == "z" else block.self_attn.q_proj  # type: ignore[no-any-return, union-attr]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("point", ["q", "z"])
+def test_a_single_head_is_read_and_written_alone(name: str, point: str) -> None:
+    """Independent reference: PyTorch hooks on the plain model's own maps change 8 of their channels, head 2."""
+    plain, lm = random_model(name)
+    tokens = torch.randint(0, 200, (2, 12), generator=torch.Generator().manual_seed(0))
+    replacement = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(1))
+    channels, seen = slice(16, 24), []  # queries come first in GPT-2's joint map
+
+    def change(heads: torch.Tensor) -> torch.Tensor:
+        seen.append(heads[..., channels].clone())
+        heads = heads.clone()
+        heads[..., channels] = replacement
+        return heads
+
+    module = attention_inputs(plain, name, point)
+    if point == "z":
+        module.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:]))
+    else:
+        module.register_forward_hook(lambda _, inputs, output: change(output))
+    expected = plain(tokens).logits
+    cut = lm.cut(f"blocks.1.attn.hook_{point}.head_2")
+    prefix = cut.prefix(tokens)
+    assert (cut.d_in, cut.d_out) == (8, 8)
+    torch.testing.assert_close(prefix.inputs, seen[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(cut.suffix(replacement, prefix), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(cut.suffix(prefix.outputs, prefix), lm.logits(tokens), atol=1e-4, rtol=0)
+    rows, places = torch.tensor([1, 0]), torch.tensor([11, 5])
+    torch.testing.assert_close(cut.inputs_at(tokens, rows, places), seen[0][rows, places], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("point", ["q", "k", "v", "z"])
+def test_a_single_head_against_transformer_lens_hooks(point: str) -> None:
+    """The slow plain version: the whole bridged model with a TransformerLens hook that changes one head."""
+    _, lm = random_model("llama")
+    tokens = torch.randint(0, 200, (2, 12), generator=torch.Generator().manual_seed(0))
+    replacement = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(1))
+
+    def change(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        activation = activation.clone()
+        activation[:, :, 1] = replacement
+        return activation
+
+    expected = lm.bridge.run_with_hooks(tokens, fwd_hooks=[(f"blocks.2.attn.hook_{point}", change)])
+    _, cache = lm.bridge.run_with_cache(tokens)
+    cut = lm.cut(f"blocks.2.attn.hook_{point}.head_1")
+    prefix = cut.prefix(tokens)
+    torch.testing.assert_close(prefix.inputs, cache[f"blocks.2.attn.hook_{point}"][:, :, 1])
+    torch.testing.assert_close(cut.suffix(replacement, prefix), expected)
+    assert not torch.allclose(expected, lm.logits(tokens), atol=1e-2)
+
+
+def test_heads_that_are_not_there_are_named() -> None:
+    _, lm = random_model("llama")
+    with pytest.raises(SaebenchError, match=r"no blocks\.1\.attn\.hook_k\.head_2: its heads there are 0 to 1"):
+        lm.cut("blocks.1.attn.hook_k.head_2")
+    with pytest.raises(SaebenchError, match=r"blocks\.1\.hook_resid_post is not divided into attention heads"):
+        lm.cut("blocks.1.hook_resid_post.head_0")
+    with pytest.raises(SaebenchError, match="its layers are 0 to 2"):
+        lm.cut("blocks.3.attn.hook_z.head_0")
+
+
 def test_missing_hooks_and_models_are_named() -> None:
     _, lm = random_model("neox")
     with pytest.raises(SaebenchError, match="the nearest it has is"):
