@@ -96,6 +96,8 @@ def stream(
             batch = _clean(cut, tokens, ~excluded, loss_mask, splicing, clock)
             places = _Places(batch, shared)
             shared.moments.update(places.targets, places.rows, tokens.shape[0], places.groups)
+            for part, moments in shared.parts.values():
+                moments.update(places.targets[:, part], places.rows, tokens.shape[0], places.groups)
             for one in evaluated:
                 _evaluate_batch(one, cut, batch, places, clock)
             advance(tokens.numel())

@@ -8,7 +8,7 @@ from typing import Any
 from saebench.checkpoints.given import open_questions
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
-from saebench.lm.hooks import Hook
+from saebench.lm.hooks import Hook, Place
 from saebench.lm.loading import read_config
 from saebench.sae import CheckpointInfo
 
@@ -60,12 +60,13 @@ def check_nothing_open(info: CheckpointInfo, model: str | LanguageModel | None, 
     raise SaebenchError(open_questions(info.origin, missing))
 
 
-def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Hook, Hook]) -> None:
+def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Place, Place]) -> None:
     """Raise ``SaebenchError`` where the model has too few layers or another width than the checkpoint."""
     config = read_config(name)
     check_centring(name, config, info)
     layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
-    for hook, size, does in ((hooks[0], info.d_in, "reads"), (hooks[1], info.d_out, "writes")):
+    sides = ((hooks[0], info.d_in, "reads"), (hooks[1], info.d_out, "writes"))
+    for hook, size, does in ((hook, size // len(place.hooks), does) for place, size, does in sides for hook in place.hooks):
         if layers is not None and not 0 <= hook.layer < layers:
             raise SaebenchError(f"{name} has no {hook}: its layers are 0 to {layers - 1}.")
         if width is not None and hook.point in _WIDTH_OF_MODEL and size != width:

@@ -20,7 +20,7 @@ from saebench.evaluation.settings import DEFAULT_CONTEXT, TOKENS_PER_BATCH, Eval
 from saebench.evaluators.base import Setup, StreamingEvaluator, find_evaluators
 from saebench.evaluators.shared import Shared, make_shared
 from saebench.lm import Cut, LanguageModel
-from saebench.lm.hooks import Hook, parse_hook
+from saebench.lm.hooks import Place, parse_place
 from saebench.lm.loading import load_tokenizer, pick_device, read_config
 from saebench.notices import collect_notices
 from saebench.progress import Progress
@@ -141,13 +141,13 @@ class EvaluationRun:
         check_nothing_open(info, self.settings.model, self.settings.hook)
         return info
 
-    def _hooks(self, info: CheckpointInfo | None) -> tuple[Hook, Hook]:
+    def _hooks(self, info: CheckpointInfo | None) -> tuple[Place, Place]:
         reads = self.settings.hook or (info.hook_in if info is not None else None)
         if reads is None:
             raise SaebenchError("The checkpoint does not say where it reads: give the hook with --hook.")
         own_out = info.hook_out if info is not None and self.settings.hook is None else None
         writes = self.settings.hook_out or own_out or reads
-        return parse_hook(reads), parse_hook(writes)
+        return parse_place(reads), parse_place(writes)
 
     def _load_model(self) -> LanguageModel:
         if isinstance(self.model_name, LanguageModel):
@@ -202,7 +202,7 @@ class EvaluationRun:
     def _evaluate_hook(
         self, indices: list[int], saes: list[Autoencoder], cut: Cut, corpus: TokenCorpus
     ) -> dict[int, Result]:
-        shared = make_shared(corpus, len(cut.model.tokenizer))
+        shared = make_shared(corpus, len(cut.model.tokenizer), cut.parts)
         records = [self._record(index, sae, cut, corpus) for index, sae in zip(indices, saes, strict=True)]
         streaming: list[tuple[Record, EvaluatedAutoencoder]] = []
         for record in records:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from saebench.evaluators.base import CleanBatch, Measured, Setup, StreamingEvaluator, TokenBlock
 from saebench.evaluators.geometry import alignment, max_similarity, sampled_latents
@@ -17,6 +18,7 @@ from saebench.evaluators.reconstruction_metrics import (
     density_histogram,
     error_metrics,
     geometry_metrics,
+    part_metrics,
     sparsity_metrics,
 )
 from saebench.results import EvaluatorResult, Metric
@@ -34,7 +36,8 @@ class Reconstruction(StreamingEvaluator):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.sums = RowSums(SUMS)
+        self.parts = {name: part for name, (part, _) in setup.shared.parts.items()}
+        self.sums = RowSums((*SUMS, *(f"squared_error {name}" for name in self.parts)))
         self.active_counts = torch.zeros(setup.sae.n_latents, dtype=torch.int64)
         self.l0_histogram = torch.zeros(setup.sae.n_latents + 1, dtype=torch.int64)
         context = setup.corpus.tokens.shape[1]
@@ -70,6 +73,7 @@ class Reconstruction(StreamingEvaluator):
             dot=dot,
             l0=l0,
             l1=block.latents.l1(),
+            **{f"squared_error {name}": _squares(block, part) for name, part in self.parts.items()},
         )
         active = block.latents.indices[block.latents.active]
         self.active_counts += torch.bincount(active, minlength=self.active_counts.numel()).cpu()
@@ -93,7 +97,7 @@ class Reconstruction(StreamingEvaluator):
 
     def compute(self) -> EvaluatorResult:
         """All metrics and the curves behind the report's figures."""
-        moments = self.setup.shared.moments
+        moments, parts = self.setup.shared.moments, self.setup.shared.parts
         density = density_histogram(self.active_counts, int(self.sums.total("tokens")))
         latents = self._latents()
         return self.result(
@@ -101,6 +105,7 @@ class Reconstruction(StreamingEvaluator):
                 *error_metrics(self.sums, moments.variance_by_row(), moments.unit_variance, self.setup.sae.d_out),
                 *sparsity_metrics(self.sums, density, self.setup.sae.n_latents),
                 *geometry_metrics(latents, self.setup.sae.n_latents),
+                *part_metrics(self.sums, {name: moments.variance_by_row() for name, (_, moments) in parts.items()}),
             ],
             {
                 "density_histogram": density,
@@ -108,7 +113,11 @@ class Reconstruction(StreamingEvaluator):
                 "normalised_mse_by_position": self._by_position(),
                 "normalised_mse_by_token_frequency": self._by_frequency(),
                 "unit_variance": moments.unit_variance,
-                "by_row": {"variance": digits(moments.variance_by_row()), **self.sums.record()},
+                "by_row": {
+                    "variance": digits(moments.variance_by_row()),
+                    **{f"variance {name}": digits(each.variance_by_row()) for name, (_, each) in parts.items()},
+                    **self.sums.record(),
+                },
                 "by_latent": latents,
             },
         )
@@ -117,12 +126,15 @@ class Reconstruction(StreamingEvaluator):
     def recomputed(cls, found: EvaluatorResult, measured: Measured) -> list[Metric]:
         """All metrics, from the sums by row and by group of latents."""
         details = found.details
-        sums = RowSums.read(details["by_row"], SUMS)
+        names = [name.removeprefix("variance ") for name in details["by_row"] if name.startswith("variance ")]
+        sums = RowSums.read(details["by_row"], (*SUMS, *(f"squared_error {name}" for name in names)))
+        parts = {name: read_columns(details["by_row"], [f"variance {name}"]).flatten() for name in names}
         (variance,) = read_columns(details["by_row"], ["variance"]).unbind(dim=1)
         return [
             *error_metrics(sums, variance, float(details["unit_variance"]), measured.d_out),
             *sparsity_metrics(sums, details["density_histogram"], measured.n_latents),
             *geometry_metrics(details["by_latent"], measured.n_latents),
+            *part_metrics(sums, parts),
         ]
 
     def _latents(self) -> dict[str, Any]:
@@ -160,3 +172,9 @@ class Reconstruction(StreamingEvaluator):
         values = self.error_by["frequency"][keep] / variances.cpu()[keep]
         lower = [edge for edge, kept in zip(self.setup.shared.frequency_edges, keep.tolist(), strict=True) if kept]
         return {"least_occurrences": lower, "value": digits(values), "tokens": digits(counts[keep])}
+
+
+def _squares(block: TokenBlock, part: slice) -> Tensor:
+    """``[tokens]``: squared errors in a part of the outputs."""
+    squares: Tensor = (block.reconstruction[:, part] - block.targets[:, part]).square().sum(dim=1)
+    return squares

@@ -82,6 +82,27 @@ def error_metrics(sums: RowSums, variance: Tensor, unit_variance: float, width: 
     ]
 
 
+def part_metrics(sums: RowSums, variances: Mapping[str, Tensor]) -> list[Metric]:
+    """The normalised MSE at each place, for an autoencoder that writes at several; ``normalised_mse`` is that of all.
+
+    Args:
+        sums: by row, with ``squared_error NAME`` of each place.
+        variances: ``[rows]`` each, of the targets at each place.
+    """
+    over = Counted(int(sums.total("tokens")))
+    return [
+        over.metric(
+            f"normalised_mse {name}",
+            ratio_estimate(sums.column(f"squared_error {name}"), variance),
+            "1",
+            "lower",
+            f"The same at {name} alone; normalised_mse is over all {len(variances)} places together",
+            "the activations are constant over the counted tokens",
+        )
+        for name, variance in variances.items()
+    ]
+
+
 def sparsity_metrics(sums: RowSums, density: Mapping[str, Any], latents: int) -> list[Metric]:
     """L0, L1 and shares of dead and dense latents.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,7 @@ class Shared:
 
     Attributes:
         moments: of the activations at the output hook.
+        parts: of an autoencoder that writes at several places, the part of the activations at each and its moments.
         ablated: row sums of the model with its activations replaced by 0 (``zero``) and by their mean (``mean``), in
             the same rows; filled once the mean is known.
         frequency_bin: ``[vocabulary]``, each token's group by its frequency in the corpus.
@@ -120,18 +122,23 @@ class Shared:
     """
 
     moments: Moments
+    parts: dict[str, tuple[slice, Moments]]
     frequency_bin: Tensor
     frequency_edges: list[int]
     ablated: dict[str, RowSums] = field(default_factory=dict)
 
 
-def make_shared(corpus: TokenCorpus, vocabulary: int) -> Shared:
-    """Start the shared figures for a corpus: tokens are grouped by their frequency in it, in powers of four."""
+def make_shared(corpus: TokenCorpus, vocabulary: int, parts: Mapping[str, slice] | None = None) -> Shared:
+    """Start the shared figures for a corpus: tokens are grouped by their frequency in it, in powers of four.
+
+    ``parts`` are those of the cut.
+    """
     counts = torch.bincount(corpus.tokens.flatten(), minlength=vocabulary)
     edges = [4**power for power in range(int(counts.max()).bit_length() // 2 + 1)]
     bins = torch.bucketize(counts.clamp_min(1), torch.tensor(edges), right=True) - 1
     return Shared(
         moments=Moments(corpus.tokens.shape[1], len(edges)),
+        parts={name: (part, Moments(corpus.tokens.shape[1], len(edges))) for name, part in (parts or {}).items()},
         frequency_bin=bins,
         frequency_edges=edges,
     )

@@ -78,8 +78,62 @@ class Hook:
         """Whether it is the residual stream after its block."""
         return self.head is None and self.point in ("hook_resid_post", "hook_out")
 
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """The one place: ``HookSet`` has several."""
+        return (self,)
+
     def __str__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True)
+class HookSet:
+    """Several places, which one autoencoder reads or writes together: their activations stand side by side, in this order.
+
+    It answers as ``Hook`` does; ``layer`` is that of the first place.
+    """
+
+    hooks: tuple[Hook, ...]
+
+    head = None
+    is_residual = False
+    is_block_output = False
+
+    @property
+    def layer(self) -> int:
+        """The lowest block of the places."""
+        return min(hook.layer for hook in self.hooks)
+
+    @property
+    def point(self) -> str:
+        """The point that all have, else their points."""
+        return ",".join(dict.fromkeys(hook.point for hook in self.hooks))
+
+    @property
+    def name(self) -> str:
+        """The names, separated by commas."""
+        return ",".join(hook.name for hook in self.hooks)
+
+    whole = name
+
+    def __str__(self) -> str:
+        return f"{self.hooks[0]} and {len(self.hooks) - 1} more places"
+
+
+Place = Hook | HookSet
+
+
+def parse_place(text: str) -> Place:
+    """One hook, or several separated by commas.
+
+    Raises:
+        SaebenchError: no spelling fits, or a place is named twice.
+    """
+    found = tuple(parse_hook(part) for part in text.split(","))
+    if len(set(found)) < len(found):
+        raise SaebenchError(f"{text!r} names a place twice.")
+    return found[0] if len(found) == 1 else HookSet(found)
 
 
 def parse_hook(text: str) -> Hook:

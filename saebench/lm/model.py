@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from saebench.errors import SaebenchError
 from saebench.lm.bridge import HookFunctions, NoCache, PassThrough, Stop, cache_argument, find_layers, rename_cache
-from saebench.lm.hooks import Hook, check_hook, parse_hook
+from saebench.lm.hooks import Hook, Place, check_hook, parse_place
 from saebench.lm.loading import load_pretrained, pick_device
 from saebench.lm.quiet import quiet
 
@@ -148,21 +148,23 @@ class LanguageModel:
         result: Tensor = self.bridge(tokens.to(self.device))
         return result
 
-    def cut(self, hook_in: str | Hook, hook_out: str | Hook | None = None, context: ContextReader | None = None) -> Cut:
+    def cut(self, hook_in: str | Place, hook_out: str | Place | None = None, context: ContextReader | None = None) -> Cut:
         """Cut the model where an autoencoder reads (``hook_in``) and writes (``hook_out``, the same by default).
 
         Args:
-            hook_in, hook_out: places in the model.
+            hook_in, hook_out: places in the model; several of each, separated by commas, for an autoencoder across layers.
             context: of an autoencoder that reads earlier tokens too.
 
         Raises:
             SaebenchError: the model lacks the hook (the nearest is suggested) or the head, or writes before it reads.
         """
-        reads = parse_hook(hook_in) if isinstance(hook_in, str) else hook_in
-        writes = reads if hook_out is None else parse_hook(hook_out) if isinstance(hook_out, str) else hook_out
+        reads = parse_place(hook_in) if isinstance(hook_in, str) else hook_in
+        writes = reads if hook_out is None else parse_place(hook_out) if isinstance(hook_out, str) else hook_out
         known = [name for name in self.bridge.hook_dict if name.startswith("blocks.")]
-        for hook in (reads, writes):
+        for hook in (*reads.hooks, *writes.hooks):
             check_hook(hook, known, self.n_layers)
+        if len(writes.hooks) > 1 and any(hook.point == "hook_resid_mid" for hook in writes.hooks):
+            raise SaebenchError("Reconstructions at several places cannot be spliced in at hook_resid_mid: use other hooks.")
         if writes.layer < reads.layer:
             raise SaebenchError(f"The autoencoder reads at {reads} but writes at {writes}, which comes earlier.")
         return Cut(self, reads, writes, context)
@@ -207,13 +209,22 @@ class Cut:
         d_in: width of the activations at ``hook_in``, or of what ``context`` makes of them; ``d_out`` at ``hook_out``.
     """
 
-    def __init__(self, model: LanguageModel, hook_in: Hook, hook_out: Hook, context: ContextReader | None = None) -> None:
+    def __init__(self, model: LanguageModel, hook_in: Place, hook_out: Place, context: ContextReader | None = None) -> None:
         self.model, self.hook_in, self.hook_out, self.context = model, hook_in, hook_out, context
         self._outputs_are_residual = hook_out.is_residual
         self._start = hook_out.layer + 1 if hook_out.is_block_output else hook_out.layer
-        self._out_shape: torch.Size | None = None
+        self._shapes: list[torch.Size] = []
         trial = self.prefix(torch.zeros(1, 2, dtype=torch.long))
         self.d_in, self.d_out = trial.inputs.shape[-1], trial.outputs.shape[-1]
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Where each written place lies in the outputs, by its name; empty where there is a single one."""
+        ends = [0]
+        for shape, hook in zip(self._shapes, self.hook_out.hooks, strict=True):
+            ends.append(ends[-1] + (shape[-1] if hook.head is not None else shape.numel()))
+        named = [hook.name for hook in self.hook_out.hooks]
+        return {} if len(named) == 1 else {name: slice(*ends[at : at + 2]) for at, name in enumerate(named)}
 
     @torch.no_grad()
     def prefix(self, tokens: Tensor, visible: Tensor | None = None, positions: Tensor | None = None) -> Prefix:
@@ -226,20 +237,19 @@ class Cut:
             positions: ``[batch, position]``, each token's position in its text; given together with ``visible``.
         """
         tokens = tokens.to(self.model.device)
-        wanted = [self.hook_in.whole, self.hook_out.whole]
+        wanted = [hook.whole for hook in (*self.hook_in.hooks, *self.hook_out.hooks)]
         if not self._outputs_are_residual:
             wanted.insert(0, f"blocks.{self._start}.hook_in")
         seen = self._seen(tokens, wanted, [], visible, positions)
-        outputs = seen[self.hook_out.whole]
-        self._out_shape = outputs.shape[2:]
-        flat = of_head(outputs, self.hook_out)
+        self._shapes = [seen[hook.whole].shape[2:] for hook in self.hook_out.hooks]
+        flat = side_by_side(seen, self.hook_out)
         residual = flat if self._outputs_are_residual else seen[wanted[0]]
         same = self.hook_in == self.hook_out and self.context is None
         return Prefix(tokens, flat if same else self._read(seen, visible), flat, residual)
 
     def _read(self, seen: dict[str, Tensor], visible: Tensor | None) -> Tensor:
         """What the autoencoder reads, ``[batch, position, d_in]``."""
-        inputs = of_head(seen[self.hook_in.whole], self.hook_in)
+        inputs = side_by_side(seen, self.hook_in)
         return inputs if self.context is None else self.context.read(inputs, visible)
 
     @torch.no_grad()
@@ -254,7 +264,7 @@ class Cut:
         """
         tokens, rows, places = (each.to(self.model.device) for each in (tokens, rows, places))
         hooks = self._last_mlp_at(tokens.shape, rows, places) if self.context is None else []
-        seen = self._seen(tokens, [self.hook_in.whole], hooks, visible, positions)
+        seen = self._seen(tokens, [hook.whole for hook in self.hook_in.hooks], hooks, visible, positions)
         return self._read(seen, visible)[rows, places]
 
     def _last_mlp_at(self, shape: torch.Size, rows: Tensor, places: Tensor) -> HookFunctions:
@@ -329,23 +339,35 @@ class Cut:
         return self._start
 
     def _replacing(self, outputs: Tensor, prefix: Prefix) -> HookFunctions:
-        shaped = outputs
-        if self._out_shape and len(self._out_shape) > 1 and self.hook_out.head is None:
-            shaped = outputs.unflatten(2, self._out_shape)
-
-        def replacement(activation: Tensor, hook: Any) -> Tensor:
-            if self.hook_out.head is None:
-                return shaped
-            changed = activation.clone()  # the other heads keep their own activations
-            changed[:, :, self.hook_out.head] = outputs
-            return changed
-
-        hooks: HookFunctions = [(self.hook_out.whole, replacement)]
+        """Hooks that put ``outputs`` (``[batch, position, d_out]``) in place, at every place that is written."""
+        hooks: HookFunctions = []
+        widths = [part.stop - part.start for part in self.parts.values()] or [outputs.shape[-1]]
+        for hook, shape, part in zip(self.hook_out.hooks, self._shapes, outputs.split(widths, dim=-1), strict=True):
+            hooks.append((hook.whole, _replacement(part, shape, hook.head)))
         if self.hook_out.point == "hook_resid_mid":
             # The hook is at the input of the MLP branch; the residual stream bypasses it and needs the change too.
             change = outputs - prefix.outputs
             hooks.append((f"blocks.{self.hook_out.layer}.hook_out", lambda activation, hook: activation + change))
         return hooks
+
+
+def _replacement(outputs: Tensor, shape: torch.Size, head: int | None) -> Callable[..., Tensor]:
+    shaped = outputs.unflatten(2, shape) if len(shape) > 1 and head is None else outputs
+
+    def replacement(activation: Tensor, hook: Any) -> Tensor:
+        if head is None:
+            return shaped
+        changed = activation.clone()  # the other heads keep their own activations
+        changed[:, :, head] = outputs
+        return changed
+
+    return replacement
+
+
+def side_by_side(seen: dict[str, Tensor], place: Place) -> Tensor:
+    """``[batch, position, width]``: the activations of a place, or of several side by side."""
+    found = [of_head(seen[hook.whole], hook) for hook in place.hooks]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
 
 def of_head(activation: Tensor, hook: Hook) -> Tensor:
