@@ -38,6 +38,10 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Learning rate; by default it falls as 1/sqrt(n).")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Coefficient of the sparsity penalty.")] = None,
     target_l0: Annotated[float | None, typer.Option(help="Adapt the penalty to reach this L0.")] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help="Train a control whose decoder, soft-decoder or encoder stays random.")
+    ] = None,
+    cone: Annotated[float | None, typer.Option(help="Of a soft-decoder: smallest cosine with its start (0.8).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation and order.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Cache folder of activations, for further runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Resume from the last checkpoint in the folder.")] = False,
@@ -47,7 +51,8 @@ def train(
     from saebench.training.config import make_config, read_recipe
 
     given = {"arch": arch, "n": n, "k": k, "model": model, "hook": hook, "corpus": corpus, "tokens": tokens, "batch": batch,
-             "context": context, "lr": lr, "sparsity": sparsity, "target_l0": target_l0, "seed": seed}  # fmt: skip
+             "context": context, "lr": lr, "sparsity": sparsity, "target_l0": target_l0, "seed": seed,
+             "freeze": freeze, "cone": cone}  # fmt: skip
     settings = read_recipe(recipe) if recipe else {}
     settings = {name: value for name, value in settings.items() if name not in SWEEP}
     config = make_config(settings | {name: value for name, value in given.items() if value is not None})

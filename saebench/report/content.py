@@ -110,6 +110,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
     found = [
         ("Autoencoder", sae.origin),
         ("Architecture", f"{sae.architecture}{f' ({kind})' if kind else ''}, {sae.n_latents:,} latents, {widths}"),
+        *((("Trained control", str(sae.training["control"])),) if sae.training.get("control") else ()),
         ("Model", f"{model.name}, {model.dtype}"),
         ("Hook", sae.hook_in if sae.hook_in == sae.hook_out else f"{sae.hook_in} → {sae.hook_out}"),
         ("Text", f"{corpus.name}{revision}: {corpus.rows:,} rows of {corpus.context} tokens"),

@@ -137,7 +137,7 @@ class _Pick(torch.autograd.Function):
         x, encoder, rows, columns = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         entries = Entries(rows, columns, x.shape[0])
-        to_encoder = sum_by_latent(entries, gradient, x, encoder.shape[0])
+        to_encoder = sum_by_latent(entries, gradient, x, encoder.shape[0]) if ctx.needs_input_grad[1] else None
         to_bias = torch.zeros(encoder.shape[0], dtype=gradient.dtype, device=x.device).index_add_(0, columns, gradient)
         to_x = sum_rows(entries, gradient, encoder) if ctx.needs_input_grad[0] else None
         return to_x, to_encoder, to_bias, None, None, None

@@ -13,6 +13,8 @@ from saebench.errors import SaebenchError, check_at_least
 from saebench.sae.scaling import ScalingKind
 
 ARCHITECTURES = ("topk", "multitopk", "batchtopk", "jumprelu", "relu", "gated", "prolu", "matryoshka")
+DEFAULT_CONE = 0.8
+FREEZES = ("decoder", "soft-decoder", "encoder")
 PENALISED = ("jumprelu", "relu", "gated", "prolu")
 """Architectures whose L0 is controlled by a penalty."""
 _LEAST = dict.fromkeys(("n", "k", "tokens", "batch", "context", "checkpoint_every"), 1) | dict.fromkeys(
@@ -44,6 +46,8 @@ class TrainingConfig:
         dead_after_tokens: a latent that has not been active for this many tokens is dead.
         beta2: of Adam; ``ema``: decay of the average of the weights.
         group_sizes: of Matryoshka prefixes.
+        freeze: what stays random, for a trained control: ``decoder`` or ``encoder`` (directions stay as initialised),
+            ``soft-decoder`` (each decoder direction keeps at least the cosine ``cone`` with its start), or nothing.
         seed: of initialisation and of the order of the data.
         checkpoint_every: steps between checkpoints.
         device: to train on; the accelerator where there is one by default.
@@ -76,6 +80,8 @@ class TrainingConfig:
     beta2: float = 0.999
     ema: float = 0.999
     group_sizes: tuple[int, ...] = ()
+    freeze: str = ""
+    cone: float = DEFAULT_CONE
     seed: int = 0
     checkpoint_every: int = 500
     device: str = ""
@@ -86,6 +92,14 @@ class TrainingConfig:
         if self.arch not in ARCHITECTURES:
             raise SaebenchError(f"There is no architecture {self.arch!r}; choose from {', '.join(ARCHITECTURES)}.")
         check_at_least(self, _LEAST)
+        if self.freeze and self.freeze not in FREEZES:
+            raise SaebenchError(f"freeze is {self.freeze!r}; choose from {', '.join(FREEZES)}.")
+        if not 0 <= self.cone < 1:
+            raise SaebenchError(f"cone is {self.cone}, but a cosine from 0 to below 1 is needed.")
+        if self.cone != DEFAULT_CONE and self.freeze != "soft-decoder":
+            raise SaebenchError(
+                "cone is for freeze = 'soft-decoder' alone; nothing else is kept within a cosine of its start."
+            )
         if self.k > self.n:
             raise SaebenchError(f"k = {self.k} is larger than n = {self.n}: at most n latents can be active.")
         if self.target_l0 and self.arch not in PENALISED:

@@ -11,6 +11,7 @@ from saebench.errors import SaebenchError
 from saebench.lm.loading import pick_device
 from saebench.sae import CheckpointInfo, InputScaling, SparseAutoencoder
 from saebench.training.config import TrainingConfig
+from saebench.training.controls import control_kind, project_onto_cones
 from saebench.training.mesh import Mesh
 from saebench.training.objectives import Objective, Weights, make_objective
 from saebench.training.recipe import (
@@ -50,6 +51,9 @@ class Trainer:
         decoder = initial_decoder(config.n, sample.shape[1], config.seed, mesh.latents(config.n)).to(self.device)
         encoder = initial_encoder(decoder, config.k, config.seed, mesh)
         self.weights = Weights(encoder, decoder, geometric_median(scaled))
+        if config.freeze in ("decoder", "encoder"):
+            getattr(self.weights, config.freeze).requires_grad_(False)
+        self._start = decoder if config.freeze == "soft-decoder" else None
         self.objective: Objective = make_objective(config, self.weights, mesh)
         self._outcome = torch.compile(self.objective.outcome) if config.compile else self.objective.outcome
         self.objective.variance = float((scaled - scaled.mean(dim=0)).square().sum(dim=1).mean())
@@ -61,7 +65,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             trained, lr=config.learning_rate, betas=(0.9, config.beta2), eps=6.25e-10, fused=True
         )
-        self.average = Average(self._tensors(), config.ema)
+        self.average = Average({name: each for name, each in self._tensors().items() if name != config.freeze}, config.ema)
         self.silent_tokens = torch.zeros(self.weights.n, dtype=torch.int64, device=self.device)
         self.step = self.first_step = 0
         self.history: list[tuple[int, float, float, float]] = []
@@ -106,8 +110,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
         self.optimizer.step()
-        if self.objective.unit_decoder:
+        if self.objective.unit_decoder and decoder.requires_grad:
             normalise_decoder(decoder)
+            if self._start is not None:
+                project_onto_cones(decoder, self._start, self.config.cone)
 
     @property
     def dead_share(self) -> float:
@@ -117,7 +123,8 @@ class Trainer:
 
     def sae(self, averaged: bool = False) -> SparseAutoencoder:
         """The current autoencoder, or with the averaged weights."""
-        tensors = self.average.value() if averaged else {name: each.clone() for name, each in self._tensors().items()}
+        tensors = {name: each.clone() for name, each in self._tensors().items()}
+        tensors |= self.average.value() if averaged else {}
         present = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         with torch.no_grad():
             for name, parameter in self.parameters.items():
@@ -174,7 +181,7 @@ class Trainer:
         Raises:
             SaebenchError: it was made with other settings (they are named).
         """
-        before, now = state["config"], self.config.record()
+        before, now = TrainingConfig().record() | state["config"], self.config.record()
         different = sorted(
             key for key in now if before.get(key) != now[key] and key not in ("checkpoint_every", "device", "compile")
         )
@@ -217,6 +224,8 @@ class Trainer:
             "history": {name: [row[place] for row in thinned] for place, name in enumerate(names)},
             "final": {name: sum(row[place] for row in recent) / len(recent) for place, name in enumerate(names) if place},
         }
+        if self.config.freeze:
+            record["control"] = control_kind(self.config.freeze, self.config.cone)
         if self.config.target_l0:
             reached = record["final"]["l0"]
             record["target_l0"] = {
