@@ -189,7 +189,7 @@ def convert(
     from saebench import checkpoints
     from saebench.checkpoints.convert import convert as write
 
-    sae = checkpoints.load(checkpoint, activation=activation, scale=scale)
+    sae = checkpoints.load_one(checkpoint, activation=activation, scale=scale)
     write(replace(sae, info=sae.info.with_places(model, hook)), out, format)
     console.print(Text(f"Written: {out}"))
 

@@ -15,7 +15,7 @@ from saebench.checkpoints.given import Given
 from saebench.checkpoints.native import save_native
 from saebench.errors import SaebenchError
 from saebench.notices import notice
-from saebench.sae import CheckpointInfo, SparseAutoencoder
+from saebench.sae import AnyAutoencoder, CheckpointInfo, SparseAutoencoder
 
 GROUP = "saebench.checkpoints"
 
@@ -113,7 +113,7 @@ def load(
     format: str | None = None,
     activation: str | None = None,
     scale: str | None = None,
-) -> SparseAutoencoder:
+) -> AnyAutoencoder:
     """Load a checkpoint of any format.
 
     Args:
@@ -133,7 +133,22 @@ def load(
     sae.check_finite()
     for what, how in sae.info.assumed.items():
         notice(f"{Path(str(origin)).name}: {what}: {how}")
-    hashes = [location.sha256(name) for name in adapter.weights_files(location)]
+    hashes = adapter.hashes(location)
     combined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     sae = replace(sae, info=replace(sae.info, weights_sha256=combined))
     return sae if device == "cpu" else sae.to(device)
+
+
+def load_one(origin: str | Path, device: str = "cpu", **given: str | None) -> SparseAutoencoder:
+    """As ``load``, for what needs the weights of one encoder and decoder.
+
+    Raises:
+        SaebenchError: as ``load``, or it is an autoencoder across layers.
+    """
+    sae = load(origin, device, **given)
+    if not isinstance(sae, SparseAutoencoder):
+        raise SaebenchError(
+            f"{Path(str(origin)).name} is a {sae.info.architecture}: it can be evaluated, but this command reads "
+            "autoencoders of one encoder and decoder."
+        )
+    return sae

@@ -18,7 +18,7 @@ from saebench.checkpoints.checked import check_archive
 from saebench.checkpoints.given import Given
 from saebench.errors import SaebenchError
 from saebench.files import require_hub
-from saebench.sae import CheckpointInfo, SparseAutoencoder
+from saebench.sae import AnyAutoencoder, CheckpointInfo
 
 LARGEST_JSON = 20 * 2**20
 METADATA_SUFFIXES = (".json", ".yaml", ".yml")
@@ -165,7 +165,7 @@ class Adapter(ABC):
         )  # fmt: skip
 
     @abstractmethod
-    def load(self, location: Location) -> SparseAutoencoder:
+    def load(self, location: Location) -> AnyAutoencoder:
         """The autoencoder. ``info.weights_sha256`` is filled in by the caller from ``weights_file``."""
 
     @abstractmethod
@@ -175,6 +175,10 @@ class Adapter(ABC):
     def weights_files(self, location: Location) -> list[str]:
         """All files that hold weights, for formats that divide them among several."""
         return [self.weights_file(location)]
+
+    def hashes(self, location: Location) -> list[str]:
+        """The SHA-256 of each of them."""
+        return [location.sha256(name) for name in self.weights_files(location)]
 
 
 class PairAdapter(Adapter):

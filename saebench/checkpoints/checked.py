@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from saebench.errors import SaebenchError
-from saebench.sae import CheckpointInfo, SparseAutoencoder, hook_width
+from saebench.sae import AnyAutoencoder, CheckpointInfo, hook_width
 
 WEIGHT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LARGEST_RATIO = 1100
@@ -46,7 +46,7 @@ def _whole(info: CheckpointInfo, name: str, value: Any) -> None:
         raise SaebenchError(f"{info.origin} gives {value!r} for {name}; a positive whole number is needed.")
 
 
-def check_weights(sae: SparseAutoencoder) -> None:
+def check_weights(sae: AnyAutoencoder) -> None:
     """Check that weights are numbers of a type that autoencoders have, and as many as the metadata says.
 
     Raises:

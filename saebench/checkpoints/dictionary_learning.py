@@ -35,11 +35,12 @@ class DictionaryLearning(PairAdapter):
     config, weights = CONFIG, WEIGHTS
 
     def recognise(self, location: Location) -> bool:
-        """By its two files and the section ``trainer``."""
+        """By its two files and the section ``trainer``; crosscoders are read as weights alone."""
         named = location.file in (None, CONFIG, WEIGHTS) or _STEP.fullmatch(str(location.file))
         if not (location.has(CONFIG) and location.has(self.weights_file(location)) and named):
             return False
-        return isinstance(location.json(CONFIG).get("trainer"), dict)
+        trainer = location.json(CONFIG).get("trainer")
+        return isinstance(trainer, dict) and "CrossCoder" not in str(trainer.get("dict_class"))
 
     def weights_file(self, location: Location) -> str:
         """``ae.pt``, or the checkpoint of a step that the user named."""

@@ -37,7 +37,9 @@ def dictionary(
     if b is not None:
         check_pair(checkpoints.inspect(a), checkpoints.inspect(b))
     metrics, details = (
-        geometry(checkpoints.load(a), seed) if b is None else compare(checkpoints.load(a), checkpoints.load(b), seed)
+        geometry(checkpoints.load_one(a), seed)
+        if b is None
+        else compare(checkpoints.load_one(a), checkpoints.load_one(b), seed)
     )
     table = Table("Metric", "Value", "", "What it is", show_edge=False)
     for each in metrics:

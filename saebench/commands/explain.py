@@ -171,7 +171,7 @@ def _load(checkpoint: str, collected: ActivatingExamples) -> SparseAutoencoder:
     """The checkpoint, which must be the one that the examples were collected from."""
     from saebench import checkpoints
 
-    sae, record = checkpoints.load(checkpoint), collected.manifest["sae"]
+    sae, record = checkpoints.load_one(checkpoint), collected.manifest["sae"]
     theirs, own = record.get("weights_sha256"), sae.info.weights_sha256
     if collected.n_latents != sae.n_latents or (theirs and own and theirs != own):
         raise SaebenchError(

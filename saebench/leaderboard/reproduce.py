@@ -21,7 +21,7 @@ from saebench.leaderboard.benchmark import Benchmark
 from saebench.leaderboard.submission import Submission
 from saebench.progress import Progress
 from saebench.results import EvaluatorResult, Result
-from saebench.sae import SparseAutoencoder
+from saebench.sae import AnyAutoencoder
 
 ARITHMETIC = 1e-3
 """Relative tolerance for other processors and batch sizes, of a value and of the mean size of its column."""
@@ -81,7 +81,7 @@ def draw(result: Result, share: float, seed: int) -> Part:
 def reproduce(
     submission: Submission,
     benchmark: Benchmark,
-    sae: SparseAutoencoder,
+    sae: AnyAutoencoder,
     part: Part,
     data_dir: str | None,
     progress: Progress,

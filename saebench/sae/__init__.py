@@ -4,6 +4,7 @@ from saebench.sae.activations import Activation, Gated, GroupMax, JumpReLU, ProL
 from saebench.sae.foreign import ForeignAutoencoder, wrap
 from saebench.sae.info import CheckpointInfo
 from saebench.sae.latents import SparseLatents
+from saebench.sae.layered import AnyAutoencoder, LayeredAutoencoder
 from saebench.sae.model import Autoencoder, SparseAutoencoder, context_of, hook_width
 from saebench.sae.pursuit import MatchingPursuit
 from saebench.sae.scaling import InputScaling
@@ -11,6 +12,7 @@ from saebench.sae.temporal import AttentionLayer, TemporalContext
 
 __all__ = [
     "Activation",
+    "AnyAutoencoder",
     "AttentionLayer",
     "Autoencoder",
     "CheckpointInfo",
@@ -19,6 +21,7 @@ __all__ = [
     "GroupMax",
     "InputScaling",
     "JumpReLU",
+    "LayeredAutoencoder",
     "MatchingPursuit",
     "ProLU",
     "ReLU",

@@ -56,7 +56,7 @@ def open_viewer(
     bos = content.examples is None or content.examples.manifest["corpus"].get("bos") != "none"
 
     def load_sae() -> SparseAutoencoder:
-        sae = checkpoints.load(checkpoint, pick_device(device) if live else "cpu")
+        sae = checkpoints.load_one(checkpoint, pick_device(device) if live else "cpu")
         _check_same(content, sae)
         return sae
 

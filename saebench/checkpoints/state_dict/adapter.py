@@ -96,7 +96,7 @@ def _understand(location: Location) -> _Understood:
         assumed["tensors left out"] = f"{', '.join(state.extra)} (--format)"
     stated = convention(state, location)
     sizes = layout(state, stated, missing, assumed)
-    subtracts = subtracts_bias(state, sizes, stated, missing, assumed)
+    subtracts = state.places == 1 and subtracts_bias(state, sizes, stated, missing, assumed)
     activation = _activation(state, sizes.n_latents, location, missing, assumed)
     given = location.given
     for name, value in (("format", given.format), ("activation", given.activation), ("scale", given.scale)):
@@ -149,7 +149,7 @@ def _describe(found: _Understood, location: Location) -> CheckpointInfo:
     return CheckpointInfo(
         origin=location.origin,
         format=StateDict.name,
-        architecture="unknown" if activation is None else activation.name,
+        architecture=_architecture(found),
         d_in=found.layout.d_in,
         d_out=found.layout.d_out,
         n_latents=found.layout.n_latents,
@@ -159,6 +159,11 @@ def _describe(found: _Understood, location: Location) -> CheckpointInfo:
         assumed=found.assumed,
         missing=found.missing,
     )
+
+
+def _architecture(found: _Understood) -> str:
+    name = "unknown" if found.activation is None else found.activation.name
+    return name if found.state.places == 1 else f"crosscoder ({name})"
 
 
 def _turned(matrix: Tensor, transposed: bool) -> Tensor:

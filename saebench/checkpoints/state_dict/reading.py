@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -49,12 +49,14 @@ class State:
         spelled: the file's own name of each.
         extra: names that are neither weights nor known statistics of training.
         assumed: what was decided in reading.
+        places: of a crosscoder, the number of hooks that it reads and writes; their activations are side by side.
     """
 
     tensors: dict[str, Tensor]
     spelled: dict[str, str]
     extra: tuple[str, ...]
     assumed: dict[str, str] = field(default_factory=dict)
+    places: int = 1
 
     @property
     def linear(self) -> bool:
@@ -92,12 +94,28 @@ def read_state(location: Location) -> State:
         if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
             data = {**{name: value for name, value in data.items() if name in ("k", "cfg", "config")}, **inner}
             break
-    return _named(_sequential({_PREFIX.sub("", str(key)): value for key, value in data.items()}), location)
+    return _side_by_side(_named(_sequential({_PREFIX.sub("", str(key)): value for key, value in data.items()}), location))
 
 
 def is_state(state: State) -> bool:
     """Whether an encoder and a decoder are there, each a matrix."""
     return all(name in state.tensors and state.tensors[name].ndim == 2 for name in ("W_enc", "W_dec"))
+
+
+def _side_by_side(state: State) -> State:
+    """A crosscoder's ``[place, d, n]`` and ``[place, n, d]`` as matrices of one wide autoencoder; others as they are."""
+    encoder, decoder = state.tensors.get("W_enc"), state.tensors.get("W_dec")
+    if encoder is None or decoder is None or (encoder.ndim, decoder.ndim) != (3, 3):
+        return state
+    places, d, n = encoder.shape
+    if decoder.shape != (places, n, d):
+        return state
+    tensors = {**state.tensors, "W_enc": encoder.flatten(0, 1), "W_dec": decoder.transpose(0, 1).flatten(1)}
+    if "b_dec" in tensors:
+        tensors["b_dec"] = tensors["b_dec"].flatten()
+    words = f"crosscoder of {places} places, whose codes are sums over the places; no bias is subtracted before encoding"
+    spelled = {**state.spelled, "W_enc": "W_enc", "W_dec": "W_dec"}
+    return replace(state, tensors=tensors, spelled=spelled, assumed={**state.assumed, "layout": words}, places=places)
 
 
 def _sequential(data: dict[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def meta_study(
 
 
 def _load(candidate: Any) -> SparseAutoencoder:
-    sae = checkpoints.load(candidate) if isinstance(candidate, str | Path) else candidate
+    sae = checkpoints.load_one(candidate) if isinstance(candidate, str | Path) else candidate
     if not isinstance(sae, SparseAutoencoder):
         raise SaebenchError("A meta-autoencoder needs decoder directions: give a checkpoint of a known format.")
     return sae
