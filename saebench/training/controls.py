@@ -1,7 +1,7 @@
 """Trained controls: autoencoders that train as usual but keep a random part of themselves.
 
-Source: Korznikov et al. 2026, "Sanity Checks for Sparse Autoencoders: Do SAEs Beat Random Baselines?". They reconstruct well,
-so a metric that does not distinguish them from a trained autoencoder measures reconstruction at best.
+Source: Korznikov et al. 2026, "Sanity Checks for Sparse Autoencoders: Do SAEs Beat Random Baselines?". They reconstruct
+well, so a metric that does not distinguish them from a trained autoencoder measures reconstruction at best.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_a_resumed_control_is_the_uninterrupted_one(arch: str, freeze: str, tmp_
     for place in ("", AVERAGE):
         a, b = (checkpoints.load(tmp_path / folder / place) for folder in ("whole", "half"))
         assert torch.equal(a.W_enc, b.W_enc) and torch.equal(a.W_dec, b.W_dec) and torch.equal(a.b_dec, b.b_dec)
-    with pytest.raises(SaebenchError, match="had other settings: .*freeze"):
+    with pytest.raises(SaebenchError, match=r"had other settings: .*freeze"):
         train([control(arch, "", dead_after_tokens=2_000, tokens=512 * 40)], source, [tmp_path / "half"], resume=True)
 
 
