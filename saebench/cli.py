@@ -65,7 +65,7 @@ def every_command(
 @app.command()
 def evaluate(
     checkpoint: Annotated[list[str], typer.Argument(help="Checkpoints: paths or hub names. Several on one hook share one pass.")],
-    model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
+    model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")] = None,
     hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads, such as blocks.8.hook_resid_post.")] = None,
     hook_out: Annotated[str | None, typer.Option(help="Where it writes, for transcoders.")] = None,
     format: Annotated[str | None, typer.Option(help="For weights without a configuration: whose conventions hold, such as saelens or plain.")] = None,

@@ -15,7 +15,9 @@ console = Console()
 def examples(
     checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the examples.")],
-    model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")
+    ] = None,
     hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads.")] = None,
     corpus: Annotated[str, typer.Option(help="Text; see `saebench evaluate`.")] = "python-docs",
     revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,

@@ -16,7 +16,9 @@ def stitch(
     small: Annotated[str, typer.Argument(help="The smaller checkpoint: path or hub name.")],
     large: Annotated[str, typer.Argument(help="The larger one, on the same hook.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for stitching.json, stitching.html and latents.parquet.")],
-    model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")
+    ] = None,
     hook: Annotated[str | None, typer.Option(help="Where the autoencoders read.")] = None,
     corpus: Annotated[str, typer.Option(help="Text; see `saebench evaluate`.")] = "python-docs",
     revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,

@@ -25,7 +25,9 @@ def view(
     meta: Annotated[
         Path | None, typer.Option(help="Folder that `saebench meta` wrote, for the meta-latents of latents.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file or smollm2.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")
+    ] = None,
     hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads.")] = None,
     live: Annotated[bool, typer.Option(help="Load the language model, for text search and the logit lens.")] = True,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,

@@ -25,7 +25,7 @@ class EvaluationSettings:
     """How to evaluate. None means the checkpoint's value, or else the stated default.
 
     Attributes:
-        model: hub name, folder, GGUF file or ``smollm2``; or a loaded ``LanguageModel``.
+        model: hub name, folder, GGUF file, ``smollm2`` or ``gemma3-270m``; or a loaded ``LanguageModel``.
         hook: where the autoencoder reads; ``hook_out`` where it writes (transcoders).
         format: for checkpoints without a configuration, as are ``activation`` and ``scale``: see ``checkpoints.Given``.
         corpus: a text for ``load_corpus``, or a ``TokenCorpus``.

@@ -1,4 +1,4 @@
-"""Finding and loading language models: the hub, local folders, GGUF files, the embedded model."""
+"""Finding and loading language models: the hub, local folders, GGUF files, the embedded models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from saebench.errors import SaebenchError
-from saebench.lm.embedded import EMBEDDED_MODEL, embedded_model_folder, file_sha256, gguf_to_folder
+from saebench.lm.embedded import EMBEDDED_MODELS, embedded_model_folder, file_sha256, gguf_to_folder
 from saebench.lm.quiet import quiet
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -37,8 +37,8 @@ def locate(name: str) -> str | Path:
     Raises:
         SaebenchError: the name looks like a path that does not exist.
     """
-    if name == EMBEDDED_MODEL:
-        return embedded_model_folder()
+    if name in EMBEDDED_MODELS:
+        return embedded_model_folder(name)
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return gguf_to_folder(path)

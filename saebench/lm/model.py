@@ -94,10 +94,10 @@ class LanguageModel:
     def load(
         name: str = "smollm2", dtype: str = "auto", device: str | None = None, revision: str | None = None
     ) -> LanguageModel:
-        """Load a model from the hub, a folder, a GGUF file, or the embedded one (``smollm2``).
+        """Load a model from the hub, a folder, a GGUF file, or an embedded one.
 
         Args:
-            name: hub name, folder, ``.gguf`` file, or ``smollm2``.
+            name: hub name, folder, ``.gguf`` file, ``smollm2`` or ``gemma3-270m``.
             dtype: ``float32``, ``bfloat16`` or ``auto`` (the checkpoint's own on an accelerator; on a CPU bfloat16 where
                 its matrix units compute it, else float32).
             device: such as ``cpu`` or ``cuda``; the accelerator where there is one, by default.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import SaebenchError, check_at_least
+from saebench.lm.embedded import EMBEDDED_MODELS
 from saebench.sae.scaling import ScalingKind
 
 ARCHITECTURES = ("topk", "multitopk", "batchtopk", "jumprelu", "relu", "gated", "prolu", "matryoshka")
@@ -27,7 +28,8 @@ class TrainingConfig:
     """How to train one autoencoder. Defaults are Gao et al.'s where they give one.
 
     Attributes:
-        model: language model; ``hook``: where its activations are taken.
+        model: language model; ``hook``: where its activations are taken, of an embedded model at
+            the hook that `EMBEDDED_MODELS` gives by default.
         corpus: a text for ``load_corpus``; ``corpus_tokens``: how much of it, after ``corpus_skip`` tokens that are held out
             for evaluation; ``context``: length of a row.
         arch: one of ``ARCHITECTURES``.
@@ -183,6 +185,8 @@ def make_config(settings: dict[str, Any]) -> TrainingConfig:
         raise SaebenchError(f"There is no setting {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
     if "group_sizes" in settings:
         settings = settings | {"group_sizes": tuple(settings["group_sizes"])}
+    if settings.get("model") in EMBEDDED_MODELS:
+        settings = {"hook": EMBEDDED_MODELS[settings["model"]].hook} | settings
     if settings.get("arch") in PENALISED and not settings.get("sparsity") and not settings.get("target_l0"):
         settings = settings | {"target_l0": float(settings.get("k", TrainingConfig.k))}
     return TrainingConfig(**settings)

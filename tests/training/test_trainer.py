@@ -247,6 +247,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
 
 def test_recipes_and_sweeps_are_read(tmp_path: Path) -> None:
     assert make_config(read_recipe("smollm2-demo")).hook == "blocks.15.hook_resid_post"
+    assert make_config({"model": "gemma3-270m"}).hook == "blocks.9.hook_resid_post"
+    assert make_config({"model": "gemma3-270m", "hook": "blocks.3.hook_resid_post"}).hook == "blocks.3.hook_resid_post"
     file = tmp_path / "sweep.toml"
     file.write_text('n = 64\n[[member]]\nname = "a"\nk = 2\n[[member]]\nname = "b"\narch = "relu"\n')
     configs, names = read_sweep(file)
