@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,19 +66,55 @@ def sweep(
     ],
     out: Annotated[Path, typer.Option(help="Folder; each member gets one below it.")] = Path("saebench-runs"),
     cache: Annotated[Path | None, typer.Option(help="Cache folder of activations, for further runs.")] = None,
-    resume: Annotated[bool, typer.Option(help="Resume from the last checkpoints.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume: finished members are left, others continue.")] = False,
     shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
+    together: Annotated[
+        int | None, typer.Option(min=1, help="Members trained at a time; by default all that share batch, tokens and seed.")
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Another text than the recipe's.")] = None,
 ) -> None:
     """Train many autoencoders on one stream of activations."""
     from saebench.training.config import read_sweep
 
     configs, names = read_sweep(file)
-    _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards)
+    if corpus is not None:
+        configs = [replace(config, corpus=corpus) for config in configs]
+    _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards, together)
+
+
+def _groups(configs: list[Any], folders: list[Path], together: int | None, resume: bool) -> list[list[int]]:
+    """Numbers of the members that train at a time: they share batch, steps and seed. Finished ones are left out."""
+    by_data: dict[tuple[int, int, int], list[int]] = {}
+    for number, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+        if not (resume and _finished(folder)):
+            by_data.setdefault((config.batch, config.steps, config.seed), []).append(number)
+    return [
+        members[start : start + (together or len(members))]
+        for members in by_data.values()
+        for start in range(0, len(members), together or len(members))
+    ]
+
+
+def _finished(folder: Path) -> bool:
+    path = folder / "sae.json"
+    return path.is_file() and _trained(folder).get("complete") is True
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """The training record in a checkpoint's folder."""
+    record: dict[str, Any] = json.loads((folder / "sae.json").read_text(encoding="utf-8"))["training"]
+    return record
 
 
 def _run(
-    configs: list[Any], folders: list[Path], page: Path, cache: Path | None, resume: bool, shards: int = 1
-) -> None:  # fmt: skip
+    configs: list[Any],
+    folders: list[Path],
+    page: Path,
+    cache: Path | None,
+    resume: bool,
+    shards: int = 1,
+    together: int | None = None,
+) -> None:
     from saebench.files import check_writable
     from saebench.progress import Progress
     from saebench.report.training import write_training_page
@@ -86,7 +123,10 @@ def _run(
 
     for folder in folders:
         check_writable(folder / "sae.json")
-    places = {(each.model, each.hook, each.corpus, each.corpus_tokens, each.corpus_skip, each.context) for each in configs}
+    places = {
+        (each.model, each.hook, each.corpus, each.corpus_tokens, each.corpus_skip, each.context, each.stored)
+        for each in configs
+    }
     if len(places) > 1:
         raise SaebenchError("The members of a sweep share one stream: model, hook, text and context must be the same.")
     mesh = join_mesh(shards)
@@ -96,13 +136,17 @@ def _run(
     source = _stream(configs[0], cache, progress, mesh)
     epochs = configs[0].steps * configs[0].batch / source.tokens
     console.print(Text(f"{source.tokens:,} tokens of activations: {epochs:.1f} epochs"))
-    trainers = run(configs, source, folders, resume, progress, mesh)
+    for members in _groups(configs, folders, together, resume):
+        run([configs[each] for each in members], source, [folders[each] for each in members], resume, progress, mesh)
     if mesh.writes:
-        trained = [json.loads((folder / "sae.json").read_text(encoding="utf-8"))["training"] for folder in folders]
+        trained = [_trained(folder) for folder in folders]
         write_training_page({folder.name: record for folder, record in zip(folders, trained, strict=True)}, page)
+        _summary(folders, trained)
+
+
+def _summary(folders: list[Path], trained: list[dict[str, Any]]) -> None:
     table = Table("Checkpoint", "Normalised MSE", "L0", "Dead", show_edge=False)
-    for trainer, folder in zip(trainers, folders, strict=True):
-        record = trainer.record(source, 0.0)
+    for folder, record in zip(folders, trained, strict=True):
         final = record["final"]
         table.add_row(str(folder), f"{final['normalised_mse']:.4f}", f"{final['l0']:.1f}", f"{final['dead_share']:.2%}")
         aim = record.get("target_l0")

@@ -16,6 +16,7 @@ from saebench.sae.scaling import ScalingKind
 ARCHITECTURES = ("topk", "multitopk", "batchtopk", "jumprelu", "relu", "gated", "prolu", "matryoshka")
 DEFAULT_CONE = 0.8
 FREEZES = ("decoder", "soft-decoder", "encoder")
+STORED = ("float32", "bfloat16")
 PENALISED = ("jumprelu", "relu", "gated", "prolu")
 """Architectures whose L0 is controlled by a penalty."""
 _LEAST = dict.fromkeys(("n", "k", "tokens", "batch", "context", "checkpoint_every"), 1) | dict.fromkeys(
@@ -52,6 +53,8 @@ class TrainingConfig:
             ``soft-decoder`` (each decoder direction keeps at least the cosine ``cone`` with its start), or nothing.
         seed: of initialisation and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        keep_tokens: numbers of tokens after which a copy of the autoencoder is kept, in ``after-<tokens>``; whole batches.
+        stored: how a cache on disk keeps activations: ``float32``, or ``bfloat16`` in half the space.
         device: to train on; the accelerator where there is one by default.
         compile: whether the loss is compiled with ``torch.compile``.
         bfloat16: whether the encoder's product is in bfloat16 (master weights stay float32).
@@ -86,6 +89,8 @@ class TrainingConfig:
     cone: float = DEFAULT_CONE
     seed: int = 0
     checkpoint_every: int = 500
+    keep_tokens: tuple[int, ...] = ()
+    stored: str = "float32"
     device: str = ""
     compile: bool = False
     bfloat16: bool = False
@@ -101,6 +106,14 @@ class TrainingConfig:
         if self.cone != DEFAULT_CONE and self.freeze != "soft-decoder":
             raise SaebenchError(
                 "cone is for freeze = 'soft-decoder' alone; nothing else is kept within a cosine of its start."
+            )
+        if self.stored not in STORED:
+            raise SaebenchError(f"stored is {self.stored!r}; choose from {', '.join(STORED)}.")
+        uneven = [each for each in self.keep_tokens if each < 1 or each % self.batch or each > self.steps * self.batch]
+        if uneven:
+            raise SaebenchError(
+                f"keep_tokens has {uneven[0]}, but a copy is kept after whole batches of {self.batch} tokens, up to "
+                f"{self.steps * self.batch}."
             )
         if self.k > self.n:
             raise SaebenchError(f"k = {self.k} is larger than n = {self.n}: at most n latents can be active.")
@@ -121,7 +134,8 @@ class TrainingConfig:
 
     def record(self) -> dict[str, Any]:
         """As JSON data."""
-        return asdict(self) | {"group_sizes": list(self.group_sizes), "learning_rate": self.learning_rate}
+        lists = {"group_sizes": list(self.group_sizes), "keep_tokens": list(self.keep_tokens)}
+        return asdict(self) | lists | {"learning_rate": self.learning_rate}
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
@@ -183,8 +197,7 @@ def make_config(settings: dict[str, Any]) -> TrainingConfig:
     unknown = sorted(set(settings) - known)
     if unknown:
         raise SaebenchError(f"There is no setting {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
-    if "group_sizes" in settings:
-        settings = settings | {"group_sizes": tuple(settings["group_sizes"])}
+    settings = settings | {name: tuple(settings[name]) for name in ("group_sizes", "keep_tokens") if name in settings}
     if settings.get("model") in EMBEDDED_MODELS:
         settings = {"hook": EMBEDDED_MODELS[settings["model"]].hook} | settings
     if settings.get("arch") in PENALISED and not settings.get("sparsity") and not settings.get("target_l0"):

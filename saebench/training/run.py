@@ -13,7 +13,7 @@ from saebench.progress import Advance, Progress
 from saebench.training.config import TrainingConfig
 from saebench.training.mesh import Mesh
 from saebench.training.recipe import ALONE
-from saebench.training.saving import prepare_folder, save, write_state
+from saebench.training.saving import keep, prepare_folder, save, write_state
 from saebench.training.sources import ChunkedSource
 from saebench.training.trainer import Trainer
 
@@ -74,6 +74,8 @@ def _steps(pairs: Sequence[tuple[Trainer, Path]], source: ChunkedSource, advance
         for trainer, folder in pairs:
             if trainer.step == number:
                 _guarded_step(trainer, batch, folder)
+                if (number + 1) * config.batch in trainer.config.keep_tokens:
+                    keep(trainer, folder, trainer.record(source, time.perf_counter() - started))
         advance(config.batch)
         advance.note(_figures(trainers))
         if (number + 1) % config.checkpoint_every == 0 and number + 1 < config.steps:

@@ -43,6 +43,18 @@ def save(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
     write_state(trainer, folder)
 
 
+def keep(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
+    """Write a copy of the autoencoder that later steps do not replace, named by the tokens it was trained on.
+
+    Raises:
+        SaebenchError: the run has several shards, or the folder cannot be written.
+    """
+    if trainer.mesh.shards > 1:
+        raise SaebenchError("keep_tokens is for runs with one shard: the latents of this one are distributed.")
+    if trainer.mesh.writes:
+        save_native(trainer.sae(), folder / f"after-{trainer.step * trainer.config.batch}", record)
+
+
 def write_state(trainer: Trainer, folder: Path) -> None:
     """Write the state of this rank; in a sharded run each shard has its own file, named by its step."""
     mesh = trainer.mesh

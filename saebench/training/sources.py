@@ -138,11 +138,17 @@ class CachedSource(ChunkedSource):
     """Activations on disk, one memory-mapped safetensors file for each chunk, with a manifest of their origin.
 
     Missing chunks are computed by the live source once; a cache of other activations is rejected.
+
+    Args:
+        folder: of the cache.
+        live: computes them.
+        stored: the type in which they are kept, from which every chunk is read.
     """
 
-    def __init__(self, folder: Path, live: LiveSource) -> None:
-        self._folder, self._live = folder, live
-        self.counts, self.d, self.identity = live.counts, live.d, live.identity
+    def __init__(self, folder: Path, live: LiveSource, stored: str = "float32") -> None:
+        self._folder, self._live, self._stored = folder, live, getattr(torch, stored)
+        self.counts, self.d = live.counts, live.d
+        self.identity = live.identity if stored == "float32" else {**live.identity, "stored": stored}
         manifest = folder / MANIFEST
         if manifest.exists():
             self._check(manifest)
@@ -157,7 +163,7 @@ class CachedSource(ChunkedSource):
         if not path.exists():
             temporary = path.with_suffix(f".{os.getpid()}.part")
             try:
-                save_file({"activations": self._live.chunk(index)}, temporary)
+                save_file({"activations": self._live.chunk(index).to(self._stored)}, temporary)
                 put_in_place(temporary, path)
             except (OSError, SafetensorError) as error:
                 temporary.unlink(missing_ok=True)
@@ -169,7 +175,7 @@ class CachedSource(ChunkedSource):
             raise SaebenchError(
                 f"{path.name} of the activation cache is damaged: delete it, and it is written again."
             ) from error
-        return activations
+        return activations.float()
 
     def fill(self, rank: int, ranks: int) -> None:
         """Compute this rank's share of the missing chunks, before all ranks read them."""
@@ -181,7 +187,7 @@ class CachedSource(ChunkedSource):
             there = json.loads(manifest.read_text(encoding="utf-8"))
         except ValueError as error:
             raise SaebenchError(f"{manifest} is not readable: delete the cache, and it is written again.") from error
-        different = sorted(key for key, value in self.identity.items() if there.get(key) != value)
+        different = sorted(key for key in {*self.identity, "stored"} if there.get(key) != self.identity.get(key))
         if different:
             raise SaebenchError(
                 f"The activation cache {self._folder} holds other activations ({', '.join(different)} differ)."
@@ -209,4 +215,4 @@ def open_source(config: TrainingConfig, cache: Path | None, progress: Progress) 
         loss_mask=corpus.loss_mask[skipped_rows:],
     )
     live = LiveSource(cut, corpus, progress)
-    return live if cache is None else CachedSource(cache, live)
+    return live if cache is None else CachedSource(cache, live, config.stored)
