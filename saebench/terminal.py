@@ -11,7 +11,6 @@ from rich.segment import Segment
 from saebench.errors import plain
 
 
-
 def terminal(**options: Any) -> Console:
     """A console of rich (which takes the ``options``) that shows control characters as U+FFFD."""
     console = Console(**options)

@@ -82,10 +82,17 @@ def _one_sentence_errors(location: Location, adapter: Adapter) -> Iterator[None]
     try:
         yield
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        detail = str(error).partition("\n")[0]
+        detail = "a field is of the wrong type" if isinstance(error, AttributeError | TypeError) else _in_words(error)
         raise SaebenchError(
-            f"{location.origin} looks like the format {adapter.name}, but is malformed ({type(error).__name__}: {detail})."
+            f"{location.origin} looks like the format {adapter.name}, but is malformed: {detail}."
         ) from error
+
+
+def _in_words(error: Exception) -> str:
+    text = str(error).partition("\n")[0].rstrip(".")
+    if "allocate memory" in text:
+        return "it asks for more memory than there is"
+    return f"there is no {text}" if isinstance(error, KeyError) else text or "a value is out of range"
 
 
 def inspect(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from saebench.errors import SaebenchError
 from saebench.files import TIMEOUT_SECONDS, require_hub
+from saebench.parsing import parse_json
 
 PYTHON_DOCS = "python-docs"
 TOKEN_IDS, MESSAGES = "input_ids", "messages"
@@ -86,9 +86,9 @@ def _json_lines(path: Path, field: str) -> Iterator[Document]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = getattr(error, "msg", "it is nested too deeply")
+                row = parse_json(line)
+            except ValueError as error:
+                reason = getattr(error, "msg", str(error))
                 raise SaebenchError(f"Line {number} of {path.name} is not JSON: {reason}.") from error
             yield _document(row, field, f"line {number} of {path.name}")
 

@@ -123,12 +123,17 @@ def _native(folder: Path) -> list[Case]:
 
 def _qwen(_: Path) -> list[Case]:
     name = "SAE-Res-Qwen3-1.7B-Base-W32K-L0_3/layer5.sae.pt"
-    return [Case({name: _state(W_enc=ENCODER.T.clone(), W_dec=DECODER.T.clone(), b_enc=B_ENC, b_dec=B_DEC)}, name)]
+    return [Case({name: _state(W_enc=ENCODER.T.contiguous(), W_dec=DECODER.T.contiguous(), b_enc=B_ENC, b_dec=B_DEC)}, name)]
 
 
 def _deepseek(_: Path) -> list[Case]:
     name = "DeepSeek-R1-Distill-Llama-8B-SAE-l37.pt"
-    state = _state(encoder__weight=ENCODER.T.clone(), encoder__bias=B_ENC, decoder__weight=DECODER.T.clone(), decoder__bias=B_DEC)
+    state = _state(
+        encoder__weight=ENCODER.T.contiguous(),
+        encoder__bias=B_ENC,
+        decoder__weight=DECODER.T.contiguous(),
+        decoder__bias=B_DEC,
+    )
     return [Case({name: state}, name)]
 
 
@@ -151,9 +156,17 @@ def _bare_pt(_: Path) -> list[Case]:
 
 
 def _bare_safetensors(_: Path) -> list[Case]:
-    plain = {"encoder.weight": ENCODER.T.clone(), "decoder.weight": DECODER.T.clone(), "encoder.bias": B_ENC, "decoder.bias": B_DEC}
+    plain = {
+        "encoder.weight": ENCODER.T.contiguous(),
+        "decoder.weight": DECODER.T.contiguous(),
+        "encoder.bias": B_ENC,
+        "decoder.bias": B_DEC,
+    }
     first, second = dict(list(plain.items())[:2]), dict(list(plain.items())[2:])
-    index = {"metadata": {}, "weight_map": {**dict.fromkeys(first, "1.safetensors"), **dict.fromkeys(second, "2.safetensors")}}
+    index = {
+        "metadata": {},
+        "weight_map": {**dict.fromkeys(first, "1.safetensors"), **dict.fromkeys(second, "2.safetensors")},
+    }
     sharded = {"1.safetensors": save(first), "2.safetensors": save(second)}
     return [
         Case({"a.safetensors": save(plain)}, "a.safetensors", {"activation": "relu"}),
@@ -179,8 +192,24 @@ def _list(path: Path, case: Case, kind: str) -> None:
         assert all(Path(member).exists() for member in found.members)
 
 
-_SAELENS = ["standard", "gated", "topk_rescaled", "abstopk", "jumprelu", "standard_constant_norm", "skip_transcoder", "transcoder"]
-_TRAINERS = ["AutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", "GatedAutoEncoder", "JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"]
+_SAELENS = [
+    "standard",
+    "gated",
+    "topk_rescaled",
+    "abstopk",
+    "jumprelu",
+    "standard_constant_norm",
+    "skip_transcoder",
+    "transcoder",
+]
+_TRAINERS = [
+    "AutoEncoder",
+    "AutoEncoderTopK",
+    "BatchTopKSAE",
+    "GatedAutoEncoder",
+    "JumpReluAutoEncoder",
+    "MatryoshkaBatchTopKSAE",
+]
 _CASES: dict[str, Callable[[Path], list[Case]]] = {
     "saebench": _native,
     "saelens": lambda _: fixture(*(f"saelens/{name}" for name in _SAELENS), "saelens5/topk_called_standard", "saelens5/gated"),

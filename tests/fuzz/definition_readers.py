@@ -97,12 +97,18 @@ def _read_task(path: Path, case: Case, kind: str) -> None:
         task = read_task("own")
         data = load_task(task, {"train": 0.6, "validation": 0.2, "test": 0.2}, 200, data_dir=path)
     texts = [example.text for part in data.parts.values() for example in part]
-    assert len(texts) == len(set(texts)) and all({example.label for example in part} == {0, 1} for part in data.parts.values())
+    assert len(texts) == len(set(texts)) and all(
+        {example.label for example in part} == {0, 1} for part in data.parts.values()
+    )
 
 
 def _definitions(_: Path) -> list[Case]:
     kinds = ("explain", "probes")
-    files = {f"{kind}/{path.name}": path.read_bytes() for kind in kinds for path in definitions.definition_folder(kind).glob("*.toml")}
+    files = {
+        f"{kind}/{path.name}": path.read_bytes()
+        for kind in kinds
+        for path in definitions.definition_folder(kind).glob("*.toml")
+    }
     return [Case(files)]
 
 

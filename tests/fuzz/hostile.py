@@ -80,7 +80,7 @@ def as_json(data: Any, rng: random.Random) -> bytes:
     text = deepened(text, rng)
     odd = rng.random()
     if odd < 0.03:
-        text = text.replace(":", ": 1" + "0" * 5000 + ", \"z\":", 1)
+        text = text.replace(":", ": 1" + "0" * 5000 + ', "z":', 1)
     elif odd < 0.06:
         text = text.replace("{", '{"k": 1, "k": 2, ', 1)
     elif odd < 0.08:
@@ -101,6 +101,11 @@ def deepened(text: str, rng: random.Random) -> str:
 
 def as_toml(data: Any, rng: random.Random) -> bytes:
     """The data as TOML, tables inline, now and then with TOML's own types or deep keys."""
+    try:
+        json.dumps(data)
+        _toml(data)
+    except RecursionError:
+        return b"k = " + b"[" * 600 + b"]" * 600
     lines = [f"{_key(key)} = {_toml(value)}" for key, value in (data.items() if isinstance(data, dict) else [("x", data)])]
     odd = rng.random()
     extra = rng.choice((

@@ -89,7 +89,9 @@ def _safetensors(data: bytes, rng: random.Random) -> bytes:
     names = [key for key in header if key != "__metadata__"]
     one = rng.choice(names)
     if action < 0.3:
-        header[one]["dtype"] = rng.choice(("F64", "F16", "BF16", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "C64", "X", ""))
+        header[one]["dtype"] = rng.choice(
+            ("F64", "F16", "BF16", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "C64", "X", "")
+        )
     elif action < 0.45:
         header[one]["shape"] = rng.choice(([], [0], [1], header[one]["shape"][::-1], [2**62, 4], [*header[one]["shape"], 1],
                                            [-1], [1, *header[one]["shape"]], [0, 2**60]))  # fmt: skip
@@ -99,7 +101,9 @@ def _safetensors(data: bytes, rng: random.Random) -> bytes:
         header[rng.choice((rng.choice(names), "W_enc", "\x1b[2J", "k", "threshold", "encoder.weight"))] = header.pop(one)
     elif action < 0.65:
         place = header[one]["data_offsets"][0]
-        value = rng.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x00\x00\x80\xff", b"\x01\x00\x00\x00"))
+        value = rng.choice(
+            (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x00\x00\x80\xff", b"\x01\x00\x00\x00")
+        )
         body = body[:place] + value + body[place + 4 :]
     elif action < 0.75:
         del header[one]
@@ -126,7 +130,9 @@ def _zip(data: bytes, rng: random.Random) -> bytes | None:
     elif action < 0.72:
         del members[place]
     elif action < 0.78:
-        members.append((rng.choice((name, "../../evil", "W_skip.npy", "archive/data/99", "/abs")), rng.choice((content, b""))))
+        members.append(
+            (rng.choice((name, "../../evil", "W_skip.npy", "archive/data/99", "/abs")), rng.choice((content, b"")))
+        )
     elif action < 0.84:
         members[place] = (name, bytes(rng.choice((0, 1, 100, 200_000))))
     elif action < 0.87:

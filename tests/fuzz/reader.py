@@ -10,16 +10,17 @@ import signal
 import traceback
 import unicodedata
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 from rich.console import Console
 
+from saebench import notices
 from saebench.errors import NOT_SHOWN, SaebenchError
 from tests.fuzz.mutations import Files, mutate
 
@@ -76,7 +77,8 @@ class Trial:
         (folder / "made").mkdir(parents=True)
         self.cases = reader.cases(folder / "made")
         for case in self.cases:  # what is not mutated must be read
-            reader.read(self._write(case.files, case), case, "")
+            with quiet():
+                reader.read(self._write(case.files, case), case, "")
 
     def run(self, seed: int) -> Outcome:
         """The outcome of one seed."""
@@ -87,7 +89,8 @@ class Trial:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
-                self.reader.read(path, case, kind)
+                with quiet():
+                    self.reader.read(path, case, kind)
                 found = Outcome(seed, "read")
             except SaebenchError as error:
                 problem = _of_message(error)
@@ -108,6 +111,11 @@ class Trial:
             path.write_bytes(content)
         root.mkdir(parents=True, exist_ok=True)
         return root / case.open
+
+
+def quiet() -> AbstractContextManager[Any]:
+    """Notices go to nobody."""
+    return mock.patch.object(notices, "terminal", lambda **options: Console(file=io.StringIO()))
 
 
 def _of_message(error: SaebenchError) -> str:
@@ -174,8 +182,3 @@ def assert_plain(text: str) -> None:
     """Assert that text for a terminal holds no characters that control it or reorder text, but ends of lines."""
     bad = sorted({each for each in text if each != "\n" and unicodedata.category(each) in NOT_SHOWN})
     assert not bad, f"printed {bad[:5]!r}"
-
-
-def digest(data: bytes) -> int:
-    """For numbers in names."""
-    return zlib.crc32(data)

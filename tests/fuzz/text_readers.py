@@ -22,7 +22,9 @@ from tests.fuzz.reader import Case, Reader, assert_plain
 
 TEXTS = [{"text": " ".join(f"w{3 + (n * 7 + m) % 190}" for m in range(12))} for n in range(8)]
 IDS = [{"input_ids": [3 + (n * 5 + m) % 190 for m in range(10)]} for n in range(8)]
-CHATS = [{"messages": [{"role": "user", "content": "w5 w6 w7 w8"}, {"role": "assistant", "content": "w9 w10"}]} for _ in range(8)]
+CHATS = [
+    {"messages": [{"role": "user", "content": "w5 w6 w7 w8"}, {"role": "assistant", "content": "w9 w10"}]} for _ in range(8)
+]
 MIXED: list[dict[str, Any]] = [*TEXTS[:4], {"text": None}, {"text": "é w5 ✓"}]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
 

@@ -78,7 +78,10 @@ def _explanations(_: Path) -> list[Case]:
     path = {"tokens": [5, None, 9], "text": ["w5", "*", "w9"], "at_start": True, "value": 1.25}
     latents = [{"latent": 3, "trie": [path], "f1": 0.5, "precision_interval": [0.25, 0.75], "recall": None}]
     named = {"5": {"explanation": "active on numbers", "scores": {"detection": 0.75}}}
-    parts = {"explainability": evaluator("explainability", [], {"latents": latents}), "llm": evaluator("llm", [], {"latents": named})}
+    parts = {
+        "explainability": evaluator("explainability", [], {"latents": latents}),
+        "llm": evaluator("llm", [], {"latents": named}),
+    }
     return [Case({"result.json": sample_result(evaluators=parts).model_dump_json().encode()}, "result.json")]
 
 
@@ -92,7 +95,11 @@ def _meta(folder: Path) -> list[Case]:
     study = meta_study(autoencoder(), MetaSettings(n=6, active=2, steps=4))
     write_study(meta_result(study), [], folder / "meta")
     write_parquet(study.decomposition(), folder / "meta" / "decomposition.parquet")
-    return [Case({name: data for name, data in _within(folder / "meta").items() if name in ("meta.json", "decomposition.parquet")})]
+    return [
+        Case(
+            {name: data for name, data in _within(folder / "meta").items() if name in ("meta.json", "decomposition.parquet")}
+        )
+    ]
 
 
 def _read_meta(path: Path, case: Case, kind: str) -> None:

@@ -7,7 +7,6 @@ A folder holds ``manifest.json`` (autoencoder, model, text and settings; written
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
+from saebench.parsing import parse_json
 
 FORMAT, FORMAT_VERSION = "saebench-examples", 1
 MANIFEST, TOKENS, VOCABULARY, TABLE, SHARDS = (
@@ -301,8 +301,8 @@ def _json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise damaged(path.parent, f"{path.name} is over {LARGEST_JSON >> 20} MiB")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise damaged(path.parent, f"{path.name} cannot be read") from error
 
 
