@@ -9,6 +9,9 @@ from typing import Any
 DEEPEST = 100
 """Levels of lists and tables. Real files have under ten; Python's own limit is met far from where a file is read."""
 
+LARGEST = 10_000
+"""Bits of a whole number; Python refuses to write longer ones."""
+
 
 def parse_json(text: str, **options: Any) -> Any:
     """JSON data.
@@ -53,6 +56,8 @@ def _checked(data: Any) -> Any:
                 below += each
             elif isinstance(each, str):
                 _check_text(each)
+            elif isinstance(each, int) and each.bit_length() > LARGEST:
+                raise ValueError("it holds a whole number of thousands of digits")
             elif each is not None and not isinstance(each, bool | int | float):
                 raise ValueError(f"it holds the date or time {each}: write it as text")
         level = below

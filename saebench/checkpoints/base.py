@@ -43,6 +43,7 @@ class Location:
     file: str | None = None  # the one file meant, where the user named a file
     given: Given = field(default_factory=Given)
     _fetched: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
+    loaded: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # content of .pt files, which adapters share
 
     def has(self, name: str) -> bool:
         """Whether the file exists."""
@@ -275,6 +276,13 @@ def read_torch(location: Location, name: str) -> Any:
     Raises:
         SaebenchError: the file is damaged, or is a pickle that needs more than tensors.
     """
+    if name not in location.loaded:
+        location.loaded[name] = _read_torch(location, name)
+    found = location.loaded[name]
+    return dict(found) if isinstance(found, dict) else found
+
+
+def _read_torch(location: Location, name: str) -> Any:
     path = location.path(name)
     if _is_zip(path):
         check_archive(path, location.origin)

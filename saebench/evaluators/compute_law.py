@@ -89,6 +89,9 @@ def read_law(text: str, name: str) -> ComputeLaw:
     same_length = len(law.parameters) == len(law.compute) == len(law.loss) >= 2
     falling = all(a > b > 0 for a, b in zip(law.loss, law.loss[1:], strict=False))
     rising = all(0 < a < b for a, b in zip(law.compute, law.compute[1:], strict=False))
-    if not (same_length and falling and rising):
-        raise SaebenchError(f"{name} needs at least two models, with compute rising and loss falling from one to the next.")
+    finite = all(0 < each < math.inf for each in (*law.parameters, *law.compute, *law.loss))
+    if not (same_length and falling and rising and finite):
+        raise SaebenchError(
+            f"{name} needs at least two models of positive parameters, with compute rising and loss falling from one to the next."
+        )
     return law

@@ -49,6 +49,7 @@ def main() -> int:
                 found = [timed(trial, seed) for seed in seeds]
                 took = time.perf_counter() - began
         counts = Counter(each.kind for each in found)
+        print(f"{name}: {len(found) / took:,.0f} inputs a second, {counts['fault']} faults", file=sys.stderr, flush=True)
         _show(name, found, given.seed is not None)
         faults += counts["fault"]
         numbers = [len(found), counts["read"], counts["refused"], counts["fault"], len(found) / took]

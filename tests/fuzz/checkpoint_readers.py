@@ -48,7 +48,7 @@ def read_checkpoint(path: Path, case: Case, kind: str) -> None:
     """Describe, load, run; bytes changed in a file with checksums must give the same numbers or be refused."""
     checkpoints.adapters = every_adapter  # importing them again for each input would take most of the time
     info = checkpoints.inspect(path, **case.given)
-    assert_printed(Text(str(asdict(info))), Text(json.dumps(info.activation)))
+    assert_printed(Text(str(asdict(info))[:2000]))
     sae = checkpoints.load(path, **case.given)
     assert (sae.d_in, sae.d_out, sae.n_latents) == (info.d_in, info.d_out, info.n_latents), "inspect gave other sizes"
     x = torch.randn(3, sae.d_in, generator=torch.Generator().manual_seed(0))

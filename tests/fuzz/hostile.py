@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from copy import deepcopy
 from typing import Any
 
 CONTROL = "\x1b[2J\x1b]0;owned\x07\u202egnp\u2066\u200b\x00\r\n\x9b31m"
@@ -13,15 +14,7 @@ DEEP = "\ue000deep\ue001"
 
 def hostile_value(rng: random.Random) -> Any:
     """A value of another type or size than any reader expects."""
-    made: Any = rng.choice((
-        None, True, False, 0, -1, 1, 2, 3, 7, 16, 24, 2.5, -0.0, 1e-320, 1e308, -1e308, float("nan"), float("inf"),
-        float("-inf"), 2**31, 2**63, 2**64, -(2**63), 10**30, 10**400, "", " ", "7", "0", "nan", "true", "None", "relu", "topk",
-        "x" * 70_000, "é" * 3000, "a b " * 4000, CONTROL, CONTROL * 200, "\ud800", "../../../etc/passwd", "/etc/passwd",
-        "{a[0].b}", "%s%n", "<script>alert(1)</script>", [], {}, [None], [[]], [1, 2], [1, "2", None], ["x"] * 5000,
-        {"": 0}, {"k": None}, {"name": {"name": []}}, {CONTROL: CONTROL}, list(range(2000)), {str(n): n for n in range(2000)},
-        nested(40), nested(120), nested(300), {"a": nested(230)}, DEEP, [DEEP], {"k": DEEP},
-    ))  # fmt: skip
-    return made
+    return deepcopy(rng.choice(VALUES))
 
 
 def nested(depth: int) -> Any:
@@ -30,6 +23,16 @@ def nested(depth: int) -> Any:
     for level in range(depth):
         made = [made] if level % 2 else {"n": made}
     return made
+
+
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2, 3, 7, 16, 24, 2.5, -0.0, 1e-320, 1e308, -1e308, float("nan"), float("inf"),
+    float("-inf"), 2**31, 2**63, 2**64, -(2**63), 10**30, 10**400, "", " ", "7", "0", "nan", "true", "None", "relu", "topk",
+    "x" * 70_000, "é" * 3000, "a b " * 4000, CONTROL, CONTROL * 200, "\ud800", "../../../etc/passwd", "/etc/passwd",
+    "{a[0].b}", "%s%n", "<script>alert(1)</script>", [], {}, [None], [[]], [1, 2], [1, "2", None], ["x"] * 5000,
+    {"": 0}, {"k": None}, {"name": {"name": []}}, {CONTROL: CONTROL}, list(range(2000)), {str(n): n for n in range(2000)},
+    nested(40), nested(120), nested(300), {"a": nested(230)}, DEEP, [DEEP], {"k": DEEP},
+)  # fmt: skip
 
 
 def changed_data(data: Any, rng: random.Random) -> Any:

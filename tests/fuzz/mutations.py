@@ -137,7 +137,7 @@ def _zip(data: bytes, rng: random.Random) -> bytes | None:
         members[place] = (name, bytes(rng.choice((0, 1, 100, 200_000))))
     elif action < 0.87:
         return _bomb(name)
-    return _packed(members, rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)))
+    return _packed(members, rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)))
 
 
 def _packed(members: list[tuple[str, bytes]], compression: int) -> bytes:

@@ -119,6 +119,8 @@ class ActivatingExamples:
         if (
             tokens is None
             or tokens.dim() != 2
+            or tokens.is_floating_point()
+            or tokens.is_complex()
             or tokens.shape != (manifest["corpus"]["rows"], manifest["corpus"]["context"])
         ):
             raise damaged(folder, f"{TOKENS} does not hold the corpus that {MANIFEST} names")
@@ -232,6 +234,10 @@ class ActivatingExamples:
         for name, shape in expected.items():
             if name not in tensors or tuple(tensors[name].shape) != shape:
                 return f"{name} is missing or has another shape than {list(shape)}"
+        for name, tensor in tensors.items():
+            real = name in ("sum", "maximum") or name.endswith(".activations")
+            if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_floating_point() != real:
+                return f"{name} holds numbers of the type {str(tensor.dtype).removeprefix('torch.')}"
         for kind in KINDS:
             places, ends = tensors[f"{kind}.places"], tensors[f"{kind}.ends"].flatten()
             offsets, values = tensors.get(f"{kind}.offsets"), tensors.get(f"{kind}.activations")
