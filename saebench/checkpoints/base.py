@@ -43,7 +43,9 @@ class Location:
     file: str | None = None  # the one file meant, where the user named a file
     given: Given = field(default_factory=Given)
     _fetched: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
-    loaded: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # content of .pt files, which adapters share
+    loaded: dict[str, Any] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # content of .pt files, which adapters share
 
     def has(self, name: str) -> bool:
         """Whether the file exists."""

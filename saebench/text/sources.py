@@ -118,6 +118,7 @@ def _arrow(path: Path, field: str) -> Iterator[Document]:
                 file = pyarrow.ipc.open_file(source)
                 batches = (file.get_batch(number) for number in range(file.num_record_batches))
             for batch in batches:
+                batch.validate(full=True)  # offsets outside the file would end the process
                 for row in batch.to_pylist():
                     yield _document(row, field, path.name)
     except (OSError, ValueError) as error:

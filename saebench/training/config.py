@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import product
 from math import isfinite
 from pathlib import Path
@@ -139,7 +140,7 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     if path.suffix == ".toml":
         if not path.is_file():
             raise SaebenchError(f"There is no recipe at {name}.")
-        read = path
+        read: Traversable = path
     else:
         folder = files("saebench.training").joinpath("recipes")
         built_in = {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}

@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+import faulthandler
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--list", action="store_true", help="list the readers")
     given = parser.parse_args()
+    faulthandler.enable()  # a crash in a library's own code is a fault as well
     names = given.reader.split(",") if given.reader else list(READERS)
     if given.list or not set(names) <= set(READERS):
         print("\n".join(READERS))
