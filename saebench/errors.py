@@ -37,9 +37,17 @@ class SaebenchError(Exception):
     than 500 characters without its middle.
     """
 
+    longest = LONGEST
+
     def __str__(self) -> str:
         """The message, safe to print."""
-        return shortened(plain(super().__str__()))
+        return shortened(plain(super().__str__()), self.longest)
+
+
+class ChoicesError(SaebenchError):
+    """An error that lists everything saebench knows, and may be longer for it."""
+
+    longest = 2000
 
 
 def check_at_least(settings: object, least: Mapping[str, float], of: str = "") -> None:

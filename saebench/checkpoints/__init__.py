@@ -13,7 +13,7 @@ from saebench.checkpoints.base import Adapter, Location, locate
 from saebench.checkpoints.checked import check_info, check_weights
 from saebench.checkpoints.given import Given
 from saebench.checkpoints.native import save_native
-from saebench.errors import SaebenchError
+from saebench.errors import ChoicesError, SaebenchError, shortened
 from saebench.notices import notice
 from saebench.sae import AnyAutoencoder, CheckpointInfo, SparseAutoencoder
 
@@ -59,8 +59,8 @@ def recognise(location: Location) -> Adapter:
         names = " and ".join(adapter.name for adapter in fitting)
         raise SaebenchError(f"The checkpoint {location.origin} looks like {names}: give the path of one file.")
     looked = "; ".join(f"{adapter.name}: {adapter.looks_for}" for adapter in every)
-    there = ", ".join(location.names[:12]) + (", ..." if len(location.names) > 12 else "")
-    raise SaebenchError(f"No checkpoint format fits {location.origin}. It has: {there or 'nothing'}. Looked for: {looked}.")
+    there = ", ".join(shortened(name, 60) for name in location.names[:12]) + (", ..." if len(location.names) > 12 else "")
+    raise ChoicesError(f"No checkpoint format fits {location.origin}. It has: {there or 'nothing'}. Looked for: {looked}.")
 
 
 def _check_given(location: Location, adapter: Adapter) -> None:

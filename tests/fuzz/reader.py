@@ -20,7 +20,7 @@ from unittest import mock
 from rich.console import Console
 
 from saebench import notices
-from saebench.errors import NOT_SHOWN, SaebenchError
+from saebench.errors import NOT_SHOWN, ChoicesError, SaebenchError
 from tests.fuzz.mutations import Files, mutate
 
 LONGEST_MESSAGE = 500
@@ -125,7 +125,7 @@ def quiet() -> AbstractContextManager[Any]:
 def _of_message(error: SaebenchError) -> str:
     """What is wrong with an error's message; empty where nothing is."""
     text = str(error)
-    if len(text) > LONGEST_MESSAGE:
+    if len(text) > (2000 if isinstance(error, ChoicesError) else LONGEST_MESSAGE):
         return f"a message of {len(text)} characters: {text[:300]}"
     if not text.strip() or not text.isprintable():
         return f"a message with control characters, or none: {text[:200]!r}"

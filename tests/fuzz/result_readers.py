@@ -149,7 +149,10 @@ def _saebench_files(folder: Path) -> list[Case]:
 def _import(path: Path, case: Case, kind: str) -> None:
     files, out = sorted(path.glob("*.json")), path.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
-    for written in import_results(files, out):
+    paths, problems = import_results(files, out)
+    if problems:
+        raise SaebenchError(problems[0])
+    for written in paths:
         entry = Imported.model_validate_json(written.read_text(encoding="utf-8"), strict=True)
         assert entry.evaluators
         assert_plain(

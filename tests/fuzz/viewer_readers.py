@@ -127,6 +127,9 @@ def _changed_request(files: Files, rng: random.Random) -> tuple[Files, str]:
     if rng.random() < 0.05:
         made["host"] = rng.choice((b"", b"evil", b"127.0.0.1", b"\xff\x00", b"127.0.0.1:1 ", b"LOCALHOST:1"))
     target = made["target"]
+    if rng.random() < 0.3:  # a parameter that nothing reads
+        made["target"] = target + (b"&" if b"?" in target else b"?") + b"z=" + rng.choice(PARTS)
+        return made, BYTES
     for _ in range(rng.choice((1, 1, 2, 3))):
         place = rng.randrange(len(target) + 1)
         target = target[:place] + rng.choice(PARTS) + target[place + rng.choice((0, 0, 1, 4)) :]
