@@ -66,14 +66,17 @@ def test_a_switch_is_true_or_false(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     location = locate(tmp_path)
     assert flag({"on": True}, "on", location) and not flag({"on": None}, "on", location)
-    with pytest.raises(SaebenchError, match="gives 'false' for on; true or false is needed"):
+    with pytest.raises(SaebenchError, match=r"gives 'false' for on; true or false is needed"):
         flag({"on": "false"}, "on", location)
 
 
 def test_offsets_outside_an_arrow_file_are_refused(tmp_path: Path) -> None:
-    column = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\x05\0\0\0\xff\xff\xff\x7f"), pa.py_buffer(b"w5 w6w7"))
-    batch = pa.RecordBatch.from_arrays([column], ["text"])
-    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
+    batch = pa.RecordBatch.from_pydict({"text": ["w5 w6", "w7"]})
+    path = tmp_path / "a.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
+    damaged = path.read_bytes().replace(b"\x05\0\0\0\x07\0\0\0", b"\x05\0\0\0\xff\xff\xff\x7f")
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
     with pytest.raises(SaebenchError, match=r"a\.arrow is not a readable Arrow file"):
         list(open_text(str(tmp_path / "a.arrow")).documents())
