@@ -92,6 +92,7 @@ def read_law(text: str, name: str) -> ComputeLaw:
     finite = all(0 < each < math.inf for each in (*law.parameters, *law.compute, *law.loss))
     if not (same_length and falling and rising and finite):
         raise SaebenchError(
-            f"{name} needs at least two models of positive parameters, with compute rising and loss falling from one to the next."
+            f"{name} needs two or more models of positive parameters, with compute rising and "
+            "loss falling from one to the next."
         )
     return law
