@@ -12,7 +12,7 @@ SHELL := /bin/bash
 # pip repeats a line for each package that a local index lacks; its errors stay, and stop make
 install = set -o pipefail; $(VENV)/bin/python -m pip install -q --disable-pip-version-check $(1) 2>&1 \
 	| { grep -v '^WARNING: Location' || true; }
-.PHONY: evaluate test test-all test-newest test-oldest .test-newest .test-oldest benchmark browser lint lock clean
+.PHONY: evaluate test test-all test-newest test-oldest .test-newest .test-oldest benchmark fuzz browser lint lock clean
 
 evaluate: $(RUNS)/demo/sae/sae.json
 	$(SAEBENCH) evaluate $(RUNS)/demo/sae --tokens 8192 --out $(RUNS)/demo/result.json --report $(RUNS)/demo/report.html
@@ -52,6 +52,10 @@ lock: $(VENV)/.created
 
 benchmark: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.benchmarks
+
+# Mutated files for every reader of files; FUZZ="--reader NAME --inputs N" chooses.
+fuzz: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.fuzz $(FUZZ)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +24,7 @@ from saebench.commands.threads import set_threads
 from saebench.commands.training import sweep, train
 from saebench.commands.view import view
 from saebench.errors import SaebenchError
+from saebench.terminal import terminal
 
 app = typer.Typer(
     help="Evaluate sparse autoencoders on language-model activations.",
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
+console = terminal()
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -129,7 +129,7 @@ def evaluate(
         write_page([card.result for card in cards], report)
         console.print(Text(f"Report: {report}"))
     if rejected:
-        Console(stderr=True).print(Text(f"Error: {rejected}", style="red"))
+        terminal(stderr=True).print(Text(f"Error: {rejected}", style="red"))
     if rejected or any(card.result.failures for card in cards):
         raise typer.Exit(1)
 
@@ -248,11 +248,11 @@ def main() -> None:
     try:
         app()
     except SaebenchError as error:
-        Console(stderr=True).print(Text(f"Error: {error}", style="red"))
+        terminal(stderr=True).print(Text(f"Error: {error}", style="red"))
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            Console(stderr=True).print("Stopped. Finished results are kept: repeat the command with --resume to continue.")
+            terminal(stderr=True).print("Stopped. Finished results are kept: repeat the command with --resume to continue.")
         raise
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import SaebenchError
+from saebench.parsing import parse_toml
 
 KINDS = ("tasks", "probes", "explain")
 
@@ -42,8 +42,8 @@ def load_definition(kind: str, name: str) -> dict[str, Any]:
     """
     path = definition_file(kind, name)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise SaebenchError(f"The definition {kind}/{name}.toml is not TOML: {error}.") from error
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from rich.console import Console
 from rich.text import Text
 
 from saebench.errors import plain
+from saebench.terminal import terminal
 
 _collected: ContextVar[tuple[list[str], ...]] = ContextVar("notices", default=())
 _said: set[str] = set()
@@ -23,7 +23,7 @@ def notice(sentence: str) -> None:
             notices.append(sentence)
     if sentence not in _said:
         _said.add(sentence)
-        Console(stderr=True).print(Text(f"Note: {sentence}", style="yellow"))
+        terminal(stderr=True).print(Text(f"Note: {sentence}", style="yellow"))
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.progress import Task as BarTask
 from rich.text import Text
+
+from saebench.terminal import terminal
 
 T = TypeVar("T")
 RATES = ((1.0, "s"), (60.0, "min"), (3600.0, "h"))
@@ -94,7 +95,7 @@ class Progress:
     """
 
     def __init__(self, shown: bool = True) -> None:
-        self.console = Console(stderr=True)
+        self.console = terminal(stderr=True)
         self.shown = shown
         self._bar: _Bar | None = None
 

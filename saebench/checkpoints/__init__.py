@@ -13,7 +13,7 @@ from saebench.checkpoints.base import Adapter, Location, locate
 from saebench.checkpoints.checked import check_info, check_weights
 from saebench.checkpoints.given import Given
 from saebench.checkpoints.native import save_native
-from saebench.errors import SaebenchError
+from saebench.errors import ChoicesError, SaebenchError, shortened
 from saebench.notices import notice
 from saebench.sae import AnyAutoencoder, CheckpointInfo, SparseAutoencoder
 
@@ -59,8 +59,8 @@ def recognise(location: Location) -> Adapter:
         names = " and ".join(adapter.name for adapter in fitting)
         raise SaebenchError(f"The checkpoint {location.origin} looks like {names}: give the path of one file.")
     looked = "; ".join(f"{adapter.name}: {adapter.looks_for}" for adapter in every)
-    there = ", ".join(location.names[:12]) + (", ..." if len(location.names) > 12 else "")
-    raise SaebenchError(f"No checkpoint format fits {location.origin}. It has: {there or 'nothing'}. Looked for: {looked}.")
+    there = ", ".join(shortened(name, 60) for name in location.names[:12]) + (", ..." if len(location.names) > 12 else "")
+    raise ChoicesError(f"No checkpoint format fits {location.origin}. It has: {there or 'nothing'}. Looked for: {looked}.")
 
 
 def _check_given(location: Location, adapter: Adapter) -> None:
@@ -82,10 +82,17 @@ def _one_sentence_errors(location: Location, adapter: Adapter) -> Iterator[None]
     try:
         yield
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        detail = str(error).partition("\n")[0]
+        detail = "a field is of the wrong type" if isinstance(error, AttributeError | TypeError) else _in_words(error)
         raise SaebenchError(
-            f"{location.origin} looks like the format {adapter.name}, but is malformed ({type(error).__name__}: {detail})."
+            f"{location.origin} looks like the format {adapter.name}, but is malformed: {detail}."
         ) from error
+
+
+def _in_words(error: Exception) -> str:
+    text = str(error).partition("\n")[0].rstrip(".")
+    if "allocate memory" in text:
+        return "it asks for more memory than there is"
+    return f"there is no {text}" if isinstance(error, KeyError) else text or "a value is out of range"
 
 
 def inspect(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from saebench.checkpoints.checked import check_archive
 from saebench.checkpoints.given import Given
 from saebench.errors import SaebenchError
 from saebench.files import require_hub
+from saebench.parsing import parse_json
 from saebench.sae import AnyAutoencoder, CheckpointInfo
 
 LARGEST_JSON = 20 * 2**20
@@ -43,6 +43,9 @@ class Location:
     file: str | None = None  # the one file meant, where the user named a file
     given: Given = field(default_factory=Given)
     _fetched: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
+    loaded: dict[str, Any] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # content of .pt files, which adapters share
 
     def has(self, name: str) -> bool:
         """Whether the file exists."""
@@ -90,11 +93,14 @@ class Location:
         try:
             if path.stat().st_size > LARGEST_JSON:
                 raise SaebenchError(f"{name} of {self.origin} is over {LARGEST_JSON >> 20} MiB: it is not a configuration.")
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            data = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise SaebenchError(f"{name} of {self.origin} is not readable JSON: {_first_line(error)}.") from error
         if not isinstance(data, dict):
-            raise SaebenchError(f"{name} of {self.origin} holds a {type(data).__name__}, not an object.")
+            found = {"NoneType": "null", "list": "a list", "str": "a text", "bool": "true or false"}.get(
+                type(data).__name__, "a number"
+            )
+            raise SaebenchError(f"{name} of {self.origin} holds {found}, not an object.")
         return data
 
     def sha256(self, name: str) -> str:
@@ -272,6 +278,13 @@ def read_torch(location: Location, name: str) -> Any:
     Raises:
         SaebenchError: the file is damaged, or is a pickle that needs more than tensors.
     """
+    if name not in location.loaded:
+        location.loaded[name] = _read_torch(location, name)
+    found = location.loaded[name]
+    return dict(found) if isinstance(found, dict) else found
+
+
+def _read_torch(location: Location, name: str) -> Any:
     path = location.path(name)
     if _is_zip(path):
         check_archive(path, location.origin)
@@ -330,6 +343,20 @@ def take(tensors: dict[str, Tensor], name: str, location: Location) -> Tensor:
     return tensor
 
 
+def take_matrix(tensors: dict[str, Tensor], name: str, location: Location) -> Tensor:
+    """A tensor with two axes by name.
+
+    Raises:
+        SaebenchError: it is missing, or has another number of axes.
+    """
+    tensor = take(tensors, name, location)
+    if tensor.ndim != 2:
+        raise SaebenchError(
+            f"The tensor {name} of {location.origin} has the shape {list(tensor.shape)}, not that of a matrix."
+        )
+    return tensor
+
+
 def integer(value: Any, what: str, location: Location) -> int:
     """A whole number from a configuration (0-dimensional tensors are accepted).
 
@@ -338,9 +365,25 @@ def integer(value: Any, what: str, location: Location) -> int:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_whole(value):
         raise SaebenchError(f"The checkpoint {location.origin} gives {value!r} for {what}; a whole number is needed.")
     return int(value)
+
+
+def flag(config: dict[str, Any], key: str, location: Location, default: bool = False) -> bool:
+    """A setting that is on or off; null is the default. A text such as "false" would otherwise count as on.
+
+    Raises:
+        SaebenchError: it is neither true nor false.
+    """
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise SaebenchError(f"The checkpoint {location.origin} gives {value!r} for {key}; true or false is needed.")
+    return default if value is None else value
+
+
+def _is_whole(value: float) -> bool:
+    return isinstance(value, int) or value.is_integer()
 
 
 def _is_zip(path: Path) -> bool:
@@ -350,4 +393,6 @@ def _is_zip(path: Path) -> bool:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return "it asks for more memory than there is"
     return text.splitlines()[0] if text else type(error).__name__

@@ -16,8 +16,9 @@ from saebench.errors import SaebenchError
 from saebench.sae import AnyAutoencoder, CheckpointInfo, hook_width
 
 WEIGHT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-LARGEST_RATIO = 1100
-"""Content over size of an archive: deflate cannot exceed 1,032."""
+LARGEST_RATIO, ALWAYS_READ = 100, 256 << 20
+"""Content over size of an archive, and the bytes of content up to which no ratio is refused: weights do not compress to a
+hundredth, and reading such content through for its checksum would take minutes."""
 LARGEST_SHARE = 0.8
 """Share of the machine's memory that an archive's content may take."""
 
@@ -32,12 +33,19 @@ def check_info(info: CheckpointInfo) -> CheckpointInfo:
         _whole(info, name, getattr(info, name))
     if info.context is not None:
         _whole(info, "context", info.context)
+    for name in ("model", "hook_in", "hook_out", "architecture", "dtype", "scaling"):
+        value = getattr(info, name)
+        if not isinstance(value, str) and (value is not None or name in ("architecture", "scaling")):
+            raise SaebenchError(f"{info.origin} gives {value!r} for {name}; a text is needed.")
+    for name in ("activation", "training", "assumed"):
+        if not isinstance(getattr(info, name), dict):
+            raise SaebenchError(f"{info.origin} gives {getattr(info, name)!r} for {name}; an object is needed.")
+    if info.prepend_bos is not None and not isinstance(info.prepend_bos, bool):
+        raise SaebenchError(f"{info.origin} gives {info.prepend_bos!r} for prepend_bos; true or false is needed.")
     if "k" in info.activation:
         _whole(info, "k", info.activation["k"])
-    for name in ("model", "hook_in", "hook_out", "architecture", "dtype"):
-        value = getattr(info, name)
-        if value is not None and not isinstance(value, str):
-            raise SaebenchError(f"{info.origin} gives {value!r} for {name}; a text is needed.")
+    for size in info.group_sizes or ():
+        _whole(info, "group_sizes", size)
     return replace(info, training=finite_json(info.training), activation=finite_json(info.activation))
 
 
@@ -86,7 +94,7 @@ def check_archive(path: Path, origin: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(each.file_size for each in archive.infolist())
-            if declared > LARGEST_RATIO * size or declared > LARGEST_SHARE * _memory():
+            if declared > max(ALWAYS_READ, LARGEST_RATIO * size) or declared > LARGEST_SHARE * _memory():
                 raise SaebenchError(
                     f"{path.name} of {origin} has {size:,} bytes and declares {declared:,}: this is refused as damaged or "
                     "larger than the memory."

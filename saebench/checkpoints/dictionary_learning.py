@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_torch, take
+from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_torch, take, take_matrix
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, Gated, JumpReLU, ReLU, SparseAutoencoder, TopK
 
@@ -130,7 +130,7 @@ def _parts(kind: str, tensors: dict[str, Tensor], location: Location) -> dict[st
         subtracts = kind == "MatryoshkaBatchTopKSAE"
         return {"W_enc": get("W_enc"), "W_dec": get("W_dec"), "b_enc": get("b_enc"), "b_dec": b_dec,
                 "b_pre": b_dec if subtracts else None}  # fmt: skip
-    W_enc, W_dec = get("encoder.weight").T, get("decoder.weight").T
+    W_enc, W_dec = (take_matrix(tensors, f"{name}.weight", location).T for name in ("encoder", "decoder"))
     if kind == "GatedAutoEncoder":
         b_dec, b_enc = get("decoder_bias"), get("gate_bias")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from saebench.checkpoints.base import Adapter, Location, Sizes, read_torch, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, read_torch, take, take_matrix
 from saebench.sae import CheckpointInfo, ReLU, SparseAutoencoder
 
 _NAME = re.compile(r"(Llama-3\.[13]-\d+B-Instruct)-SAE-l(\d+)")
@@ -43,8 +43,8 @@ class Goodfire(Adapter):
         """The two layers."""
         state = self._state(location)
         return SparseAutoencoder(
-            W_enc=take(state, "encoder_linear.weight", location).T,
-            W_dec=take(state, "decoder_linear.weight", location).T,
+            W_enc=take_matrix(state, "encoder_linear.weight", location).T,
+            W_dec=take_matrix(state, "decoder_linear.weight", location).T,
             b_enc=take(state, "encoder_linear.bias", location),
             b_dec=take(state, "decoder_linear.bias", location),
             activation=ReLU(),

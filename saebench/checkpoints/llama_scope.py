@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, Sizes, integer, read_safetensors, safetensors_header, take
+from saebench.checkpoints.base import (
+    Adapter,
+    Location,
+    Sizes,
+    flag,
+    integer,
+    read_safetensors,
+    safetensors_header,
+    take,
+    take_matrix,
+)
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, InputScaling, JumpReLU, ReLU, SparseAutoencoder, TopK
 
@@ -77,14 +87,14 @@ class LlamaScope(Adapter):
             b_enc, b_dec, W_dec = b_enc / reads, b_dec / writes, W_dec * (reads / writes)
             scaling = InputScaling()
         activation = _activation(config, tensors, info, location)
-        if config.get("sparsity_include_decoder_norm"):
+        if flag(config, "sparsity_include_decoder_norm", location):
             # Active latents are determined on activations times decoder norms.
             norms = W_dec.float().norm(dim=1).to(W_dec.dtype)
             if "W_E" in tensors and isinstance(activation, JumpReLU):  # current files: the value itself excludes the norm
                 activation = JumpReLU(activation.threshold / norms, activation.name)
             elif "encoder.weight" in tensors or not isinstance(activation, ReLU):
                 W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms[:, None]
-        subtract = bool(config.get("apply_decoder_bias_to_pre_encoder"))
+        subtract = flag(config, "apply_decoder_bias_to_pre_encoder", location)
         b_pre = b_dec if subtract else None
         return SparseAutoencoder(W_enc, W_dec, b_enc, b_dec, activation, info, b_pre=b_pre, scaling=scaling)
 
@@ -105,7 +115,7 @@ class LlamaScope(Adapter):
 
 def _weights(tensors: dict[str, Tensor], location: Location) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if "encoder.weight" in tensors:
-        W_enc, W_dec = take(tensors, "encoder.weight", location).T, take(tensors, "decoder.weight", location).T
+        W_enc, W_dec = take_matrix(tensors, "encoder.weight", location).T, take_matrix(tensors, "decoder.weight", location).T
         names = ("encoder.bias", "decoder.bias")
     else:
         W_enc, W_dec = take(tensors, "W_E", location), take(tensors, "W_D", location)
@@ -121,7 +131,7 @@ def _check_formula(config: dict[str, Any], location: Location) -> None:
     if kind not in (None, "sae", "transcoder"):
         raise SaebenchError(f"{location.origin} is of OpenMOSS's type {kind!r}; read are sae and transcoder.")
     for key in ("use_glu_encoder", "use_skip_connection"):
-        if config.get(key):
+        if flag(config, key, location):
             raise SaebenchError(f"{location.origin} has {key}, which saebench does not read.")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from saebench.checkpoints.base import Location, PairAdapter, integer, read_safetensors, take
+from saebench.checkpoints.base import Location, PairAdapter, flag, integer, read_safetensors, take, take_matrix
 from saebench.checkpoints.checked import check_info
 from saebench.errors import SaebenchError
 from saebench.files import write_safetensors, write_text
@@ -66,7 +66,7 @@ class Native(PairAdapter):
         tensors = read_safetensors(location, WEIGHTS)
         scaling = location.json(CONFIG).get("scaling", {})
         return SparseAutoencoder(
-            W_enc=take(tensors, "encoder", location).T,
+            W_enc=take_matrix(tensors, "encoder", location).T,
             W_dec=take(tensors, "W_dec", location),
             b_enc=take(tensors, "b_enc", location),
             b_dec=take(tensors, "b_dec", location),
@@ -160,7 +160,7 @@ def _activation(info: CheckpointInfo, tensors: dict[str, Tensor], location: Loca
         return ReLU()
     if kind == "TopK":
         described = info.activation
-        return TopK(int(described["k"]), bool(described.get("relu", True)), bool(described.get("signed", False)))
+        return TopK(int(described["k"]), flag(described, "relu", location, True), flag(described, "signed", location))
     if kind == "GroupMax":
         return GroupMax(int(info.activation["k"]))
     if kind == "JumpReLU":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from saebench.checkpoints.base import Adapter, Location, Sizes, integer, read_torch, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, integer, read_torch, take, take_matrix
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, InputScaling, ReLU, SparseAutoencoder, TopK
 
@@ -55,8 +55,8 @@ class OpenAI(Adapter):
         bias = take(state, "pre_bias", location)
         activation = _activation(state, location)
         return SparseAutoencoder(
-            W_enc=take(state, "encoder.weight", location).T,
-            W_dec=take(state, "decoder.weight", location).T,
+            W_enc=take_matrix(state, "encoder.weight", location).T,
+            W_dec=take_matrix(state, "decoder.weight", location).T,
             b_enc=take(state, "latent_bias", location),
             b_dec=bias,
             b_pre=bias,

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, Sizes, integer, read_torch, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, integer, read_torch, take, take_matrix
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, ReLU, SparseAutoencoder, TopK
 
@@ -70,7 +70,7 @@ class QwenScope(_Published):
         state, path = _state(location, self.weights_file(location)), _path(location)
         named, layer = _QWEN.search(path), _QWEN_FILE.search(path)
         assert named is not None and layer is not None
-        parts = {"W_enc": take(state, "W_enc", location).T, "W_dec": take(state, "W_dec", location).T}
+        parts = {"W_enc": take_matrix(state, "W_enc", location).T, "W_dec": take_matrix(state, "W_dec", location).T}
         parts |= {name: take(state, name, location) for name in ("b_enc", "b_dec")}
         hook = f"blocks.{layer[1]}.hook_resid_post"
         return self._build(location, parts, TopK(int(named[3])), False, hook, model=f"Qwen/{named[1]}")
@@ -90,7 +90,10 @@ class DeepSeek(_Published):
         """The two layers."""
         state, layer = _state(location, self.weights_file(location)), _DEEPSEEK.search(_path(location))
         assert layer is not None
-        parts = {"W_enc": take(state, "encoder.weight", location).T, "W_dec": take(state, "decoder.weight", location).T}
+        parts = {
+            "W_enc": take_matrix(state, "encoder.weight", location).T,
+            "W_dec": take_matrix(state, "decoder.weight", location).T,
+        }
         parts |= {"b_enc": take(state, "encoder.bias", location), "b_dec": take(state, "decoder.bias", location)}
         hook = f"blocks.{layer[2]}.hook_resid_post"
         return self._build(location, parts, ReLU(), False, hook, model=f"deepseek-ai/{layer[1]}")

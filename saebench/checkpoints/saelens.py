@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, take
+from saebench.checkpoints.base import Location, PairAdapter, Sizes, flag, integer, read_safetensors, take, take_matrix
 from saebench.checkpoints.saelens_model import find_places, is_centred
 from saebench.checkpoints.saelens_temporal import load_temporal, temporal_activation
 from saebench.errors import SaebenchError
@@ -150,12 +150,12 @@ class SAELens(PairAdapter):
         W_enc = W_dec.T if _is_tied(config) else take(tensors, "W_enc", location)
         b_dec = take(tensors, "b_dec", location)
         gated = config.architecture == "gated"
-        subtract = bool(config.raw.get("apply_b_dec_to_input", "transcoder" not in config.architecture))
+        subtract = flag(config.raw, "apply_b_dec_to_input", location, "transcoder" not in config.architecture)
         if config.architecture == "matching_pursuit":  # of one bias: added where it was subtracted, and no other
             b_enc, b_dec = W_dec.new_zeros(W_dec.shape[0]), b_dec if subtract else torch.zeros_like(b_dec)
         else:
             b_enc = take(tensors, "b_gate" if gated else "b_enc", location)
-        if config.raw.get("rescale_acts_by_decoder_norm"):
+        if flag(config.raw, "rescale_acts_by_decoder_norm", location):
             # The library multiplies pre-activations by the decoder's norms and divides before decoding. The same latents
             # and reconstructions result from weights that include the norms.
             norms = W_dec.float().norm(dim=1).to(W_dec.dtype)
@@ -167,7 +167,7 @@ class SAELens(PairAdapter):
             b_enc=b_enc,
             b_dec=b_dec,
             b_pre=b_dec if subtract else None,
-            W_skip=tensors["W_skip"].T if "W_skip" in tensors else None,
+            W_skip=take_matrix(tensors, "W_skip", location).T if "W_skip" in tensors else None,
             activation=_activation(config, tensors, location),
             scaling=scaling,
             info=info,
@@ -227,7 +227,7 @@ def _with_finetuned_scale(W_dec: Tensor, config: _Config, tensors: dict[str, Ten
     factor = tensors.get("finetuning_scaling_factor", tensors.get("scaling_factor"))
     if factor is None or bool((factor == 1).all()):
         return W_dec
-    if not config.raw.get("finetuning_scaling_factor") or factor.shape != W_dec.shape[:1]:
+    if not flag(config.raw, "finetuning_scaling_factor", location) or factor.shape != W_dec.shape[:1]:
         raise SaebenchError(
             f"{location.origin} holds a scaling_factor that its {CONFIG} does not mention: its meaning is unknown."
         )

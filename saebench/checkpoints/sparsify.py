@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from saebench.checkpoints.base import Location, PairAdapter, Sizes, integer, read_safetensors, take
+from saebench.checkpoints.base import Location, PairAdapter, Sizes, flag, integer, read_safetensors, take, take_matrix
 from saebench.errors import SaebenchError
 from saebench.sae import Activation, CheckpointInfo, GroupMax, SparseAutoencoder, TopK
 
@@ -29,7 +29,7 @@ class Sparsify(PairAdapter):
         shapes = self.header(location, "encoder.weight", "W_dec")
         (n, d_in), dtype = shapes["encoder.weight"]
         activation = _activation(config, location)
-        transcodes = bool(config.get("transcode"))
+        transcodes = flag(config, "transcode", location)
         hook = _hookpoint(location)
         if transcodes and hook is not None and hook.endswith(".mlp"):
             hook_in: str | None = hook.removesuffix(".mlp") + ".mlp_in"
@@ -44,12 +44,12 @@ class Sparsify(PairAdapter):
         tensors = read_safetensors(location, WEIGHTS)
         b_dec = take(tensors, "b_dec", location)
         return SparseAutoencoder(
-            W_enc=take(tensors, "encoder.weight", location).T,
+            W_enc=take_matrix(tensors, "encoder.weight", location).T,
             W_dec=take(tensors, "W_dec", location),
             b_enc=take(tensors, "encoder.bias", location),
             b_dec=b_dec,
-            b_pre=None if config.get("transcode") else b_dec,
-            W_skip=tensors["W_skip"].T if "W_skip" in tensors else None,
+            b_pre=None if flag(config, "transcode", location) else b_dec,
+            W_skip=take_matrix(tensors, "W_skip", location).T if "W_skip" in tensors else None,
             activation=_activation(config, location),
             info=self.describe(location),
         )
@@ -60,7 +60,7 @@ def _activation(config: dict[str, Any], location: Location) -> Activation:
     if kind == "groupmax":
         return GroupMax(k)
     if kind == "topk":
-        return TopK(k, signed=bool(config.get("signed")))
+        return TopK(k, signed=flag(config, "signed", location))
     raise SaebenchError(
         f"{location.origin} has the activation {kind!r}; sparsify checkpoints are read with topk or groupmax."
     )

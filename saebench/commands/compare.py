@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.terminal import terminal
 
-console = Console()
+console = terminal()
 
 
 class By(StrEnum):
@@ -50,7 +50,7 @@ def compare(
         typer.echo(found.markdown() if format is Format.markdown else found.csv(), nl=False)
     if html is not None:
         found.page(html)
-        Console(stderr=True).print(Text(f"Page: {html}"))
+        terminal(stderr=True).print(Text(f"Page: {html}"))
 
 
 def _numbers(text: str) -> list[float]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-console = Console()
+from saebench.terminal import terminal
+
+console = terminal()
 
 
 def dictionary(

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-console = Console()
+from saebench.terminal import terminal
+
+console = terminal()
 
 
 def examples(

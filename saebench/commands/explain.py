@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.terminal import terminal
 
 if TYPE_CHECKING:
     from saebench.explaining.examples.folder import ActivatingExamples
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from saebench.sae import SparseAutoencoder
     from saebench.text.corpus import TokenCorpus
 
-console = Console()
+console = terminal()
 
 
 def explain(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from saebench.terminal import terminal
+
 app = typer.Typer(help="Submit results to leaderboards, check them, and build their site.", no_args_is_help=True)
-console = Console(soft_wrap=True)
+console = terminal(soft_wrap=True)
 
 Root = Annotated[Path, typer.Option(help="The leaderboards' folder.")]
 ROOT = Path("leaderboards")

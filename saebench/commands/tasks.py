@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saebench.terminal import terminal
+
 tasks = typer.Typer(help="List the probing tasks, or show examples of one.", rich_markup_mode=None)
-console = Console()
+console = terminal()
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder with the files of data sets.")]
 SHOWN = 300

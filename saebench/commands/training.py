@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.terminal import terminal
 
-console = Console()
+console = terminal()
 PAGE = "training.html"
 SWEEP = ("grid", "member")
 """The keys that make a recipe a sweep; for one autoencoder only its common settings are used."""

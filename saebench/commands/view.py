@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.terminal import terminal
 
 if TYPE_CHECKING:
     from saebench.viewer.server import ViewerServer
 
-console = Console()
+console = terminal()
 
 
 def view(

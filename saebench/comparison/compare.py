@@ -14,7 +14,7 @@ from saebench.comparison.figures import frontier_figures
 from saebench.comparison.frontier import By
 from saebench.comparison.headline import choose
 from saebench.comparison.render import page_tables, render_markdown, render_terminal, table_key
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, plain
 from saebench.report.page import write_page
 from saebench.report.scorecard import Scorecard
 from saebench.results import Result, read_result
@@ -27,11 +27,12 @@ class Comparison(ComparedResults):
 
     def markdown(self) -> str:
         """The tables as Markdown."""
-        return render_markdown(self)
+        return _without_controls(render_markdown(self))
 
     def csv(self) -> str:
         """``frame()`` as comma-separated values; the conditions that differ, if any, are a column of every row."""
-        return str(self.frame().assign(different_benchmarks="; ".join(self.differences)).to_csv(index=False))
+        frame = self.frame().assign(different_benchmarks="; ".join(self.differences))
+        return _without_controls(str(frame.to_csv(index=False)))
 
     def page(self, path: str | Path) -> None:
         """Write a page for the browser: the tables with their verdicts, the frontiers, then everything side by side."""
@@ -77,6 +78,10 @@ def compare(
     return Comparison(
         tuple(found), _names(found), tuple(choose(found, metrics)), by, tuple(at), tuple(differences)
     )  # fmt: skip
+
+
+def _without_controls(text: str) -> str:
+    return "\n".join(plain(line) for line in text.split("\n"))
 
 
 def _result(given: Comparable) -> Result:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from saebench.errors import SaebenchError
+from saebench.parsing import parse_toml
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,11 @@ def find_law(given: str | Path | None, model: str) -> ComputeLaw | None:
         path = Path(given)
         if not path.is_file():
             raise SaebenchError(f"There is no scaling law at {path}.")
-        return read_law(path.read_text(encoding="utf-8"), str(path.name))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SaebenchError(f"The scaling law {path} cannot be read as text: {error}.") from error
+        return read_law(text, str(path.name))
     for resource in files("saebench.evaluators").joinpath("compute_laws").iterdir():
         if resource.name.endswith(".toml"):
             law = read_law(resource.read_text(encoding="utf-8"), resource.name)
@@ -75,16 +79,20 @@ def read_law(text: str, name: str) -> ComputeLaw:
         SaebenchError: fields are missing, or losses do not fall as compute grows.
     """
     try:
-        data = tomllib.loads(text)
+        data = parse_toml(text)
         columns = {key: tuple(float(value) for value in data[key]) for key in ("parameters", "compute", "loss")}
         law = ComputeLaw(tuple(data["models"]), source=str(data["source"]), **columns)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SaebenchError(
             f"{name} is not a scaling law: it needs models, source, parameters, compute and loss ({error})."
         ) from error
     same_length = len(law.parameters) == len(law.compute) == len(law.loss) >= 2
     falling = all(a > b > 0 for a, b in zip(law.loss, law.loss[1:], strict=False))
     rising = all(0 < a < b for a, b in zip(law.compute, law.compute[1:], strict=False))
-    if not (same_length and falling and rising):
-        raise SaebenchError(f"{name} needs at least two models, with compute rising and loss falling from one to the next.")
+    finite = all(0 < each < math.inf for each in (*law.parameters, *law.compute, *law.loss))
+    if not (same_length and falling and rising and finite):
+        raise SaebenchError(
+            f"{name} needs two or more models of positive parameters, with compute rising and "
+            "loss falling from one to the next."
+        )
     return law

@@ -69,7 +69,11 @@ def read_protocol(name: str = "n2g", changes: Mapping[str, Any] | None = None) -
         SaebenchError: there is no such file, or it lacks a number, or has one that is unknown or out of range.
     """
     data = load_definition("explain", name)
-    numbers = {key: value for section in _SECTIONS for key, value in data.get(section, {}).items()}
+    sections = {section: data.get(section, {}) for section in _SECTIONS}
+    for section, content in sections.items():
+        if not isinstance(content, dict):
+            raise SaebenchError(f"explain/{name}.toml is not a Neuron2Graph protocol: {section} is not a table.")
+    numbers = {key: value for content in sections.values() for key, value in content.items()}
     types = {each.name: each.type for each in fields(Protocol) if each.name not in ("definition", "sha256")}
     missing = sorted(types.keys() - numbers.keys())
     if missing:

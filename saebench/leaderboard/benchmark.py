@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from saebench.definitions import KINDS, definition_hash
 from saebench.errors import SaebenchError
 from saebench.leaderboard.files import BENCHMARK, BadFile, Strict, in_words, read_bytes
+from saebench.parsing import parse_toml
 from saebench.results import EvaluatorResult, Result, canonical_hash
 from saebench.results.statistics import read_columns
 
@@ -93,11 +93,11 @@ def read_benchmark(folder: Path) -> Benchmark:
     if not path.exists():
         raise BadFile("it is missing: a leaderboard needs one")
     try:
-        return Benchmark.model_validate(tomllib.loads(read_bytes(path).decode("utf-8")))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadFile(f"it is not TOML ({error})") from error
+        return Benchmark.model_validate(parse_toml(read_bytes(path).decode("utf-8")))
     except ValidationError as error:
         raise BadFile(f"it does not follow the schema ({in_words(error)[0]})") from error
+    except ValueError as error:
+        raise BadFile(f"it is not TOML ({error})") from error
 
 
 def benchmark_of(result: Result, title: str, controls: tuple[str, ...] = CONTROLS) -> Benchmark:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from saebench.errors import SaebenchError, plain
+from saebench.errors import SaebenchError, plain, shortened
 from saebench.leaderboard.benchmark import CONTROLS, Benchmark, definition_problems, mismatches, read_benchmark
 from saebench.leaderboard.files import (
     BENCHMARK,
@@ -34,7 +34,7 @@ class Problem:
     words: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.words}."
+        return f"{plain(str(self.path))}: {shortened(plain(self.words))}."
 
 
 @dataclass

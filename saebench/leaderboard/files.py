@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from saebench.errors import SaebenchError
+from saebench.parsing import parse_json
 
 LARGEST_SUBMISSION = 4 * 2**20
 NAME = re.compile(r"[a-z0-9](?:[._-]?[a-z0-9]+)*")
@@ -90,13 +91,11 @@ def read_json(path: Path, largest: int = LARGEST_SUBMISSION) -> tuple[str, Any]:
     """
     try:
         text = read_bytes(path, largest).decode("utf-8")
-        return text, json.loads(text, object_pairs_hook=no_duplicates, parse_constant=_no_constant)
+        return text, parse_json(text, object_pairs_hook=no_duplicates, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise BadFile("it is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise BadFile(f"it is not JSON (line {error.lineno}: {error.msg})") from error
-    except RecursionError as error:
-        raise BadFile("it is nested too deeply") from error
     except ValueError as error:
         raise BadFile(str(error)) from error
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from saebench.errors import SaebenchError
+from saebench.errors import SaebenchError, plain, shortened
 from saebench.files import write_text
+from saebench.parsing import parse_json
 
 SCHEMA_VERSION = 1
 OPTIONS_OF = "options of "
@@ -225,18 +226,19 @@ def _read(path: Path) -> tuple[list[str], Result | None]:
         if path.stat().st_size > LARGEST_FILE:
             return [f"it is larger than {LARGEST_FILE >> 20} MiB."], None
         text = path.read_text(encoding="utf-8")
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = parse_json(text, parse_constant=_refuse_constant)
     except OSError as error:
         return [f"it cannot be read ({error.strerror})."], None
     except UnicodeDecodeError:
         return ["it is not UTF-8 text."], None
     except json.JSONDecodeError as error:
         return [f"it is not JSON (line {error.lineno}: {error.msg})."], None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return [f"{error}."], None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION or version is True:
-        return [f"its schema_version is {version!r}; this version of saebench reads {SCHEMA_VERSION}."], None
+        found = shortened(repr(version), 80)
+        return [f"its schema_version is {found}; this version of saebench reads {SCHEMA_VERSION}."], None
     try:
         result = Result.model_validate_json(text, strict=True)
         problems = _without_content(result)
@@ -258,7 +260,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _in_words(location: tuple[int | str, ...], message: str) -> str:
-    return f"{'.'.join(map(str, location)) or 'the file'}: {message.removeprefix('Value error, ')}."
+    return shortened(plain(f"{'.'.join(map(str, location)) or 'the file'}: {message.removeprefix('Value error, ')}."))
 
 
 def canonical_hash(data: Any) -> str:

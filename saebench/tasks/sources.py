@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from saebench.errors import SaebenchError
 from saebench.files import TIMEOUT_SECONDS, hub_reachable
+from saebench.parsing import parse_json
 from saebench.tasks.definition import SOURCES, HubPart, PackagePart, Task
 
 Row = dict[str, Any]
@@ -164,12 +164,12 @@ def _json_lines(path: Path, name: str) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
-                row = json.loads(line) if line.strip() else None
+                row = parse_json(line) if line.strip() else None
                 if row is not None and not isinstance(row, dict):
                     raise SaebenchError(f"line {number} of {name} is not a JSON object")
                 if row is not None:
                     yield row
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SaebenchError(f"{name} is not readable JSON lines ({error})") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from saebench.errors import SaebenchError
 from saebench.files import TIMEOUT_SECONDS, require_hub
+from saebench.parsing import parse_json
 
 PYTHON_DOCS = "python-docs"
 TOKEN_IDS, MESSAGES = "input_ids", "messages"
@@ -86,9 +86,9 @@ def _json_lines(path: Path, field: str) -> Iterator[Document]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = getattr(error, "msg", "it is nested too deeply")
+                row = parse_json(line)
+            except ValueError as error:
+                reason = getattr(error, "msg", str(error))
                 raise SaebenchError(f"Line {number} of {path.name} is not JSON: {reason}.") from error
             yield _document(row, field, f"line {number} of {path.name}")
 
@@ -102,7 +102,7 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
         for batch in table.iter_batches(batch_size=256, columns=[field] if field in columns else columns):
             for row in batch.to_pylist():
                 yield _document(row, field, path.name)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise SaebenchError(f"{path.name} is not a readable Parquet file: {error}.") from error
 
 
@@ -118,9 +118,10 @@ def _arrow(path: Path, field: str) -> Iterator[Document]:
                 file = pyarrow.ipc.open_file(source)
                 batches = (file.get_batch(number) for number in range(file.num_record_batches))
             for batch in batches:
+                batch.validate(full=True)  # offsets outside the file would end the process
                 for row in batch.to_pylist():
                     yield _document(row, field, path.name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise SaebenchError(f"{path.name} is not a readable Arrow file: {error}.") from error
 
 

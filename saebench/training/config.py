@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import product
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from saebench.errors import SaebenchError, check_at_least
 from saebench.lm.embedded import EMBEDDED_MODELS
+from saebench.parsing import parse_toml
 from saebench.sae.scaling import ScalingKind
 
 ARCHITECTURES = ("topk", "multitopk", "batchtopk", "jumprelu", "relu", "gated", "prolu", "matryoshka")
@@ -98,6 +100,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
             raise SaebenchError(f"There is no architecture {self.arch!r}; choose from {', '.join(ARCHITECTURES)}.")
+        if self.scaling not in get_args(ScalingKind):
+            raise SaebenchError(
+                f"There is no input scaling {self.scaling!r}; choose from {', '.join(get_args(ScalingKind))}."
+            )
         check_at_least(self, _LEAST)
         if self.freeze and self.freeze not in FREEZES:
             raise SaebenchError(f"freeze is {self.freeze!r}; choose from {', '.join(FREEZES)}.")
@@ -148,16 +154,16 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     if path.suffix == ".toml":
         if not path.is_file():
             raise SaebenchError(f"There is no recipe at {name}.")
-        text = path.read_text(encoding="utf-8")
+        read: Traversable = path
     else:
         folder = files("saebench.training").joinpath("recipes")
         built_in = {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
         if str(name) not in built_in:
             raise SaebenchError(f"There is no recipe {str(name)!r}; built in are {', '.join(sorted(built_in))}.")
-        text = built_in[str(name)].read_text(encoding="utf-8")
+        read = built_in[str(name)]
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(read.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise SaebenchError(f"The recipe {name} is not TOML: {error}.") from error
 
 
@@ -172,13 +178,14 @@ def read_sweep(name: str | Path) -> tuple[list[TrainingConfig], list[str]]:
     members, grid = settings.pop("member", []), settings.pop("grid", {})
     if (
         not isinstance(members, list)
+        or not all(isinstance(each, dict) for each in members)
         or not isinstance(grid, dict)
         or not all(isinstance(each, list) for each in grid.values())
     ):
         raise SaebenchError(f"In the sweep {name}, member must be [[member]] tables and [grid] hold lists.")
     for values in product(*grid.values()) if grid else ():
         chosen = dict(zip(grid, values, strict=True))
-        members.append(chosen | {"name": "-".join(v if k == "arch" else f"{k}{v}" for k, v in chosen.items())})
+        members.append(chosen | {"name": "-".join(f"{v}" if k == "arch" else f"{k}{v}" for k, v in chosen.items())})
     if not members:
         raise SaebenchError(f"The sweep {name} has neither [[member]] tables nor a [grid].")
     names = [str(member.pop("name", "")) for member in members]
@@ -197,9 +204,32 @@ def make_config(settings: dict[str, Any]) -> TrainingConfig:
     unknown = sorted(set(settings) - known)
     if unknown:
         raise SaebenchError(f"There is no setting {', '.join(unknown)}; there are: {', '.join(sorted(known))}.")
-    settings = settings | {name: tuple(settings[name]) for name in ("group_sizes", "keep_tokens") if name in settings}
+    settings = {name: _typed(name, value) for name, value in settings.items()}
     if settings.get("model") in EMBEDDED_MODELS:
         settings = {"hook": EMBEDDED_MODELS[settings["model"]].hook} | settings
     if settings.get("arch") in PENALISED and not settings.get("sparsity") and not settings.get("target_l0"):
         settings = settings | {"target_l0": float(settings.get("k", TrainingConfig.k))}
     return TrainingConfig(**settings)
+
+
+_TYPES = {field.name: type(field.default) for field in fields(TrainingConfig)}
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list of whole numbers",
+}
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A setting of the type of its default: whole numbers do for others, lists for tuples."""
+    wanted = _TYPES[name]
+    if wanted is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    if wanted is tuple and isinstance(value, list | tuple) and all(type(each) is int for each in value):
+        value = tuple(value)
+    huge = isinstance(value, int) and abs(value) >= 2**63
+    if type(value) is not wanted or huge or (isinstance(value, float) and not isfinite(value)):
+        raise SaebenchError(f"{name} is {value!r}; {_WORDS[wanted]} is needed.")
+    return value

@@ -66,6 +66,8 @@ class Guard:
         headers = Headers(scope=scope)
         if headers.get("host", "").lower() not in self.names:
             return _plain(HTTPStatus.MISDIRECTED_REQUEST, "This server answers to its own name only.")
+        if not ((scope["raw_path"] or b"") + scope["query_string"]).isascii():
+            return _plain(HTTPStatus.BAD_REQUEST, "The address holds bytes that are not ASCII.")
         if len(scope["raw_path"] or b"") + len(scope["query_string"]) > LONGEST_QUERY:
             return _plain(HTTPStatus.REQUEST_URI_TOO_LONG, "The address is too long.")
         if scope["path"].startswith("/api/") and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):

@@ -102,7 +102,7 @@ def test_null_and_its_reason_come_together() -> None:
         (b'{"schema_version": 1, "seed": NaN}', "it holds NaN, which is not JSON"),
         (b'{"schema_version": 1, "seed": -Infinity}', "it holds -Infinity, which is not JSON"),
         (b'"\xff"', "it is not UTF-8 text."),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "it is nested too deeply."),
     ],
 )
 def test_what_is_no_result_file_is_said_in_a_sentence(tmp_path: Path, content: bytes, problem: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, integer
+from saebench.checkpoints.base import Adapter, Location, integer, take_matrix
 from saebench.checkpoints.given import ACTIVATIONS, open_questions, parse_activation, parse_scale
 from saebench.checkpoints.state_dict.conventions import Layout, convention, layout, subtracts_bias
 from saebench.checkpoints.state_dict.reading import State, is_state, read_state, weight_files
@@ -76,7 +76,7 @@ class StateDict(Adapter):
             b_enc=torch.zeros(sizes.n_latents) if b_enc is None else b_enc.reshape(-1),
             b_dec=b_dec,
             b_pre=b_dec if found.subtracts else tensors.get("b_pre"),
-            W_skip=None if skip is None else skip.T,
+            W_skip=None if skip is None else take_matrix(tensors, "W_skip", location).T,
             activation=found.activation,
             scaling=found.scaling,
             info=_describe(found, location),

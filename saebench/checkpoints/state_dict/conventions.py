@@ -70,6 +70,8 @@ def layout(state: State, stated: Convention | None, missing: list[str], assumed:
     Adds to ``missing`` where they leave it open, and to ``assumed`` where a convention decided.
     """
     encoder, decoder = tuple(state.tensors["W_enc"].shape), tuple(state.tensors["W_dec"].shape)
+    if state.places > 1:  # made from three dimensions, whose order is known
+        return Layout(encoder[0], decoder[1], encoder[1], encoder_transposed=False, decoder_transposed=False)
     b_enc, b_dec = (state.tensors[name].numel() if name in state.tensors else None for name in ("b_enc", "b_dec"))
     if encoder[0] == encoder[1]:
         rows = True if state.linear else stated.encoder_rows if stated is not None else None

@@ -7,7 +7,6 @@ A folder holds ``manifest.json`` (autoencoder, model, text and settings; written
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from saebench.errors import SaebenchError
+from saebench.parsing import parse_json
 
 FORMAT, FORMAT_VERSION = "saebench-examples", 1
 MANIFEST, TOKENS, VOCABULARY, TABLE, SHARDS = (
@@ -119,6 +119,8 @@ class ActivatingExamples:
         if (
             tokens is None
             or tokens.dim() != 2
+            or tokens.is_floating_point()
+            or tokens.is_complex()
             or tokens.shape != (manifest["corpus"]["rows"], manifest["corpus"]["context"])
         ):
             raise damaged(folder, f"{TOKENS} does not hold the corpus that {MANIFEST} names")
@@ -232,6 +234,10 @@ class ActivatingExamples:
         for name, shape in expected.items():
             if name not in tensors or tuple(tensors[name].shape) != shape:
                 return f"{name} is missing or has another shape than {list(shape)}"
+        for name, tensor in tensors.items():
+            real = name in ("sum", "maximum") or name.endswith(".activations")
+            if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_floating_point() != real:
+                return f"{name} holds numbers of the type {str(tensor.dtype).removeprefix('torch.')}"
         for kind in KINDS:
             places, ends = tensors[f"{kind}.places"], tensors[f"{kind}.ends"].flatten()
             offsets, values = tensors.get(f"{kind}.offsets"), tensors.get(f"{kind}.activations")
@@ -301,8 +307,8 @@ def _json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise damaged(path.parent, f"{path.name} is over {LARGEST_JSON >> 20} MiB")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise damaged(path.parent, f"{path.name} cannot be read") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from saebench.checkpoints.native import CONFIG
 from saebench.errors import SaebenchError
+from saebench.parsing import parse_json
 from saebench.provenance import portable_name
 from saebench.results import LARGEST_FILE, Result, read_result
 from saebench.studies.scaling.laws import Array
@@ -125,12 +125,12 @@ def from_record(path: Path) -> ScalingPoint:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise SaebenchError(f"{path} is larger than {LARGEST_FILE >> 20} MiB: it is not a checkpoint's description.")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
         record = _Training.model_validate(data["training"])
         d = int(data["sae"]["d_in"])
     except OSError as error:
         raise SaebenchError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         what = error.errors()[0]["loc"] if isinstance(error, ValidationError) else error
         raise SaebenchError(f"{path} holds no training record of saebench ({what}).") from error
     if not record.complete:
