@@ -22,8 +22,9 @@ FOLDER = "smollm2/blocks.15.hook_resid_pre"
 CONTROLS = ("random",)
 
 
-ROWS, PER_ROW = 256, 127
-"""Of the text of ``sample_result``: together the tokens that it says were counted."""
+ROWS, GROUP = 16, 16
+PER_ROW = 127 * GROUP
+"""Groups of rows of the text of ``sample_result``, and the tokens in each: together those that it says were counted."""
 
 
 def entry_result(index: int = 0, k: int = 32, architecture: str = "topk", **changes: Any) -> Result:
@@ -100,7 +101,7 @@ def _reconstruction(share: float, k: int) -> dict[str, Any]:
         "unit_variance": 0.9 * ROWS * PER_ROW,
         "by_row": {
             "variance": variance,
-            "rows_per_group": 1,
+            "rows_per_group": GROUP,
             "tokens": tokens,
             "squared_error": error,
             "unit_error": _wave(share * PER_ROW * 0.9, 0.7),
@@ -122,7 +123,7 @@ def _downstream(scale: float) -> dict[str, Any]:
         float(f"{value + 0.1871 * scale * PER_ROW * (1 + 0.2 * math.sin(row)):.7g}") for row, value in enumerate(clean)
     ]
     return {
-        "rows_per_group": 1,
+        "rows_per_group": GROUP,
         "predictions": [float(PER_ROW)] * ROWS,
         "ce_clean": clean,
         "ce_spliced": spliced,
