@@ -45,7 +45,7 @@ class Native(PairAdapter):
     config, weights = CONFIG, WEIGHTS
 
     def describe(self, location: Location) -> CheckpointInfo:
-        """From the JSON file alone."""
+        """From the JSON file; the number of latents must be that of the weights' header."""
         config = location.json(CONFIG)
         if config.get("format_version") != FORMAT_VERSION:
             raise SaebenchError(
@@ -56,9 +56,14 @@ class Native(PairAdapter):
             known = dict(config["sae"])
             if known.get("group_sizes") is not None:
                 known["group_sizes"] = tuple(known["group_sizes"])
-            return CheckpointInfo(origin=location.origin, format=self.name, training=config.get("training", {}), **known)
+            info = CheckpointInfo(origin=location.origin, format=self.name, training=config.get("training", {}), **known)
         except (KeyError, TypeError, ValueError) as error:
             raise SaebenchError(f"{CONFIG} of {location.origin} is incomplete: {error}.") from error
+        shape, _ = self.header(location, "W_dec")["W_dec"]
+        claimed = info.n_latents
+        if type(claimed) is int and claimed > 0 and claimed != shape[0]:
+            raise SaebenchError(f"{location.origin} gives {claimed:,} for n_latents, but its weights have {shape[0]:,}.")
+        return info
 
     def load(self, location: Location) -> SparseAutoencoder:
         """Memory-mapped weights."""
