@@ -52,10 +52,14 @@ class Native(PairAdapter):
                 f"{location.origin} is of version {config.get('format_version')!r} of the saebench format; only "
                 f"{FORMAT_VERSION} is read."
             )
+        known = config.get("sae")
+        if not isinstance(known, dict):
+            raise SaebenchError(f"{CONFIG} of {location.origin} has no object sae.")
+        sizes = known.get("group_sizes")
+        if sizes is not None and not isinstance(sizes, list):
+            raise SaebenchError(f"{CONFIG} of {location.origin} gives {sizes!r} for group_sizes; a list is needed.")
         try:
-            known = dict(config["sae"])
-            if known.get("group_sizes") is not None:
-                known["group_sizes"] = tuple(known["group_sizes"])
+            known = {**known, "group_sizes": None if sizes is None else tuple(sizes)}
             info = CheckpointInfo(origin=location.origin, format=self.name, training=config.get("training", {}), **known)
         except (KeyError, TypeError, ValueError) as error:
             raise SaebenchError(f"{CONFIG} of {location.origin} is incomplete: {error}.") from error

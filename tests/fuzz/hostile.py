@@ -59,7 +59,9 @@ def _changed(data: Any, rng: random.Random) -> Any:
     elif action < 0.4 and isinstance(holder, dict):
         holder[str(key) + rng.choice(("", " ", "_", CONTROL))] = holder.pop(key)
     elif action < 0.5 and type(holder[key]) in (int, float):
-        holder[key] = rng.choice((-holder[key], holder[key] + 1, holder[key] * 1000, float(holder[key]), str(holder[key])))
+        number = holder[key]
+        near = float(number) if abs(number) < 2**1000 else number
+        holder[key] = rng.choice((-number, number + 1, number * 1000, near, str(number)))
     else:
         holder[key] = hostile_value(rng)
     return data
