@@ -134,6 +134,16 @@ def native_config(sae: SparseAutoencoder, training: dict[str, Any] | None = None
         raise SaebenchError(f"The training record cannot be written as JSON: {error}.") from error
 
 
+def _pursuit(info: CheckpointInfo, location: Location) -> MatchingPursuit:
+    threshold, stops = info.activation.get("threshold"), info.activation.get("stop_on_repeat")
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not isinstance(stops, bool):
+        raise SaebenchError(
+            f"{location.origin} gives {threshold!r} for threshold and {stops!r} for stop_on_repeat; a number and true or "
+            "false are needed."
+        )
+    return MatchingPursuit(float(threshold), integer(info.activation.get("iterations"), "iterations", location), stops)
+
+
 def _context(
     location: Location, info: CheckpointInfo, tensors: dict[str, Tensor], scaling: InputScaling
 ) -> TemporalContext | None:
@@ -178,10 +188,7 @@ def _activation(info: CheckpointInfo, tensors: dict[str, Tensor], location: Loca
         r_mag, b_mag = take(tensors, "r_mag", location), take(tensors, "b_mag", location)
         return Gated(r_mag, b_mag, take(tensors, "b_enc", location))
     if kind == "MatchingPursuit":
-        described = info.activation
-        return MatchingPursuit(
-            float(described["threshold"]), int(described["iterations"]), bool(described["stop_on_repeat"])
-        )
+        return _pursuit(info, location)
     if kind == "ProLU":
         return ProLU(take(tensors, "prolu_bias", location))
     raise SaebenchError(f"{location.origin} names an unknown activation function {kind!r}.")

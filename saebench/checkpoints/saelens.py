@@ -119,7 +119,11 @@ class SAELens(PairAdapter):
         """From the configuration and the header of the weights."""
         config = _Config.read(location)
         tied = _is_tied(config)
-        shapes = self.header(location, "W_dec", *(() if tied else ("W_enc",)))
+        needed = ("W_dec",) if tied else ("W_dec", "W_enc")
+        shapes = self.header(location, *needed)
+        for name in needed:
+            if len(shapes[name][0]) != 2:
+                raise SaebenchError(f"{name} of {location.origin} has shape {list(shapes[name][0])}; a matrix is needed.")
         (d_in, n), dtype = (shapes["W_dec"][0][::-1], shapes["W_dec"][1]) if tied else shapes["W_enc"]
         metadata = config.metadata
         hook, hook_out = config.hooks

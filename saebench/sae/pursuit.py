@@ -15,6 +15,8 @@ from saebench.sae.activations import Activation, Selection
 
 CHUNK_ELEMENTS = 2**24
 """The most products of residuals and directions held at once."""
+MOST_STEPS = 100_000
+"""More are not evaluated: a file could ask for a run without end."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class MatchingPursuit(Activation):
         }  # fmt: skip
 
     def check(self, n_latents: int) -> None:
-        """Raise ``SaebenchError`` unless it ends after a positive number of steps."""
-        if self.iterations < 1 or not math.isfinite(self.threshold):
+        """Raise ``SaebenchError`` unless it ends after a positive, not enormous number of steps."""
+        if not 1 <= self.iterations <= MOST_STEPS or not math.isfinite(self.threshold):
             raise SaebenchError(
-                f"Matching pursuit stops after {self.iterations} steps or below {self.threshold}; at least one step and a "
-                "finite number are needed."
+                f"Matching pursuit stops after {self.iterations} steps or below {self.threshold}; 1 to {MOST_STEPS:,} steps "
+                "and a finite number are needed."
             )
 
     def pursue(self, centred: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor]:

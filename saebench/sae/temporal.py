@@ -85,7 +85,7 @@ class TemporalContext:
     def __post_init__(self) -> None:
         n = self.W_dec.shape[0]
         for number, layer in enumerate(self.layers):
-            width = layer.key.shape[0]
+            width = layer.key_bias.numel()
             if self.heads < 1 or n % self.heads or not width or width % self.heads:
                 raise SaebenchError(
                     f"Attention layer {number} has {self.heads} heads, which do not divide {n} latents and keys of {width}."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from saebench import checkpoints
 from saebench.errors import SaebenchError
 from saebench.sae import MatchingPursuit, SparseAutoencoder, pursuit
 
@@ -61,6 +64,19 @@ def test_fewer_latents_are_pursued_alone(make_sae: Make) -> None:
     sae = make_sae(d=16, n=48, activation=function)
     x = torch.randn(9, 16, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(sae.prefix(20).encode(x).to_dense(), slow(x, F.normalize(sae.W_dec[:20], dim=1), function))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"threshold": "low"}, {"stop_on_repeat": 1}, {"iterations": None}, {"iterations": 10**9}]
+)
+def test_malformed_settings_of_a_file_are_named(changes: dict[str, object], make_sae: Make, tmp_path: Path) -> None:
+    folder = checkpoints.save_native(make_sae(activation=MatchingPursuit(0.5, 4)), tmp_path / "sae")
+    assert checkpoints.load(folder).activation == MatchingPursuit(0.5, 4)
+    config = json.loads((folder / "sae.json").read_text())
+    config["sae"]["activation"] |= changes
+    (folder / "sae.json").write_text(json.dumps(config))
+    with pytest.raises(SaebenchError, match=f"{next(iter(changes))}|1000000000 steps"):
+        checkpoints.load(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,24 @@ def test_what_is_said_of_it(name: str, tmp_path: Path) -> None:
 def test_settings_that_are_not_read_are_named(changes: dict[str, object], words: str, tmp_path: Path) -> None:
     with pytest.raises(SaebenchError, match=words):
         checkpoints.load(edited("saelens/temporal", tmp_path, "cfg.json", **changes))
+
+
+@pytest.mark.parametrize("attention", [[1], {"layers": "one", "heads": 4}, {"layers": 1}, {"layers": 2, "heads": 4}])
+def test_malformed_attention_of_a_native_file_is_named(attention: object, tmp_path: Path) -> None:
+    folder = checkpoints.save_native(random_temporal(), tmp_path / "sae")
+    assert checkpoints.load(folder).context is not None
+    config = json.loads((folder / "sae.json").read_text())
+    (folder / "sae.json").write_text(json.dumps(config | {"attention": attention}))
+    with pytest.raises(SaebenchError, match="attention"):
+        checkpoints.load(folder)
+
+
+def test_several_that_need_the_same_activations_are_refused(tiny_model: LanguageModel, tmp_path: Path) -> None:
+    from saebench.evaluation.run import prepare_together
+    from saebench.progress import Progress
+
+    with pytest.raises(SaebenchError, match="cannot share activations with others"):
+        prepare_together([random_temporal(), random_temporal()], Progress(False), model=tiny_model, hook=HOOK)
 
 
 def test_attention_of_the_wrong_shape_is_named(tmp_path: Path) -> None:
