@@ -16,6 +16,8 @@ import saebench
 from saebench import definitions
 from saebench.errors import SaebenchError
 from saebench.evaluators import probe_loss
+from saebench.evaluators.base import Measured
+from saebench.evaluators.probe_loss import ProbeLoss
 from saebench.lm import LanguageModel
 from saebench.probing.activations import TaskActivations, run_texts
 from saebench.probing.protocol import TextLimits
@@ -82,6 +84,8 @@ def test_missing_tasks_are_listed_and_the_mean_says_so(
     for metric in result.metrics.values():
         assert metric.n == 2 and metric.n_unit == "of 3 tasks", metric.name
     assert "over 2 of 3 tasks" in card.metric("probe_loss.probe_loss").description
+    again = {metric.name: metric for metric in ProbeLoss.recomputed(result, Measured.of(card.result))}
+    assert again == result.metrics
     assert set(card.result.definitions) == {f"tasks/{each}" for each in ("alpha", "beta", "gone")} | {
         "probes/gao2024", "probes/k-sparse", "probes/dense-baseline",
     }  # fmt: skip
