@@ -81,7 +81,7 @@ def _one_sentence_errors(location: Location, adapter: Adapter) -> Iterator[None]
     """Turn the errors of an adapter on fields of the wrong type or shape into one sentence for the user."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         detail = "a field is of the wrong type" if isinstance(error, AttributeError | TypeError) else _in_words(error)
         raise SaebenchError(
             f"{location.origin} looks like the format {adapter.name}, but is malformed: {detail}."

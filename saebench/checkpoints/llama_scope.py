@@ -187,7 +187,10 @@ def _scaling(
         stored = tensors.get(f"dataset_average_activation_norm.{hook}")
         norm = stored if stored is not None else norms.get(side, norms.get(hook))
         if norm is not None:
-            found.append(width**0.5 / float(norm))
+            value = float(norm)
+            if not 0 < value < float("inf"):
+                raise SaebenchError(f"{location.origin} gives {value:g} for the average norm at its {side}put; it is above 0.")
+            found.append(width**0.5 / value)
     if len(found) == 2:
         return InputScaling("dataset", input_scale=found[0], output_scale=found[1])
     if mode == "dataset-wise" and tensors:

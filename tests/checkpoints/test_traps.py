@@ -87,6 +87,11 @@ def test_llama_scope_norms_count_only_in_the_mode_that_uses_them(tmp_path: Path)
     changed(folder / "hyperparams.json", norm_activation="batch-wise")
     with pytest.raises(SaebenchError, match="batch-wise"):
         checkpoints.load(folder)
+    for norm in (0.0, -1.0):
+        norms = {"in": 9.0, "out": norm}
+        changed(folder / "hyperparams.json", norm_activation="dataset-wise", dataset_average_activation_norm=norms)
+        with pytest.raises(SaebenchError, match=f"gives {norm:g} for the average norm at its output"):
+            checkpoints.load(folder)
 
 
 def test_an_unknown_scaling_is_refused_not_taken_for_layer_norm() -> None:
