@@ -189,7 +189,7 @@ def _scaling(
         if norm is not None:
             value = float(norm)
             if not 0 < value < float("inf"):
-                raise SaebenchError(f"{location.origin} gives {value:g} for the average norm at its {side}put; it is above 0.")
+                raise SaebenchError(f"{location.origin} gives {value:g} for the average norm at its {side}put, not above 0.")
             found.append(width**0.5 / value)
     if len(found) == 2:
         return InputScaling("dataset", input_scale=found[0], output_scale=found[1])
