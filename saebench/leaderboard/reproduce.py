@@ -19,6 +19,7 @@ from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.leaderboard.benchmark import Benchmark
 from saebench.leaderboard.submission import Submission
+from saebench.lm import LanguageModel
 from saebench.progress import Progress
 from saebench.results import EvaluatorResult, Result
 from saebench.sae import AnyAutoencoder
@@ -47,10 +48,13 @@ class Part:
     latents: tuple[int, ...]
 
     def __str__(self) -> str:
-        found = [f"{self.rows.numel():,} rows of text"]
-        found += [f"{len(self.tasks)} probing tasks"] if self.tasks else []
-        found += [f"{len(self.latents)} explained latents"] if self.latents else []
-        return ", ".join(found)
+        counts = {"row of text": self.rows.numel(), "probing task": len(self.tasks), "explained latent": len(self.latents)}
+        return ", ".join(f"{count:,} {_plural(words, count)}" for words, count in counts.items() if count)
+
+
+def _plural(words: str, count: int) -> str:
+    first, space, rest = words.partition(" of ")
+    return words if count == 1 else f"{first}s{space}{rest}"
 
 
 def draw(result: Result, share: float, seed: int) -> Part:
@@ -104,7 +108,9 @@ def reproduce(
         ours, theirs = sae.info.weights_sha256, claimed.sae.weights_sha256
         return [f"the checkpoint's weights have the hash {ours}, the submission's {theirs}"]
     problems: list[str] = []
-    for settings in _runs(_settings(claimed, benchmark, part, data_dir)):
+    with progress.step(f"Loading {benchmark.model.name}"):  # once for both runs
+        model = LanguageModel.load(benchmark.model.name, benchmark.model.dtype)
+    for settings in _runs(replace(_settings(claimed, benchmark, part, data_dir), model=model)):
         (found,) = EvaluationRun([sae], settings, [None], False, progress).run()
         problems += _compared(claimed, found, part)
     return problems

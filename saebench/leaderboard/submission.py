@@ -106,5 +106,5 @@ def read_submission(path: Path) -> Submission:
 
 
 def to_json(submission: Submission) -> str:
-    """The text of a submission's file."""
-    return submission.model_dump_json(indent=1) + "\n"
+    """The text of a submission's file, on one line: samples make up most of it."""
+    return submission.model_dump_json() + "\n"
