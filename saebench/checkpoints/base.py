@@ -300,7 +300,11 @@ def _read_torch(location: Location, name: str) -> Any:
                 f"{name} of {location.origin} is a pickle that needs {wanted} to load; code in a checkpoint is "
                 "never run. Save its state dict instead."
             ) from error
-        raise SaebenchError(f"{name} of {location.origin} cannot be read: {_first_line(error)}") from error
+        foreign = isinstance(
+            error, AttributeError | TypeError | KeyError | IndexError
+        )  # raised far inside: no words for users
+        words = "it is damaged" if foreign else _first_line(error)
+        raise SaebenchError(f"{name} of {location.origin} cannot be read: {words}.") from error
 
 
 def read_safetensors(location: Location, name: str) -> dict[str, Tensor]:

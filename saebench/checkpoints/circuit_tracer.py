@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from saebench.checkpoints.base import Adapter, Location, Sizes, read_safetensors, safetensors_header, take
+from saebench.checkpoints.base import Adapter, Location, Sizes, read_safetensors, safetensors_header, take, take_matrix
 from saebench.checkpoints.gemma_scope import GemmaScope
 from saebench.errors import SaebenchError
 from saebench.sae import CheckpointInfo, JumpReLU, ReLU, SparseAutoencoder
@@ -196,11 +196,11 @@ def _set(config: dict[str, Any], location: Location) -> Iterator[Layer]:
         b_dec = take(tensors, "b_dec", place)
         yield (
             _layer(
-                take(tensors, "W_enc", place),
-                take(tensors, "W_dec", place),
+                take_matrix(tensors, "W_enc", place),
+                take_matrix(tensors, "W_dec", place),
                 take(tensors, "b_enc", place),
                 tensors.get(THRESHOLD),
-                tensors.get("W_skip"),
+                take_matrix(tensors, "W_skip", place) if "W_skip" in tensors else None,
                 place,
             ),
             b_dec,
@@ -232,7 +232,7 @@ def _cross_layer(location: Location) -> Iterator[Layer]:
             raise SaebenchError(
                 f"{location.origin} has skip connections (W_skip_{layer}), which are not read across layers."
             )
-        W_enc = take(tensors, f"W_enc_{layer}", location)
+        W_enc = take_matrix(tensors, f"W_enc_{layer}", location)
         b_enc, threshold = take(tensors, f"b_enc_{layer}", location), tensors.get(f"threshold_{layer}")
         yield (
             _layer(W_enc, W_dec.flatten(1), b_enc, threshold, None, location),

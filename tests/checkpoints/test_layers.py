@@ -224,3 +224,11 @@ def test_replacing_the_residual_at_several_layers_leaves_what_the_last_one_gives
     torch.testing.assert_close(cut.suffix(prefix.outputs, prefix), tiny_model.logits(tiny_corpus.tokens), atol=1e-4, rtol=0)
     changed = prefix.outputs + 0.3 * torch.randn(prefix.outputs.shape, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(cut.suffix(changed, prefix), last.suffix(changed[..., 32:], end), atol=1e-4, rtol=0)
+
+
+def test_an_encoder_that_is_no_matrix_is_named(tmp_path: Path) -> None:
+    folder = altered(tmp_path, "set_relu")
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / "layer_1.safetensors").items()}
+    save_file({**tensors, "W_enc": torch.zeros(24, 32, 1)}, folder / "layer_1.safetensors")
+    with pytest.raises(SaebenchError, match=r"W_enc of .* has the shape \[24, 32, 1\], not that of a matrix"):
+        checkpoints.load(folder)
