@@ -201,7 +201,11 @@ main()
 def test_inspect_reads_no_weights(tmp_path: Path, make_sae: Callable[..., SparseAutoencoder]) -> None:
     sae = make_sae(activation=JumpReLU(torch.full((64,), 0.25)))
     folder = save_native(sae, tmp_path / "sae", training={"tokens": 5})
-    (folder / "sae.safetensors").write_bytes(b"not read")
+    weights = folder / "sae.safetensors"
+    header = 8 + int.from_bytes(weights.read_bytes()[:8], "little")
+    with weights.open("r+b") as stream:  # the header stays; reading a weight would find noise
+        stream.seek(header)
+        stream.write(b"\xff" * (weights.stat().st_size - header))
     done = cli("inspect", folder)
     assert done.returncode == 0
     for word in ("saebench", "jumprelu", "0.25", "64", "blocks.1.hook_resid_post"):

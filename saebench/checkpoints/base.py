@@ -300,11 +300,7 @@ def _read_torch(location: Location, name: str) -> Any:
                 f"{name} of {location.origin} is a pickle that needs {wanted} to load; code in a checkpoint is "
                 "never run. Save its state dict instead."
             ) from error
-        foreign = isinstance(
-            error, AttributeError | TypeError | KeyError | IndexError
-        )  # raised far inside: no words for users
-        words = "it is damaged" if foreign else _first_line(error)
-        raise SaebenchError(f"{name} of {location.origin} cannot be read: {words}.") from error
+        raise SaebenchError(f"{name} of {location.origin} cannot be read: {_first_line(error)}") from error
 
 
 def read_safetensors(location: Location, name: str) -> dict[str, Tensor]:
@@ -396,6 +392,8 @@ def _is_zip(path: Path) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, AttributeError | TypeError | LookupError):  # of a library's own code: no words for users
+        return "it is damaged."
     text = str(error).strip()
     if isinstance(error, MemoryError) or "allocate memory" in text:
         return "it asks for more memory than there is"

@@ -86,7 +86,7 @@ def _groups(configs: list[Any], folders: list[Path], together: int | None, resum
     """Numbers of the members that train at a time: they share batch, steps and seed. Finished ones are left out."""
     by_data: dict[tuple[int, int, int], list[int]] = {}
     for number, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-        if not (resume and _finished(folder)):
+        if not (resume and _finished(config, folder)):
             by_data.setdefault((config.batch, config.steps, config.seed), []).append(number)
     return [
         members[start : start + (together or len(members))]
@@ -95,9 +95,13 @@ def _groups(configs: list[Any], folders: list[Path], together: int | None, resum
     ]
 
 
-def _finished(folder: Path) -> bool:
-    path = folder / "sae.json"
-    return path.is_file() and _trained(folder).get("complete") is True
+def _finished(config: Any, folder: Path) -> bool:
+    """Whether a folder holds the finished run of these settings; others are compared, and refused, on resuming."""
+    if not (folder / "sae.json").is_file():
+        return False
+    there = _trained(folder)
+    same = {**config.record(), "checkpoint_every": 0} == {**there.get("config", {}), "checkpoint_every": 0}
+    return there.get("complete") is True and same
 
 
 def _trained(folder: Path) -> dict[str, Any]:

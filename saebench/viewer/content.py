@@ -235,7 +235,11 @@ class Content:
 
     def _texts(self, ids: Sequence[int]) -> list[str]:
         assert self.examples is not None
-        return [self.examples.vocabulary[token] for token in ids]
+        known = self.examples.vocabulary
+        wrong = [token for token in ids if not 0 <= token < len(known)]
+        if wrong:
+            raise SaebenchError(f"The folder of examples names token {wrong[0]:,}, but its vocabulary has {len(known):,}.")
+        return [known[token] for token in ids]
 
     def _column(self, name: str) -> NDArray[Any]:
         return self._columns[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,8 @@ def _ask(path: Path, case: Case, kind: str) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(_application()(scope, receive, send))
+    with ThreadPoolExecutor(1) as alone:  # a test of the browser may leave a loop running in this thread
+        alone.submit(asyncio.run, _application()(scope, receive, send)).result()
     start, body = sent[0], b"".join(each.get("body", b"") for each in sent[1:])
     headers = dict(start["headers"])
     assert start["status"] < 500, f"{start['status']} for {target[:100]!r}: {body[:200]!r}"
