@@ -142,6 +142,10 @@ def _hub(source: str, commit: str | None, field: str) -> Iterator[Document]:
             yield _document(row, field, source)
 
 
+_KINDS = {type(None): "null", list: "a list", str: "a text", bool: "true or false"}
+"""What a line may hold instead of an object."""
+
+
 def _document(row: Any, field: str, where: str) -> Document:
     """The document of a row: its field, or for ``text`` the first of the other fields that it has."""
     names = (field, TOKEN_IDS, MESSAGES) if field == "text" else (field,)
@@ -154,7 +158,7 @@ def _document(row: Any, field: str, where: str) -> Document:
             return value
         if isinstance(value, list) and all(isinstance(each, dict) for each in value):
             return value
-    there = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
+    there = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else _KINDS.get(type(row), "a number")
     raise SaebenchError(
         f"There is no text, no token ids and no messages in the field {field!r} of {where}; it has: {there}. Name another "
         "with --text-field."
