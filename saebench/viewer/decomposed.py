@@ -43,19 +43,20 @@ class Decomposition:
         Raises:
             SaebenchError: they do not exist, are damaged, or of another autoencoder than ``info`` describes.
         """
-        import pandas as pd
+        import pyarrow
+        import pyarrow.parquet
 
         folder = Path(folder)
         try:
             study = StudyResult.model_validate_json((folder / NUMBERS).read_text(encoding="utf-8"))
-            table = pd.read_parquet(folder / TABLE, columns=list(COLUMNS))
-        except (OSError, ValueError, ValidationError) as error:
+            table = pyarrow.parquet.read_table(folder / TABLE, columns=list(COLUMNS)).to_pandas(ignore_metadata=True)
+        except (OSError, ValueError, ValidationError, pyarrow.ArrowException) as error:
             reason = f"{error}".splitlines()[0]
             raise SaebenchError(f"{folder} does not hold the files of `saebench meta`: {reason}") from error
         try:
             latents, meta = (table[name].to_numpy().astype(np.int64, casting="safe") for name in COLUMNS[:2])
             values = table["value"].to_numpy().astype(np.float64, casting="safe")
-        except (TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise SaebenchError(f"{folder / TABLE} is damaged: its columns are not numbers.") from error
         fits = latents.size == 0 or (latents.min() >= 0 and latents.max() < info.n_latents and meta.min() >= 0)
         if not study.saes or not fits or not np.isfinite(values).all():
