@@ -100,8 +100,7 @@ def _finished(config: Any, folder: Path) -> bool:
     if not (folder / "sae.json").is_file():
         return False
     there = _trained(folder)
-    same = {**config.record(), "checkpoint_every": 0} == {**there.get("config", {}), "checkpoint_every": 0}
-    return there.get("complete") is True and same
+    return there.get("complete") is True and not config.differing(there.get("config", {}))
 
 
 def _trained(folder: Path) -> dict[str, Any]:

@@ -32,8 +32,7 @@ class Record:
         stages: Mapping[str, float],
         notices: Sequence[str],
     ) -> None:
-        self.sae, self.path, self.evaluators = sae, path, list(evaluators)
-        self._evaluators = evaluators
+        self.sae, self.path, self.evaluators = sae, path, evaluators
         self.controls_wanted = settings.controls
         self.notices, self._earlier_notices = notices, list[str]()
         self.finished: dict[str, EvaluatorResult] = {}
@@ -112,7 +111,7 @@ class Record:
         self.write()
 
     def _sampled(self, made: EvaluatorResult) -> EvaluatorResult:
-        kept = self._evaluators[made.name].samples
+        kept = self.evaluators[made.name].samples
         return made.model_copy(update={"details": {name: made.details[name] for name in kept if name in made.details}})
 
     def result(self) -> Result:

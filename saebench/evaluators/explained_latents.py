@@ -12,7 +12,7 @@ from saebench.explaining.n2g.study import Study
 from saebench.explaining.n2g.summary import summarise
 from saebench.results import Metric
 from saebench.results.metrics import metric
-from saebench.results.statistics import Estimate, read_columns
+from saebench.results.statistics import Estimate, read_columns, rounded
 
 MOST_DRAWN = 2 * 10**7
 """Bootstrap samples times latents: bounds the memory that a stranger's result can ask for."""
@@ -39,12 +39,12 @@ def scored_latents(chosen: ChosenLatents, scores: Sequence[LatentScore], of: Stu
         of: adds the mass and the number of n-grams of the study's own latents.
     """
     columns: dict[str, list[Any]] = {
-        "latent": list(chosen.latents), "stratum": list(chosen.strata), "weight": [_digits(each) for each in chosen.weights]
+        "latent": list(chosen.latents), "stratum": list(chosen.strata), "weight": [rounded(each) for each in chosen.weights]
     }  # fmt: skip
     if of is not None:
-        columns["mass"] = [_digits(float(of.sample.mass[latent])) for latent in chosen.latents]
+        columns["mass"] = [rounded(float(of.sample.mass[latent])) for latent in chosen.latents]
         columns["paths"] = [sum(1 for _ in of.tries[latent].paths()) for latent in chosen.latents]
-    return columns | {name: [_digits(getattr(score, name)) for score in scores] for name in _QUANTITIES}
+    return columns | {name: [_plain(getattr(score, name)) for score in scores] for name in _QUANTITIES}
 
 
 def metrics_of(details: Mapping[str, Any], baselines: Sequence[str], n_latents: int, draws: int, seed: int) -> list[Metric]:
@@ -129,6 +129,5 @@ def _population(details: Mapping[str, Any], means: _Means, n: int) -> list[Metri
     ]  # fmt: skip
 
 
-def _digits(value: Estimate | float | None) -> float | None:
-    plain = value.value if isinstance(value, Estimate) else value
-    return None if plain is None else float(f"{plain:.7g}")
+def _plain(value: Estimate | float | None) -> float | None:
+    return rounded(value.value if isinstance(value, Estimate) else value)

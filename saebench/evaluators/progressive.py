@@ -17,7 +17,7 @@ from saebench.evaluators.codes.curves import Curves, columns, variants
 from saebench.evaluators.codes.recovery import Levels, by_count, by_threshold, find_levels, own_count, prefix_sizes
 from saebench.evaluators.splicing.rows import RowLosses, SplicedRows
 from saebench.results import EvaluatorResult, Metric
-from saebench.results.statistics import RowSums, digits, read_columns
+from saebench.results.statistics import RowSums, digits, read_columns, rounded
 from saebench.sae import SparseAutoencoder, SparseLatents
 
 
@@ -110,7 +110,7 @@ class Progressive(StreamingEvaluator):
         variance = self.setup.shared.moments.variance_by_row()
         found = Curves(self.levels.counts, self.levels.own_count, prefixes, self.sums, variance, self.spliced.losses())
         details: dict[str, Any] = {"own_l0": self.levels.own, **found.curves()}
-        details["by_threshold"]["threshold"] = [float(f"{value:.7g}") for value in self.levels.thresholds]
+        details["by_threshold"]["threshold"] = [rounded(value) for value in self.levels.thresholds]
         details |= {"by_row": {"variance": digits(variance), **self.sums.record()}, "by_sampled_row": found.losses.record()}
         return self.result(found.metrics(), details, dict(self.options))
 

@@ -215,10 +215,9 @@ def _reference(evaluators: Mapping[str, EvaluatorResult]) -> dict[str, float]:
     """What evaluators found that does not depend on the autoencoder: losses in nats, variances per token."""
     found: dict[str, float] = {}
     downstream, reconstruction = evaluators.get("downstream"), evaluators.get("reconstruction")
-    for name in REFERENCE if downstream is not None else ():
-        metric = downstream.metrics.get(name) if downstream is not None else None
-        if metric is not None and metric.value is not None:
-            found[name] = metric.value
+    if downstream is not None:
+        stated = {name: downstream.metrics[name].value for name in REFERENCE if name in downstream.metrics}
+        found |= {name: value for name, value in stated.items() if value is not None}
     if reconstruction is not None:
         try:
             tokens, variance = read_columns(reconstruction.details.get("by_row"), ["tokens", "variance"]).sum(dim=0).tolist()

@@ -158,13 +158,11 @@ def influence_error(influence: Tensor) -> float | None:
     return None if groups < 2 else float(groups / (groups - 1) * influence.square().sum()) ** 0.5
 
 
-def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:
-    """Mean of ``values`` with its standard error, 0 where they are the whole ``population``."""
+def mean_estimate(values: Tensor) -> Estimate:
+    """Mean of ``values`` with its standard error."""
     count = values.numel()
     if count == 0:
         return Estimate(None, None)
-    if population is not None and population == count:
-        return Estimate(float(values.double().mean()), 0.0)
     error = float(values.double().std()) / count**0.5 if count > 1 else None
     return Estimate(float(values.double().mean()), error)
 
@@ -183,12 +181,8 @@ def mean_by_groups(values: Tensor) -> dict[str, Any]:
     }
 
 
-def mean_from_groups(record: Any, whole: bool = False) -> tuple[Estimate, int]:
+def mean_from_groups(record: Any) -> tuple[Estimate, int]:
     """``(the mean with its standard error, number of values)`` from ``mean_by_groups``.
-
-    Args:
-        record: that data.
-        whole: whether the values are the whole population, so that the error is 0.
 
     Raises:
         ValueError: it is not such data.
@@ -197,7 +191,7 @@ def mean_from_groups(record: Any, whole: bool = False) -> tuple[Estimate, int]:
     if count < 1:
         return Estimate(None, None), 0
     error = (max(deviations, 0.0) / (count - 1) / count) ** 0.5 if count > 1 else None
-    return Estimate(total / count, 0.0 if whole else error), int(count)
+    return Estimate(total / count, error), int(count)
 
 
 def read_columns(record: Any, names: Sequence[str]) -> Tensor:
@@ -219,6 +213,11 @@ def read_columns(record: Any, names: Sequence[str]) -> Tensor:
     return torch.stack(columns, dim=1) if columns else torch.zeros(0, 0, dtype=torch.float64)
 
 
-def digits(values: Tensor, count: int = 7) -> list[float | None]:
-    """JSON numbers with ``count`` digits; null where not finite."""
-    return [float(f"{value:.{count}g}") if math.isfinite(value) else None for value in values.tolist()]
+def digits(values: Tensor) -> list[float | None]:
+    """JSON numbers with seven digits; null where not finite."""
+    return [rounded(value) for value in values.tolist()]
+
+
+def rounded(value: float | None) -> float | None:
+    """A JSON number with seven digits; null where it is None or not finite."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.7g}")

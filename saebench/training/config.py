@@ -138,6 +138,12 @@ class TrainingConfig:
         """Number of steps."""
         return max(1, self.tokens // self.batch)
 
+    def differing(self, record: dict[str, Any]) -> list[str]:
+        """Settings of another run's ``record`` that differ from these, but for those that do not change its numbers."""
+        before, now = TrainingConfig().record() | record, self.record()
+        ignored = ("checkpoint_every", "device", "compile")
+        return sorted(key for key in now if before.get(key) != now[key] and key not in ignored)
+
     def record(self) -> dict[str, Any]:
         """As JSON data."""
         lists = {"group_sizes": list(self.group_sizes), "keep_tokens": list(self.keep_tokens)}

@@ -181,10 +181,7 @@ class Trainer:
         Raises:
             SaebenchError: it was made with other settings (they are named).
         """
-        before, now = TrainingConfig().record() | state["config"], self.config.record()
-        different = sorted(
-            key for key in now if before.get(key) != now[key] and key not in ("checkpoint_every", "device", "compile")
-        )
+        different = self.config.differing(state["config"])
         if different:
             raise SaebenchError(
                 f"The run to resume had other settings: {', '.join(different)}. Use the same settings, or start a new run."

@@ -17,11 +17,11 @@ from saebench.training.config import PENALISED, TrainingConfig
 from saebench.training.controls import project_onto_cones
 from saebench.training.recipe import initial_decoder
 from saebench.training.run import train
-from saebench.training.saving import AVERAGE, save
+from saebench.training.saving import AVERAGE
 from saebench.training.sources import TensorSource
 from saebench.training.trainer import Trainer
 from tests.sample_results import sample_result
-from tests.training.test_trainer import D, N, config, losses, planted
+from tests.training.test_trainer import D, N, config, interrupted, losses, planted
 
 ARCHITECTURES = ("topk", "multitopk", "batchtopk", "matryoshka", "jumprelu", "relu", "gated", "prolu")
 CONE = 0.995
@@ -82,13 +82,7 @@ def test_a_resumed_control_is_the_uninterrupted_one(arch: str, freeze: str, tmp_
     source = TensorSource(planted(5_000)[0])
     settings = control(arch, freeze, dead_after_tokens=2_000, tokens=512 * 40)
     (whole,) = train([settings], source, [tmp_path / "whole"])
-    half = Trainer(settings, source.chunk(0))
-    for number, batch in source.batches(settings.batch, settings.seed):
-        if number == 15:
-            break
-        half.train_step(batch)
-    save(half, tmp_path / "half", half.record(source, 0.0))
-    (resumed,) = train([settings], source, [tmp_path / "half"], resume=True)
+    (resumed,) = interrupted(settings, source, tmp_path / "half")
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 40
     for place in ("", AVERAGE):
         a, b = (checkpoints.load(tmp_path / folder / place) for folder in ("whole", "half"))

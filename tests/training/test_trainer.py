@@ -68,19 +68,24 @@ def losses(trainer: Trainer) -> list[float]:
     return [row[1] for row in trainer.history]
 
 
+def interrupted(settings: TrainingConfig, source: TensorSource, folder: Path) -> list[Trainer]:
+    """A run that stops after 15 steps and is resumed from its folder."""
+    half = Trainer(settings, source.chunk(0))
+    for number, batch in source.batches(settings.batch, settings.seed):
+        if number == 15:
+            break
+        half.train_step(batch)
+    save(half, folder, half.record(source, 0.0))
+    return train([settings], source, [folder], resume=True)
+
+
 @pytest.mark.parametrize("arch", ["topk", "batchtopk", "jumprelu"])
 def test_a_resumed_run_is_the_uninterrupted_one(arch: str, tmp_path: Path) -> None:
     """Bit for bit, with a small dead-latent window so that AuxK takes part, over several epochs."""
     source = TensorSource(planted(5_000)[0])
     settings = config(arch=arch, dead_after_tokens=2_000, target_l0=3.0 if arch == "jumprelu" else 0.0, checkpoint_every=15)
     (whole,) = train([settings], source, [tmp_path / "whole"])
-    half = Trainer(settings, source.chunk(0))
-    for number, batch in source.batches(settings.batch, settings.seed):
-        if number == 15:
-            break
-        half.train_step(batch)
-    save(half, tmp_path / "half", half.record(source, 0.0))
-    (resumed,) = train([settings], source, [tmp_path / "half"], resume=True)
+    (resumed,) = interrupted(settings, source, tmp_path / "half")
     assert losses(resumed) == losses(whole)
     assert torch.equal(resumed.weights.decoder, whole.weights.decoder)
     for folder in ("whole", "half"):

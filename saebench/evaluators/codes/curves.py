@@ -14,7 +14,7 @@ from torch import Tensor
 from saebench.evaluators.splicing.rows import RowLosses
 from saebench.results import Metric
 from saebench.results.metrics import metric
-from saebench.results.statistics import Estimate, RowSums, ratio_estimate
+from saebench.results.statistics import Estimate, RowSums, ratio_estimate, rounded
 
 RULES = {"count": "the k' largest latents of each token", "threshold": "one threshold for all tokens"}
 
@@ -136,12 +136,11 @@ class Curves:
         return weights
 
     def _curve(self, names: list[str]) -> dict[str, list[Any]]:
-        variance = self.variance
-        errors = [ratio_estimate(self.sums.column(f"error {name}"), variance) for name in names]
+        errors = [ratio_estimate(self.sums.column(f"error {name}"), self.variance) for name in names]
         losses = [self.losses.ce_difference({name: 1.0}) for name in names]
         divergences = [self.losses.kl_divergence(name) for name in names]
         return {
-            "l0": [_digits(self._l0(name)) for name in names],
+            "l0": [rounded(self._l0(name)) for name in names],
             **_columns("normalised_mse", errors),
             **_columns("ce_difference", losses),
             **_columns("kl_divergence", divergences),
@@ -153,10 +152,6 @@ _ONE_LEVEL = "the autoencoder has a single level: fewer than two latents are act
 
 def _columns(name: str, estimates: list[Estimate]) -> dict[str, list[float | None]]:
     return {
-        name: [_digits(each.value) for each in estimates],
-        f"{name}_standard_error": [_digits(each.standard_error) for each in estimates],
+        name: [rounded(each.value) for each in estimates],
+        f"{name}_standard_error": [rounded(each.standard_error) for each in estimates],
     }
-
-
-def _digits(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.7g}")
