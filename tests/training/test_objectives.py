@@ -89,6 +89,24 @@ def relu_loss(objective: Objective, x: Tensor) -> Tensor:
     return (z @ w.decoder + w.b_dec - x).square().sum(1).mean() / objective.variance + 0.01 * z.sum(1).mean()
 
 
+def jumprelu_loss(objective: Objective, x: Tensor) -> Tensor:
+    w, width = objective.weights, objective.config.bandwidth
+    threshold = objective.extra_parameters()["log_threshold"].exp()
+    pre = (x - w.b_dec) @ w.encoder.T + w.b_enc
+    near = ((pre - threshold).abs() < width / 2).double()
+    moved = threshold - threshold.detach()  # 0, with the gradient of the threshold
+    z = pre * (pre > threshold) - (threshold.detach() / width) * near * moved
+    l0 = (pre > threshold).double() - near / width * moved
+    return (z @ w.decoder + w.b_dec - x).square().sum(1).mean() / objective.variance + 0.01 * l0.sum(1).mean()
+
+
+def prolu_loss(objective: Objective, x: Tensor) -> Tensor:
+    w, bias = objective.weights, objective.extra_parameters()["prolu_bias"]
+    pre = (x - w.b_dec) @ w.encoder.T + w.b_enc.detach()
+    z = (pre + bias - bias.detach()) * ((pre + bias > 0) & (pre > 0))
+    return (z @ w.decoder + w.b_dec - x).square().sum(1).mean() / objective.variance + 0.01 * z.sum(1).mean()
+
+
 @pytest.mark.parametrize(
     ("arch", "plain", "changes"),
     [
@@ -98,6 +116,8 @@ def relu_loss(objective: Objective, x: Tensor) -> Tensor:
         ("matryoshka", matryoshka_loss, {"group_sizes": (4, 6, 10)}),
         ("relu", relu_loss, {"sparsity": 0.01}),
         ("gated", gated_loss, {"sparsity": 0.01}),
+        ("jumprelu", jumprelu_loss, {"sparsity": 0.01, "bandwidth": 0.5}),
+        ("prolu", prolu_loss, {"sparsity": 0.01}),
     ],
 )
 def test_loss_and_gradients_are_the_plain_ones(
@@ -105,6 +125,7 @@ def test_loss_and_gradients_are_the_plain_ones(
 ) -> None:
     objective, x = setting(arch, **changes)
     parameters = [*objective.weights.parameters(), *objective.extra_parameters().values()]
+    parameters = [each for each in parameters if each.requires_grad]
     ours, expected = objective.outcome(x).loss, plain(objective, x)
     torch.testing.assert_close(ours, expected)
     for mine, theirs in zip(torch.autograd.grad(ours, parameters), torch.autograd.grad(expected, parameters), strict=True):
@@ -165,10 +186,10 @@ def test_jumprelu_gradients_are_the_stated_pseudo_derivatives() -> None:
     pre = torch.tensor([[0.48, 0.7, 0.2], [0.52, 0.51, 0.9]], dtype=torch.float64, requires_grad=True)
     threshold = torch.full((3,), 0.5, dtype=torch.float64, requires_grad=True)
     weights = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=torch.float64)
-    to_pre, to_threshold = torch.autograd.grad((jump(pre, threshold, 0.1) * weights).sum(), (pre, threshold))
+    to_pre, to_threshold = torch.autograd.grad((jump(pre, threshold.expand(2, 3), 0.1) * weights).sum(), (pre, threshold))
     assert torch.equal(to_pre, weights * (pre > 0.5))
     torch.testing.assert_close(to_threshold, torch.tensor([-(0.5 / 0.1) * 5, -(0.5 / 0.1) * 5, 0.0], dtype=torch.float64))
-    (alone,) = torch.autograd.grad((step(pre, threshold, 0.1) * weights).sum(), threshold)
+    (alone,) = torch.autograd.grad((step(pre, threshold.expand(2, 3), 0.1) * weights).sum(), threshold)
     torch.testing.assert_close(alone, torch.tensor([-50.0, -50.0, 0.0], dtype=torch.float64))
 
 

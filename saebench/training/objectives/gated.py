@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from saebench.sae import Activation, Gated
+from saebench.sae.sparse_ops import Entries, sparse_decode
 from saebench.training.config import TrainingConfig
 from saebench.training.objectives.base import Weights
-from saebench.training.objectives.dense import DenseObjective
+from saebench.training.objectives.penalised import PenalisedObjective, per_token
 from saebench.training.recipe import normalised_error
 
 
-class GatedObjective(DenseObjective):
+class GatedObjective(PenalisedObjective):
     """``b_enc`` is the gate's bias; magnitudes share the encoder's directions, scaled by ``exp(r_mag)``.
 
     The loss adds L1 of the gate's positive part and the error of its reconstruction by a frozen decoder, which trains
@@ -29,17 +31,20 @@ class GatedObjective(DenseObjective):
         """Magnitudes' scales and biases."""
         return {"r_mag": self.r_mag, "b_mag": self.b_mag}
 
-    def latents(self, pre: Tensor) -> Tensor:
-        """Magnitudes where the gate is open."""
-        magnitude = (pre - self.weights.b_enc) * self.r_mag.exp() + self.b_mag
-        return magnitude.relu() * (pre > 0)
+    def above(self) -> Tensor:
+        """0: the gate is closed below."""
+        return torch.zeros_like(self.r_mag)
 
-    def sparsity(self, pre: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def latents(self, pre: Tensor, entries: Entries) -> Tensor:
+        """Magnitudes, where the gate is open."""
+        scale, gate, bias = (each[entries.columns] for each in (self.r_mag.exp(), self.weights.b_enc, self.b_mag))
+        return ((pre - gate) * scale + bias).relu()
+
+    def sparsity(self, pre: Tensor, z: Tensor, entries: Entries, x: Tensor) -> tuple[Tensor, Tensor]:
         """L1 of the gate, and the gate's own reconstruction through a decoder that gets no gradient."""
-        gate = pre.relu()
         weights = self.weights
-        seen = gate @ weights.decoder.detach() + weights.b_dec.detach()
-        return gate.sum(dim=1).mean(), normalised_error(seen, x, self.variance)
+        seen = sparse_decode(entries, pre, weights.decoder.detach()) + weights.b_dec.detach()
+        return per_token(pre, entries), normalised_error(seen, x, self.variance)
 
     def activation(self) -> Activation:
         """Gated."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from saebench.sae import Activation, JumpReLU
+from saebench.sae.sparse_ops import Entries
 from saebench.training.config import TrainingConfig
 from saebench.training.objectives.base import Outcome, Weights
-from saebench.training.objectives.dense import DenseObjective
+from saebench.training.objectives.penalised import PenalisedObjective, per_token
 
 INITIAL_THRESHOLD = 0.1
 SHIFT, LARGEST = 0.05, 1.0
@@ -30,8 +31,7 @@ class _Jump(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         pre, threshold = ctx.saved_tensors
         gradient, near = gradients[0], (pre - threshold).abs() < ctx.bandwidth / 2
-        to_threshold = -(threshold / ctx.bandwidth) * (near * gradient).sum(dim=0)
-        return gradient * (pre > threshold), to_threshold, None
+        return gradient * (pre > threshold), near * gradient * threshold / -ctx.bandwidth, None
 
 
 class _Step(torch.autograd.Function):
@@ -47,22 +47,22 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         pre, threshold = ctx.saved_tensors
         near = (pre - threshold).abs() < ctx.bandwidth / 2
-        return None, -(near * gradients[0]).sum(dim=0) / ctx.bandwidth, None
+        return None, near * gradients[0] / -ctx.bandwidth, None
 
 
 def jump(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """``pre * H(pre - threshold)`` with its straight-through estimator."""
+    """``pre * H(pre - threshold)`` with its straight-through estimator, element by element: both have the same shape."""
     out: Tensor = _Jump.apply(pre, threshold, bandwidth)  # type: ignore[no-untyped-call]
     return out
 
 
 def step(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """``H(pre - threshold)`` with its straight-through estimator."""
+    """``H(pre - threshold)`` with its straight-through estimator, element by element."""
     out: Tensor = _Step.apply(pre, threshold, bandwidth)  # type: ignore[no-untyped-call]
     return out
 
 
-class JumpReLUObjective(DenseObjective):
+class JumpReLUObjective(PenalisedObjective):
     """``|x - x̂|² / variance + lambda L0``, thresholds learned as logarithms."""
 
     name = "jumprelu"
@@ -79,13 +79,18 @@ class JumpReLUObjective(DenseObjective):
         """Set the thresholds."""
         self.log_threshold.fill_(math.log(threshold))
 
-    def latents(self, pre: Tensor) -> Tensor:
-        """JumpReLU."""
-        return jump(pre, self.log_threshold.exp(), self.config.bandwidth)
+    def above(self) -> Tensor:
+        """The thresholds, less the half bandwidth in which they get a gradient."""
+        return self.log_threshold.detach().exp() - self.config.bandwidth / 2
 
-    def sparsity(self, pre: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def latents(self, pre: Tensor, entries: Entries) -> Tensor:
+        """JumpReLU."""
+        return jump(pre, self.log_threshold.exp()[entries.columns], self.config.bandwidth)
+
+    def sparsity(self, pre: Tensor, z: Tensor, entries: Entries, x: Tensor) -> tuple[Tensor, Tensor]:
         """L0, mean over tokens."""
-        return step(pre, self.log_threshold.exp(), self.config.bandwidth).sum(dim=1).mean(), z.new_zeros(())
+        thresholds = self.log_threshold.exp()[entries.columns]
+        return per_token(step(pre, thresholds, self.config.bandwidth), entries), z.new_zeros(())
 
     def after_step(self, outcome: Outcome) -> None:
         """Adapt the penalty to L0; with a target L0 also shift all thresholds in proportion to the deviation from it.

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 from saebench.sae import Activation, ProLU
+from saebench.sae.sparse_ops import Entries
 from saebench.training.config import TrainingConfig
 from saebench.training.objectives.base import Weights
-from saebench.training.objectives.dense import DenseObjective
+from saebench.training.objectives.penalised import PenalisedObjective, per_token
 
 
-class _ProLU(torch.autograd.Function):
-    """The bias receives the gradient of the pre-activation (the straight-through form, ProLU-STE)."""
-
-    @staticmethod
-    def forward(ctx: Any, pre: Tensor, bias: Tensor) -> Tensor:
-        gate = (pre + bias > 0) & (pre > 0)
-        ctx.save_for_backward(gate)
-        return pre * gate
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gate,) = ctx.saved_tensors
-        through = gradients[0] * gate
-        return through, through.sum(dim=0)
-
-
-class ProLUObjective(DenseObjective):
+class ProLUObjective(PenalisedObjective):
     """L1 penalty; the common ``b_enc`` stays 0 and is replaced by the thresholding bias."""
 
     name = "prolu"
@@ -47,14 +29,17 @@ class ProLUObjective(DenseObjective):
         """Set the thresholding bias."""
         self.bias.fill_(-threshold)
 
-    def latents(self, pre: Tensor) -> Tensor:
-        """ProLU."""
-        out: Tensor = _ProLU.apply(pre, self.bias)  # type: ignore[no-untyped-call]
-        return out
+    def above(self) -> Tensor:
+        """``max(-bias, 0)``."""
+        return (-self.bias.detach()).clamp_min(0)
 
-    def sparsity(self, pre: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def latents(self, pre: Tensor, entries: Entries) -> Tensor:
+        """The pre-activations; the bias receives their gradient (the straight-through form, ProLU-STE)."""
+        return pre + (self.bias - self.bias.detach())[entries.columns]
+
+    def sparsity(self, pre: Tensor, z: Tensor, entries: Entries, x: Tensor) -> tuple[Tensor, Tensor]:
         """L1, mean over tokens."""
-        return z.sum(dim=1).mean(), z.new_zeros(())
+        return per_token(z, entries), z.new_zeros(())
 
     def activation(self) -> Activation:
         """ProLU."""
