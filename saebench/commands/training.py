@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,14 +72,31 @@ def sweep(
         int | None, typer.Option(min=1, help="Members trained at a time; by default all that share batch, tokens and seed.")
     ] = None,
     corpus: Annotated[str | None, typer.Option(help="Another text than the recipe's.")] = None,
+    corpus_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of the text that are used, in several epochs where more are trained on."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Members that train, by name or pattern ('*-k32'); may be repeated.")
+    ] = None,
 ) -> None:
     """Train many autoencoders on one stream of activations."""
     from saebench.training.config import read_sweep
 
-    configs, names = read_sweep(file)
-    if corpus is not None:
-        configs = [replace(config, corpus=corpus) for config in configs]
+    changes: dict[str, Any] = {} if corpus is None else {"corpus": corpus, "corpus_revision": ""}
+    configs, names = read_sweep(file, changes | ({} if corpus_tokens is None else {"corpus_tokens": corpus_tokens}))
+    if only:
+        chosen = _chosen(names, only)
+        configs, names = [configs[each] for each in chosen], [names[each] for each in chosen]
     _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards, together)
+
+
+def _chosen(names: list[str], patterns: list[str]) -> list[int]:
+    """Numbers of the members whose names match one of the patterns."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise SaebenchError(f"No member of the sweep is named {pattern!r}; there are: {', '.join(names)}.")
+    return [number for number, name in enumerate(names) if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _groups(configs: list[Any], folders: list[Path], together: int | None, resume: bool) -> list[list[int]]:
@@ -126,10 +143,8 @@ def _run(
 
     for folder in folders:
         check_writable(folder / "sae.json")
-    places = {
-        (each.model, each.hook, each.corpus, each.corpus_tokens, each.corpus_skip, each.context, each.stored)
-        for each in configs
-    }
+    common = ("model", "hook", "corpus", "corpus_revision", "corpus_tokens", "corpus_skip", "context", "stored")
+    places = {tuple(getattr(each, name) for name in common) for each in configs}
     if len(places) > 1:
         raise SaebenchError("The members of a sweep share one stream: model, hook, text and context must be the same.")
     mesh = join_mesh(shards)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import product
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from saebench.errors import SaebenchError, check_at_least
@@ -33,8 +35,8 @@ class TrainingConfig:
     Attributes:
         model: language model; ``hook``: where its activations are taken, of an embedded model at
             the hook that `EMBEDDED_MODELS` gives by default.
-        corpus: a text for ``load_corpus``; ``corpus_tokens``: how much of it, after ``corpus_skip`` tokens that are held out
-            for evaluation; ``context``: length of a row.
+        corpus: a text for ``load_corpus``; ``corpus_revision``: of a data set on the hub; ``corpus_tokens``: how much of it,
+            after ``corpus_skip`` tokens that are held out for evaluation; ``context``: length of a row.
         arch: one of ``ARCHITECTURES``.
         n: number of latents.
         k: active latents per token.
@@ -65,6 +67,7 @@ class TrainingConfig:
     model: str = "smollm2"
     hook: str = "blocks.15.hook_resid_post"
     corpus: str = "python-docs"
+    corpus_revision: str = ""
     corpus_tokens: int = 0
     corpus_skip: int = 0
     context: int = 64
@@ -173,31 +176,44 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         raise SaebenchError(f"The recipe {name} is not TOML: {error}.") from error
 
 
-def read_sweep(name: str | Path) -> tuple[list[TrainingConfig], list[str]]:
-    """``(configurations, names)`` of a sweep: common settings with ``[[member]]`` tables, a ``[grid]`` of lists, or both.
+def read_sweep(
+    name: str | Path, changes: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[list[TrainingConfig], list[str]]:
+    """``(configurations, names)`` of a sweep: common settings with ``[[member]]`` tables, ``[grid]`` tables, or both.
+
+    In a grid each list is a dimension, and each other value holds for all of its members; several grids are ``[[grid]]``.
+
+    Args:
+        name: a file or a built-in recipe.
+        changes: common settings that replace the file's.
 
     Raises:
         SaebenchError: it is missing or not TOML, has no members, or their names are missing, repeated or have other
             characters.
     """
     settings = read_recipe(name)
-    members, grid = settings.pop("member", []), settings.pop("grid", {})
-    if (
-        not isinstance(members, list)
-        or not all(isinstance(each, dict) for each in members)
-        or not isinstance(grid, dict)
-        or not all(isinstance(each, list) for each in grid.values())
-    ):
-        raise SaebenchError(f"In the sweep {name}, member must be [[member]] tables and [grid] hold lists.")
-    for values in product(*grid.values()) if grid else ():
-        chosen = dict(zip(grid, values, strict=True))
-        members.append(chosen | {"name": "-".join(f"{v}" if k == "arch" else f"{k}{v}" for k, v in chosen.items())})
+    members, grids = settings.pop("member", []), settings.pop("grid", [])
+    grids = [grids] if isinstance(grids, dict) else grids
+    if any(not isinstance(each, list) or not all(isinstance(one, dict) for one in each) for each in (members, grids)):
+        raise SaebenchError(f"In the sweep {name}, member must be [[member]] tables and grid a [grid] or [[grid]] tables.")
+    members = [*members, *(member for grid in grids for member in _members(grid))]
     if not members:
         raise SaebenchError(f"The sweep {name} has neither [[member]] tables nor a [grid].")
     names = [str(member.pop("name", "")) for member in members]
     if len(set(names)) < len(names) or not all(each and all(c.isalnum() or c in "-_." for c in each) for each in names):
         raise SaebenchError(f"The members of {name} need different names of letters, digits, '-', '_' and '.'.")
-    return [make_config(settings | member) for member in members], names
+    return [make_config(settings | dict(changes) | member) for member in members], names
+
+
+def _members(grid: dict[str, Any]) -> list[dict[str, Any]]:
+    """The members of a grid, named by its dimensions: ``topk-n4096-k32``."""
+    common = {key: value for key, value in grid.items() if not isinstance(value, list)}
+    lists = {key: value for key, value in grid.items() if isinstance(value, list)}
+    chosen = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())] if lists else []
+    return [
+        common | each | {"name": "-".join(f"{v}" if k in ("arch", "freeze") else f"{k}{v}" for k, v in each.items())}
+        for each in chosen
+    ]
 
 
 def make_config(settings: dict[str, Any]) -> TrainingConfig:

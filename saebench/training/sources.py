@@ -205,7 +205,8 @@ def open_source(config: TrainingConfig, cache: Path | None, progress: Progress) 
     cut = model.cut(config.hook)
     skipped_rows = math.ceil(config.corpus_skip / config.context)
     wanted = config.corpus_tokens + skipped_rows * config.context if config.corpus_tokens else None
-    corpus = load_corpus(config.corpus, model.tokenizer, context=config.context, tokens=wanted)
+    revision = config.corpus_revision or None
+    corpus = load_corpus(config.corpus, model.tokenizer, context=config.context, tokens=wanted, revision=revision)
     if skipped_rows >= corpus.tokens.shape[0]:
         raise SaebenchError(f"{corpus.name} has {corpus.tokens.numel()} tokens, all of which corpus_skip skips.")
     corpus = replace(

@@ -59,6 +59,16 @@ def test_members_in_groups_are_those_trained_together(sweep: list[str], tmp_path
         assert torch.equal(checkpoints.load(tmp_path / "out" / name).W_enc, expected), name
 
 
+def test_some_members_of_a_sweep_on_a_part_of_the_text(sweep: list[str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, [*sweep, "--only", "[ab]", "--corpus-tokens", "128"])
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["a", "b"]
+    record = json.loads((tmp_path / "out/a/sae.json").read_text())["training"]
+    assert record["config"]["corpus_tokens"] == 128 and record["epochs"] > 16
+    wrong = CliRunner().invoke(app, [*sweep, "--only", "x*"])
+    assert str(wrong.exception) == "No member of the sweep is named 'x*'; there are: a, b, c."
+
+
 def test_finished_members_are_left_and_missing_ones_trained(sweep: list[str], tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*sweep, "--together", "1"]).exit_code == 0
     path = tmp_path / "out/b/sae.json"

@@ -250,6 +250,21 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path / "run").info.training["complete"] is True
 
 
+def test_the_reference_recipe_is_the_grid_that_its_documentation_names() -> None:
+    configs, names = read_sweep("reference")
+    cells = {(each.arch, each.n, each.k) for each in configs if not each.freeze}
+    six = ("topk", "batchtopk", "matryoshka", "jumprelu", "relu", "gated")
+    wide = {(arch, 16_384, k) for arch in ("topk", "batchtopk", "jumprelu") for k in (32, 64)}
+    assert cells == {(arch, 4096, k) for arch in six for k in (16, 32, 64, 128)} | wide
+    assert min(each.steps * each.batch for each in configs) >= 4_000_000
+    assert sorted(each.seed for each in configs if (each.arch, each.n, each.k) == ("jumprelu", 4096, 32)) == [0, 1, 2]
+    assert {each.freeze for each in configs} == {"", "decoder", "soft-decoder", "encoder"}
+    kept = {name: each.keep_tokens for name, each in zip(names, configs, strict=True) if each.keep_tokens}
+    assert kept == {f"{arch}-n4096-k32": tuple(8192 * 2**i for i in range(10)) for arch in ("topk", "jumprelu")}
+    gemma = [(each.arch, each.k, each.freeze) for each in read_sweep("reference-gemma")[0]]
+    assert len(gemma) == len(set(gemma)) == 12
+
+
 def test_recipes_and_sweeps_are_read(tmp_path: Path) -> None:
     assert make_config(read_recipe("smollm2-demo")).hook == "blocks.15.hook_resid_post"
     assert make_config({"model": "gemma3-270m"}).hook == "blocks.9.hook_resid_post"
@@ -262,6 +277,10 @@ def test_recipes_and_sweeps_are_read(tmp_path: Path) -> None:
     file.write_text('n = 64\n[grid]\narch = ["topk", "jumprelu"]\nk = [4, 8]\n')
     configs, names = read_sweep(file)
     assert names == ["topk-k4", "topk-k8", "jumprelu-k4", "jumprelu-k8"] and configs[3].target_l0 == 8
+    file.write_text('n = 64\nlr = 0.1\n[[grid]]\nk = [4, 8]\nlr = 0.2\n[[grid]]\nfreeze = ["encoder"]\nseed = [3]\n')
+    configs, names = read_sweep(file, {"corpus_tokens": 512, "lr": 0.3})
+    assert names == ["k4", "k8", "encoder-seed3"] and [each.lr for each in configs] == [0.2, 0.2, 0.3]
+    assert (configs[2].freeze, configs[2].seed, configs[0].corpus_tokens) == ("encoder", 3, 512)
     assert len(read_sweep("gpt2-leask")[0]) == 36
     file.write_text('[[member]]\nname = "../a"\n')
     with pytest.raises(SaebenchError, match="different names"):

@@ -1,4 +1,4 @@
-"""The common part of architectures with a sparsity penalty, and any number of active latents: ReLU, JumpReLU, Gated, ProLU."""
+"""The common part of architectures with a sparsity penalty: ReLU, JumpReLU, Gated, ProLU."""
 
 from __future__ import annotations
 
