@@ -55,7 +55,8 @@ class Decomposition:
             raise SaebenchError(f"{folder} does not hold the files of `saebench meta`: {reason}") from error
         try:
             latents, meta = (table[name].to_numpy().astype(np.int64, casting="safe") for name in COLUMNS[:2])
-            values = table["value"].to_numpy().astype(np.float64, casting="safe")
+            with np.errstate(invalid="ignore"):  # a signalling NaN warns; it is refused below like any other
+                values = table["value"].to_numpy().astype(np.float64, casting="safe")
         except (KeyError, TypeError, ValueError) as error:
             raise SaebenchError(f"{folder / TABLE} is damaged: its columns are not numbers.") from error
         fits = latents.size == 0 or (latents.min() >= 0 and latents.max() < info.n_latents and meta.min() >= 0)
