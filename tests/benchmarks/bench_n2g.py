@@ -24,16 +24,20 @@ from saebench.lm import LanguageModel
 from saebench.progress import Progress
 from saebench.sae import SparseAutoencoder
 from saebench.text.corpus import load_corpus
+from saebench.training.config import TrainingConfig
 from saebench.training.run import train
 from saebench.training.sources import open_source
 from tests.benchmarks.bench_evaluate import HOOK
-from tests.benchmarks.bench_quality import CACHE, LONG_TOKENS, our_config
 from tests.benchmarks.table import Row
 from tests.explaining.n2g.slow_n2g import SlowModel, slow_trie
 from tests.explaining.n2g.test_n2g import as_plain
 
 TITLE = "Neuron2Graph (SmolLM2-135M, layer 15, TopK of 8,192 latents; 32 contexts of 64 tokens, half of them for the trie)"
-TRAINED = Path("runs") / "topk-8192"
+TRAINED, CACHE = Path("runs") / "topk-8192", Path("runs") / "cache"
+TRAINING = TrainingConfig(
+    n=8192, k=32, batch=2048, tokens=2_000_000, lr=1e-3, warmup_steps=10, decay_share=0.3, dead_after_tokens=100_000,
+    corpus_skip=16_384, corpus_tokens=262_144, context=128,
+)  # fmt: skip
 WANTED, CONTEXT, TOKENS = 256, 64, 65_536
 LATENTS = int(os.environ.get("SAEBENCH_N2G_LATENTS", "32"))
 SLOW_LATENTS = int(os.environ.get("SAEBENCH_N2G_SLOW_LATENTS", "4"))
@@ -72,8 +76,7 @@ def run() -> list[Row]:
 def trained() -> SparseAutoencoder:
     """One that was trained to the end: the texts that make an undertrained one's latents fire are longer."""
     if not (TRAINED / "sae.safetensors").exists():
-        config = our_config(tokens=LONG_TOKENS)
-        train([config], open_source(config, CACHE, Progress()), [TRAINED], progress=Progress())
+        train([TRAINING], open_source(TRAINING, CACHE, Progress()), [TRAINED], progress=Progress())
     sae = checkpoints.load(TRAINED)
     assert isinstance(sae, SparseAutoencoder)
     return sae
