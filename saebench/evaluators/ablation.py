@@ -31,8 +31,9 @@ from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate, RowSums, digits, mean_estimate, read_columns
 
 KINDS = ("latents", "channels", "random_directions")
-COLUMNS = ("sparsity", "interventions", "token_means", "tokens")
-"""Sums by row: of sparsities and their number, and of their means by token and the number of tokens."""
+COLUMNS = ("sparsity", "active", "tried", "token_means", "tokens")
+"""Sums by row: of sparsities, weighted by the active latents that each stands for, and of these weights; the number of
+interventions; and of their means by token and the number of tokens."""
 QUANTILES = (5, 25, 50, 75, 95)
 
 
@@ -40,18 +41,18 @@ class Ablation(Evaluator):
     """Sparsity of downstream effects of single latents, channels and random directions."""
 
     name = "ablation"
-    version = 1
+    version = 2
     description = "Sparsity of the effects of single latents on the logits, against channels and random directions"
     defaults: ClassVar[dict[str, int]] = {
-        "tokens": 32,
-        "tokens_per_row": 2,
+        "tokens": 64,
+        "tokens_per_row": 4,
         "horizon": 16,
-        "latents_per_token": 64,
-        "baselines_per_token": 8,
+        "latents_per_token": 4,
+        "baselines_per_token": 2,
         "batch": 48,
     }
-    """Sampled tokens, and the most in one row; positions compared (T); the most latents ablated at a token; channels and
-    random directions tried at each; interventions in a batch."""
+    """Sampled tokens, and the most in one row; positions compared (T); the most latents ablated at a token, sampled from its
+    active ones; channels and random directions tried at each; interventions in a batch."""
 
     samples = ("by_row", "by_latent")
 
@@ -61,6 +62,7 @@ class Ablation(Evaluator):
         self.found: dict[str, list[Effect]] = {kind: [] for kind in KINDS}
         self.latents: list[Tensor] = []
         self.tokens: list[tuple[int, int]] = []
+        self.active: list[int] = []
 
     @classmethod
     def check(cls, setup: Setup) -> None:
@@ -119,18 +121,26 @@ class Ablation(Evaluator):
         self.found["random_directions"].append(Effect(*(each[without.shape[0] :] for each in both)))
         self.found["channels"].append(self.interventions.effects(row.clean, position, channels, done))
         self.latents.append(numbers.cpu())
+        self.active.append(row.spliced.active_at(position))
 
     def _sums(self, kind: str) -> RowSums:
-        """By row: sums over interventions, and over tokens of the token's mean."""
+        """By row: sums over interventions, and over tokens of the token's mean.
+
+        Each sampled latent stands for as many as are active for one sampled, and so does a random direction in place of a
+        latent: the mean is that over all active latents of the tokens, however many were sampled.
+        """
         sums = RowSums(COLUMNS)
-        by_row: dict[int, list[Tensor]] = {}
-        for (number, _), found in zip(self.tokens, self.found[kind], strict=True):
-            by_row.setdefault(number, []).append(found.sparsity[found.sparsity.isfinite()])
-        for parts in by_row.values():
-            filled = [part for part in parts if part.numel()]
-            means = [float(part.mean()) for part in filled]
-            row = [float(sum(part.sum() for part in filled)), sum(part.numel() for part in filled), sum(means), len(means)]
-            sums.add_rows(torch.tensor([row], dtype=torch.float64))
+        by_row: dict[int, Tensor] = {}
+        for (number, _), active, found in zip(self.tokens, self.active, self.found[kind], strict=True):
+            some = found.sparsity[found.sparsity.isfinite()]
+            if some.numel():
+                weight = 1.0 if kind == "channels" else active / found.sparsity.numel()
+                total = float(some.sum())
+                own = [weight * total, weight * some.numel(), some.numel(), total / some.numel(), 1.0]
+            else:
+                own = [0.0] * len(COLUMNS)
+            by_row[number] = by_row.get(number, 0) + torch.tensor(own, dtype=torch.float64)
+        sums.add_rows(torch.stack(list(by_row.values())))
         return sums
 
     def _by_latent(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -189,10 +199,10 @@ def _metrics(details: Mapping[str, Any]) -> list[Metric]:
     metrics = []
     for kind, (name, direction, description) in words.items():
         sums = RowSums.read(details["by_row"][kind], COLUMNS)
-        metrics.append(_share(name, sums, "interventions", "sparsity", direction, "ablations", description))
+        metrics.append(_share(name, sums, "active", "sparsity", direction, "tried", "ablations", description))
         if kind == "latents":
             each = "Mean over tokens of the mean over their latents"
-            metrics.append(_share("sparsity_by_token", sums, "tokens", "token_means", direction, "tokens", each))
+            metrics.append(_share("sparsity_by_token", sums, "tokens", "token_means", direction, "tokens", "tokens", each))
     means = read_columns(details["by_latent"], ["sparsity"]).flatten()
     metrics.append(
         metric(
@@ -223,15 +233,17 @@ class _Row:
         self.clean = interventions.start(self.spliced.prefix.outputs, self.spliced.prefix)
 
 
-def _share(name: str, sums: RowSums, over: str, of: str, direction: Any, unit: str, description: str) -> Metric:
-    """A mean with its standard error over rows and the 95 % interval of Student's t."""
+def _share(
+    name: str, sums: RowSums, over: str, of: str, direction: Any, counted: str, unit: str, description: str
+) -> Metric:
+    """A mean with its standard error over rows and the 95 % interval of Student's t; ``counted`` is the column of n."""
     estimate: Estimate = sums.ratio(of, over)
     made = metric(
         name,
         estimate,
         unit="share of V x T",
         direction=direction,
-        n=int(sums.total(over)),
+        n=int(sums.total(counted)),
         n_unit=unit,
         description=description,
         reason=_NOTHING,

@@ -101,7 +101,16 @@ def test_ablation_continues_rows_from_the_cache(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder]
 ) -> None:
     """With the cache an intervention computes its 5 positions; without it all positions from the start of the row."""
-    options = {"ablation": {"tokens": 4, "tokens_per_row": 1, "horizon": 5, "baselines_per_token": 2, "batch": 64}}
+    options = {
+        "ablation": {
+            "tokens": 4,
+            "tokens_per_row": 1,
+            "horizon": 5,
+            "baselines_per_token": 2,
+            "latents_per_token": 64,
+            "batch": 64,
+        }
+    }
     with counted_blocks(tiny_model) as tokens:
         card = evaluate([make_sae()], tiny_model, tiny_corpus, "ablation", options=options)[0]
     positions = card.result.evaluators["ablation"].details["by_token"]["position"]

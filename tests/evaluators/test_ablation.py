@@ -24,7 +24,7 @@ from tests.conftest import FIXTURES, HOOK
 from tests.evaluators.helpers import PlainSae, result_of
 from tests.evaluators.slow_ablation import ablate
 
-SMALL = {"tokens": 6, "tokens_per_row": 2, "horizon": 5, "baselines_per_token": 3}
+SMALL = {"tokens": 6, "tokens_per_row": 2, "horizon": 5, "baselines_per_token": 3, "latents_per_token": 64}
 
 
 def run(
@@ -98,7 +98,7 @@ def test_a_latent_that_writes_one_word_has_the_smallest_sparsity(tiny_model: Lan
     info = CheckpointInfo("eye", "saebench", "topk", width, width, width, {}, hook_in=HOOK)
     zeros = torch.zeros(width, dtype=torch.float64)
     sae = SparseAutoencoder(eye, eye.clone(), zeros, zeros, ReLU(), info)
-    options = {"tokens": 4, "horizon": horizon, "baselines_per_token": 2}
+    options = {"tokens": 4, "tokens_per_row": 2, "horizon": horizon, "baselines_per_token": 2, "latents_per_token": 64}
     setup = Setup(sae, IdentityCut(width), corpus, make_shared(corpus, width), 0, options)  # type: ignore[arg-type]
     Ablation.check(setup)
     metrics = Ablation(setup).compute().metrics
@@ -109,6 +109,42 @@ def test_a_latent_that_writes_one_word_has_the_smallest_sparsity(tiny_model: Lan
     assert metrics["channel_sparsity"].value == pytest.approx(1 / (width * horizon), rel=1e-6)
     random = metrics["random_direction_sparsity"].value
     assert random is not None and 0.4 / horizon < random < 0.9 / horizon  # a Gaussian's (L1 / L2)^2 is 2 / pi of its length
+
+
+def test_few_latents_of_each_token_estimate_the_mean_over_all_active_ones(
+    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder]
+) -> None:
+    """Tokens differ in how many latents are active, so that an unweighted mean would be another number."""
+    sae = make_sae(activation=ReLU())
+    every = run(sae, tiny_model, tiny_corpus, tokens=12)
+    counts = every.details["by_token"]["ablations"]
+    assert min(counts) < max(counts) and every.metrics["sparsity"].n == sum(counts)
+    exhaustive = {name: every.metrics[name].value for name in ("sparsity", "sparsity_by_token")}
+    assert abs(exhaustive["sparsity"] - exhaustive["sparsity_by_token"]) > 0  # type: ignore[operator]
+    rows = every.details["by_row"]["latents"]
+    assert sum(rows["active"]) == sum(rows["tried"]) == sum(counts)
+    # The sampled latents of a token are a simple random sample: on average over seeds of the sampling alone, with the
+    # same tokens, the weighted sums are those over all active latents.
+    cut = tiny_model.cut(HOOK)
+    numerator = denominator = 0.0
+    chosen = sample_tokens(tiny_corpus, 12, 2, 5, 0)
+    for number, positions in chosen.items():
+        row = SplicedRow.make(sae, cut, tiny_corpus.tokens[number], tiny_corpus.excluded[number])
+        interventions = Interventions(cut, 5, 48)
+        start = interventions.start(row.outputs, row.prefix)
+        for position in positions:
+            _, without = row.without_each(sae, position, 10**6, torch.Generator().manual_seed(0))
+            found = interventions.effects(start, position, without).sparsity
+            active = row.active_at(position)
+            assert found.numel() == active
+            draws = [found[torch.randperm(active, generator=torch.Generator().manual_seed(s))[:2]] for s in range(400)]
+            numerator += float(torch.stack([active / draw.numel() * draw.sum() for draw in draws]).mean())
+            denominator += active
+    assert numerator / denominator == pytest.approx(exhaustive["sparsity"], rel=0.01)
+    few = run(sae, tiny_model, tiny_corpus, tokens=12, latents_per_token=2)
+    sums = few.details["by_row"]["latents"]
+    assert sum(sums["active"]) == sum(counts) and sum(sums["tried"]) == 24 == few.metrics["sparsity"].n
+    assert few.metrics["sparsity"].value == pytest.approx(sum(sums["sparsity"]) / sum(counts))
 
 
 def test_numbers_depend_on_the_seed_and_not_on_the_batch(

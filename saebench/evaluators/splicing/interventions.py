@@ -70,6 +70,11 @@ class SplicedRow:
         slots = {position: slot for slot, position in enumerate(counted.tolist())}
         return SplicedRow(prefix, outputs, latents, inputs, slots)
 
+    def active_at(self, position: int) -> int:
+        """The number of active latents at a position that counts."""
+        slot = self.slot_of[position]
+        return int(self.latents.rows(slice(slot, slot + 1)).active.sum())
+
     def without_each(self, sae: Autoencoder, position: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``(latents [m], reconstructions [m, d_out])``: the token's reconstruction with one active latent ablated.
 
