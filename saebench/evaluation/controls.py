@@ -5,6 +5,7 @@ A metric on which a control scores as well says little about an autoencoder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ CONTROLS = {
     "pca": "the first principal components of the activations, as many as the autoencoder has active latents",
     "reinitialised": "the autoencoder itself, on a language model with re-initialised weight matrices",
 }
-SAMPLE_TOKENS = 16_384
+SAMPLE_TOKENS, L0_TOKENS = 16_384, 4096
 ROWS_PER_FORWARD = 8
 
 
@@ -45,8 +46,8 @@ class Sample:
     targets: Tensor
 
     @staticmethod
-    def of(cut: Cut, corpus: TokenCorpus) -> Sample:
-        """The first ``SAMPLE_TOKENS`` of a text."""
+    def of(cut: Cut, corpus: TokenCorpus, most: int = SAMPLE_TOKENS) -> Sample:
+        """The first ``most`` counted tokens of a text."""
         inputs: list[Tensor] = []
         targets: list[Tensor] = []
         for tokens, excluded in zip(
@@ -56,16 +57,61 @@ class Sample:
             counted = ~excluded.to(prefix.inputs.device)
             inputs.append(prefix.inputs[counted].float())
             targets.append(prefix.outputs[counted].float())
-            if sum(part.shape[0] for part in inputs) >= SAMPLE_TOKENS:
+            if sum(part.shape[0] for part in inputs) >= most:
                 break
-        return Sample(torch.cat(inputs)[:SAMPLE_TOKENS], torch.cat(targets)[:SAMPLE_TOKENS])
+        return Sample(torch.cat(inputs)[:most], torch.cat(targets)[:most])
+
+    def first(self) -> Sample:
+        """The part that L0 and means are taken from, whatever else was sampled."""
+        return Sample(self.inputs[:L0_TOKENS], self.targets[:L0_TOKENS])
 
 
-def random_autoencoder(like: Autoencoder, sample: Sample, seed: int) -> SparseAutoencoder:
-    """Random unit directions, the encoder as in Gao et al.'s initialisation, TopK with the L0 that ``like`` has."""
-    n, k, d_in = like.n_latents, _active(like, sample), hook_width(like)
+@dataclass(frozen=True)
+class Control:
+    """What a control depends on: all autoencoders of a hook with equal ones share it.
+
+    Attributes:
+        name: ``random`` or ``pca``; ``n``: its latents; ``k``: active ones; ``d_in``, ``d_out``: its widths.
+    """
+
+    name: str
+    n: int
+    k: int
+    d_in: int
+    d_out: int
+
+    @staticmethod
+    def of(name: str, like: Autoencoder, sample: Sample) -> Control:
+        """The control of an autoencoder: its width, and its L0 on the grid of ``l0_on_grid``."""
+        first = sample.first()
+        parts = [like.encode(part).l0().double() for part in first.inputs.split(1024)]
+        k, d_in = min(l0_on_grid(float(torch.cat(parts).mean())), like.n_latents), hook_width(like)
+        if name == "pca":
+            k = min(k, d_in, max(1, sample.inputs.shape[0] - 1))
+        return Control(name, k if name == "pca" else like.n_latents, k, d_in, like.d_out)
+
+    def make(self, sample: Sample, seed: int) -> SparseAutoencoder:
+        """The autoencoder."""
+        return _random(self, sample.first(), seed) if self.name == "random" else _pca(self, sample)
+
+    def record(self, seed: int) -> dict[str, int]:
+        """What a result says of it."""
+        return {"seed": seed, "n_latents": self.n, "l0": self.k}
+
+
+def l0_on_grid(l0: float) -> int:
+    """The whole number nearest to the power of ``2^(1/8)`` that is nearest to an L0: within 4.5 % of it, from 12 on.
+
+    Autoencoders of nearly equal L0 thereby share a control, which does not depend on what is evaluated beside them.
+    """
+    return max(1, round(2 ** (round(8 * math.log2(max(l0, 1.0))) / 8)))
+
+
+def _random(control: Control, sample: Sample, seed: int) -> SparseAutoencoder:
+    """Random unit directions, the encoder as in Gao et al.'s initialisation, TopK."""
+    n, k, d_in = control.n, control.k, control.d_in
     directions = initial_decoder(n, d_in, seed)
-    decoder = directions if d_in == like.d_out else initial_decoder(n, like.d_out, seed + 1)
+    decoder = directions if d_in == control.d_out else initial_decoder(n, control.d_out, seed + 1)
     device = sample.inputs.device
     return SparseAutoencoder(
         W_enc=initial_encoder(directions, k, seed).T.to(device),
@@ -74,17 +120,16 @@ def random_autoencoder(like: Autoencoder, sample: Sample, seed: int) -> SparseAu
         b_dec=sample.targets.mean(dim=0),
         b_pre=sample.inputs[:, :d_in].mean(dim=0),
         activation=TopK(k),
-        info=_info("random", like, n),
+        info=_info(control),
     )
 
 
-def pca_autoencoder(like: Autoencoder, sample: Sample) -> SparseAutoencoder:
-    """As many principal components of the inputs as ``like`` has active latents, all of them always active.
+def _pca(control: Control, sample: Sample) -> SparseAutoencoder:
+    """The first principal components of the inputs, all of them always active.
 
     Where the target hook differs from the input hook, the components' scores predict it by least squares.
     """
-    inputs, targets = sample.inputs[:, : hook_width(like)].double(), sample.targets.double()
-    rank = min(_active(like, sample), inputs.shape[1], max(1, inputs.shape[0] - 1))
+    rank, inputs, targets = control.k, sample.inputs[:, : control.d_in].double(), sample.targets.double()
     mean = inputs.mean(dim=0)
     _, vectors = torch.linalg.eigh((inputs - mean).T @ (inputs - mean))
     components = vectors[:, -rank:].flip(1)
@@ -99,7 +144,7 @@ def pca_autoencoder(like: Autoencoder, sample: Sample) -> SparseAutoencoder:
         b_dec=targets.mean(dim=0).float(),
         b_pre=mean.float(),
         activation=TopK(rank, relu=False),
-        info=_info("pca", like, rank),
+        info=_info(control),
     )
 
 
@@ -128,16 +173,6 @@ def reinitialised(model: LanguageModel, seed: int) -> Iterator[None]:
         model.name, model.revision, model.weights_sha256 = name, revision, sha256
 
 
-def make_control(name: str, like: Autoencoder, sample: Sample, seed: int) -> SparseAutoencoder:
-    """The autoencoder that replaces ``like`` in a control (``random`` or ``pca``)."""
-    return random_autoencoder(like, sample, seed) if name == "random" else pca_autoencoder(like, sample)
-
-
-def _active(sae: Autoencoder, sample: Sample) -> int:
-    """The L0 of an autoencoder on a sample, rounded to a whole number of latents, at least 1."""
-    parts = [sae.encode(part).l0().double() for part in sample.inputs[:4096].split(1024)]
-    return min(max(1, round(float(torch.cat(parts).mean()))), sae.n_latents)
-
-
-def _info(name: str, like: Autoencoder, n: int) -> CheckpointInfo:
-    return CheckpointInfo(f"{name} control", "saebench", name, hook_width(like), like.d_out, n, {})
+def _info(control: Control) -> CheckpointInfo:
+    name = control.name
+    return CheckpointInfo(f"{name} control", "saebench", name, control.d_in, control.d_out, control.n, {})

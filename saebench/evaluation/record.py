@@ -62,6 +62,8 @@ class Record:
 
     def _resume(self, path: Path) -> None:
         earlier = read_result(path)
+        if "controls" in earlier.settings:
+            self._fixed["settings"]["controls"] = dict(earlier.settings["controls"])
         check_same_run(earlier, self.result().identity(), self.evaluators, path)
         before = earlier.settings.get("options", {})
         self._fixed["settings"]["options"] |= {name: before[name] for name in before if name in earlier.evaluators}
@@ -103,8 +105,12 @@ class Record:
         self.finished[name] = found.model_copy(update={"duration_seconds": took})
         self.failures.pop(name, None)
 
-    def add_control(self, name: str, result: Result) -> None:
-        """Record a control's metrics and failures, and write. Of its details those are kept that the metrics follow from."""
+    def add_control(self, name: str, result: Result, made: dict[str, int]) -> None:
+        """Record a control's metrics and failures, and how it was made, and write.
+
+        Of its details those are kept that the metrics follow from.
+        """
+        self._fixed["settings"].setdefault("controls", {})[name] = made
         found = {each: self._sampled(made) for each, made in result.evaluators.items()}
         self.controls[name] = self.controls.get(name, {}) | found
         self.failures |= {f"{each} ({name} control)": words for each, words in result.failures.items()}

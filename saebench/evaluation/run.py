@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +10,13 @@ from rich.text import Text
 
 from saebench import checkpoints
 from saebench.errors import SaebenchError
-from saebench.evaluation.controls import Sample, check_controls, make_control, reinitialised
-from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
+from saebench.evaluation.controls import check_controls
+from saebench.evaluation.engine import Clock
+from saebench.evaluation.hook_run import HookRun
 from saebench.evaluation.preflight import check_against_config, check_centring, check_nothing_open, check_window, model_name
-from saebench.evaluation.record import Record, in_words
-from saebench.evaluation.settings import DEFAULT_CONTEXT, TOKENS_PER_BATCH, EvaluationSettings
-from saebench.evaluators.base import Setup, StreamingEvaluator, find_evaluators
-from saebench.evaluators.shared import Shared, make_shared
+from saebench.evaluation.record import Record
+from saebench.evaluation.settings import DEFAULT_CONTEXT, EvaluationSettings
+from saebench.evaluators.base import find_evaluators
 from saebench.lm import Cut, LanguageModel
 from saebench.lm.hooks import Place, parse_place
 from saebench.lm.loading import load_tokenizer, pick_device, read_config
@@ -87,7 +85,9 @@ class EvaluationRun:
         results: dict[int, Result] = {}
         for place, cut in cuts.items():
             indices = [index for index, each in enumerate(places) if each == place]
-            results |= self._evaluate_hook(indices, [saes[index] for index in indices], cut, corpus)
+            records = [self._record(index, saes[index], cut, corpus) for index in indices]
+            HookRun(self.settings, self.evaluators, cut, corpus, self.progress).run(records)
+            results |= {index: record.result() for index, record in zip(indices, records, strict=True)}
         return [results[index] for index in range(len(self.candidates))]
 
     def open(self) -> tuple[list[Autoencoder], Cut]:
@@ -199,80 +199,11 @@ class EvaluationRun:
             field=settings.text_field,
         )
 
-    def _evaluate_hook(
-        self, indices: list[int], saes: list[Autoencoder], cut: Cut, corpus: TokenCorpus
-    ) -> dict[int, Result]:
-        shared = make_shared(corpus, len(cut.model.tokenizer), cut.parts)
-        records = [self._record(index, sae, cut, corpus) for index, sae in zip(indices, saes, strict=True)]
-        streaming: list[tuple[Record, EvaluatedAutoencoder]] = []
-        for record in records:
-            setups = {name: self._setup(record.sae, cut, corpus, shared, name) for name in self.evaluators}
-            for name, evaluator in self.evaluators.items():
-                evaluator.check(setups[name])
-                record.uses(evaluator.definitions(setups[name].options))
-            watching = {
-                name: evaluator(setups[name])
-                for name, evaluator in self.evaluators.items()
-                if issubclass(evaluator, StreamingEvaluator) and name not in record.finished
-            }
-            if watching:
-                setup = next(iter(setups.values()))
-                streaming.append((record, EvaluatedAutoencoder(record.sae, setup, watching)))
-        if streaming:
-            rows = self.settings.batch or max(1, TOKENS_PER_BATCH // corpus.context)
-            evaluated = [one for _, one in streaming]
-            some = corpus if self.settings.only_rows is None else corpus.only(self.settings.only_rows)
-            clock = stream(evaluated, cut, some, shared, rows, self.progress)
-            for record, one in streaming:
-                record.stages |= clock.seconds
-                for name, watcher in one.evaluators.items():
-                    record.finish(name, watcher.compute, sum(clock.seconds.values()))
-                record.failures |= {name: in_words(error) for name, error in one.failures.items()}
-                record.write()
-        for record in records:
-            self._run_standalone(record, cut, corpus, shared)
-        for name in self.settings.controls:
-            self._run_control(name, records, cut, corpus)
-        return {index: record.result() for index, record in zip(indices, records, strict=True)}
-
     def _record(self, index: int, sae: Autoencoder, cut: Cut, corpus: TokenCorpus) -> Record:
         seconds = self.clock.seconds
         record = Record(sae, cut, corpus, self.settings, self.evaluators, self.targets[index], seconds, self.notices)
         record.open(self.resume)
         return record
-
-    def _setup(self, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, shared: Shared, name: str) -> Setup:
-        folder = Path(self.settings.data_dir).expanduser() if self.settings.data_dir else None
-        options = dict(self.settings.options.get(name, {}))
-        return Setup(sae, cut, corpus, shared, self.settings.seed, options, folder, self.settings.only_rows, self.progress)
-
-    def _run_standalone(self, record: Record, cut: Cut, corpus: TokenCorpus, shared: Shared) -> None:
-        for name, evaluator in self.evaluators.items():
-            if issubclass(evaluator, StreamingEvaluator) or name in record.finished:
-                continue
-            timer = Clock()
-            with timer.stage(name):
-                record.finish(name, evaluator(self._setup(record.sae, cut, corpus, shared, name)).compute, None)
-            record.stages |= timer.seconds
-            record.write()
-
-    def _run_control(self, name: str, records: Sequence[Record], cut: Cut, corpus: TokenCorpus) -> None:
-        """Run a control's missing evaluators, for several autoencoders on a hook together, and record their results."""
-        wanted = [each for each in self.evaluators if any(each not in record.controls.get(name, {}) for record in records)]
-        if not wanted:
-            return
-        saes = [record.sae for record in records]
-        if name != "reinitialised":
-            sample = Sample.of(cut, corpus)
-            saes = [make_control(name, sae, sample, self.settings.seed) for sae in saes]
-        settings = replace(
-            self.settings, model=cut.model, corpus=corpus, controls=(), evaluators=wanted, hook=cut.hook_in.name,
-            hook_out=cut.hook_out.name, options={each: self.settings.options.get(each, {}) for each in wanted},
-        )  # fmt: skip
-        with reinitialised(cut.model, self.settings.seed) if name == "reinitialised" else nullcontext():
-            results = EvaluationRun(saes, settings, [None] * len(saes), False, self.progress).run()
-        for record, result in zip(records, results, strict=True):
-            record.add_control(name, result)
 
 
 def open_model(sae: Any, progress: Progress, **settings: Any) -> tuple[Autoencoder, Cut]:

@@ -190,7 +190,7 @@ class Result(_Strict):
             "model": self.model.model_dump(),
             "corpus.sha256": self.corpus.sha256,
             "seed": self.seed,
-            **{f"settings.{key}": value for key, value in self.settings.items() if key != "options"},
+            **{f"settings.{key}": value for key, value in self.settings.items() if key not in ("options", "controls")},
             **{f"{OPTIONS_OF}{name}": options.get(name, {}) for name in {*options, *self.evaluators}},
         }
 

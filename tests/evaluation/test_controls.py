@@ -10,7 +10,7 @@ import torch
 
 import saebench
 from saebench.errors import SaebenchError
-from saebench.evaluation.controls import Sample, pca_autoencoder, random_autoencoder, reinitialised
+from saebench.evaluation.controls import Control, Sample, l0_on_grid, reinitialised
 from saebench.lm import LanguageModel
 from saebench.results import read_result
 from saebench.sae import SparseAutoencoder, TopK
@@ -20,10 +20,14 @@ from tests.conftest import HOOK
 Make = Callable[..., SparseAutoencoder]
 
 
+def made(name: str, like: SparseAutoencoder, sample: Sample, seed: int = 0) -> SparseAutoencoder:
+    return Control.of(name, like, sample).make(sample, seed)
+
+
 def test_pca_is_the_best_linear_code_of_its_rank(make_sae: Make) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(500, 32, generator=generator) * torch.linspace(3, 0.1, 32) + 2
-    sae = pca_autoencoder(make_sae(activation=TopK(5)), Sample(x, x))
+    sae = made("pca", make_sae(activation=TopK(5)), Sample(x, x))
     reconstruction = sae.decode(sae.encode(x), x)
     centred = (x - x.mean(0)).double()
     expected = torch.linalg.svdvals(centred)[5:].square().sum()  # Eckart and Young
@@ -35,14 +39,14 @@ def test_pca_predicts_another_place_by_least_squares(make_sae: Make) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weights = torch.randn(300, 32, generator=generator), torch.randn(32, 32, generator=generator)
     y = x @ weights + 1
-    sae = pca_autoencoder(make_sae(activation=TopK(32, relu=False)), Sample(x, y))
+    sae = made("pca", make_sae(activation=TopK(32, relu=False)), Sample(x, y))
     torch.testing.assert_close(sae.decode(sae.encode(x), x), y, rtol=1e-3, atol=1e-3)
 
 
 def test_a_random_autoencoder_has_width_and_l0_of_the_one_it_replaces(make_sae: Make) -> None:
     x = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
-    sae = random_autoencoder(make_sae(n=128, activation=TopK(8)), Sample(x, x), seed=3)
-    again = random_autoencoder(make_sae(n=128, activation=TopK(8)), Sample(x, x), seed=3)
+    sae = made("random", make_sae(n=128, activation=TopK(8)), Sample(x, x), seed=3)
+    again = made("random", make_sae(n=128, activation=TopK(8)), Sample(x, x), seed=3)
     assert sae.n_latents == 128 and torch.equal(sae.W_dec, again.W_dec)
     assert float(sae.encode(x).l0().double().mean()) == pytest.approx(8, abs=0.5)
     error = (sae.decode(sae.encode(x), x) - x).square().sum() / (x - x.mean(0)).square().sum()
@@ -82,6 +86,42 @@ def test_controls_are_in_the_result_and_are_resumed(
     assert result.controls["pca"]["reconstruction"].metrics["l0"].value == pytest.approx(8)
     alike = saebench.evaluate(make_sae(seed=0), evaluators=["reconstruction"], controls=["pca"], **settings)
     assert alike.result.controls["pca"]["reconstruction"].metrics["normalised_mse"].value == errors["pca"]
+
+
+def test_controls_depend_on_width_and_l0_alone_and_are_made_once(
+    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_: list[Control] = []
+    make = Control.make
+    monkeypatch.setattr(Control, "make", lambda self, *rest: made_.append(self) or make(self, *rest))
+    settings = {
+        "model": tiny_model, "corpus": tiny_corpus, "hook": HOOK, "progress": False, "controls": ["random", "pca"],
+        "evaluators": ["reconstruction", "downstream", "dictionary"],
+    }  # fmt: skip
+    saes = [make_sae(seed=0), make_sae(seed=1), make_sae(seed=0, activation=TopK(4)), make_sae(seed=0, n=96)]
+    cards = saebench.evaluate(saes, **settings)
+    assert [(each.name, each.n, each.k) for each in made_] == [
+        ("random", 64, 8), ("random", 64, 4), ("random", 96, 8), ("pca", 8, 8), ("pca", 4, 4)
+    ]  # fmt: skip
+    for sae, card in zip(saes, cards, strict=True):
+        alone = saebench.evaluate(sae, **settings).result
+        for name in ("random", "pca"):
+            mine, its = (each.controls[name] for each in (card.result, alone))
+            assert mine.keys() == its.keys() == {"reconstruction", "downstream", "dictionary"}
+            for evaluator, found in mine.items():
+                values, expected = (
+                    {key: metric.value for key, metric in each.metrics.items() if metric.value is not None}
+                    for each in (found, its[evaluator])
+                )
+                assert values == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert cards[2].result.settings["controls"] == {
+        "random": {"seed": 0, "n_latents": 64, "l0": 4}, "pca": {"seed": 0, "n_latents": 4, "l0": 4}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("l0", "expected"), [(0.2, 1), (8.1, 8), (31.0, 32), (33.2, 32), (33.9, 35), (64, 64), (130, 128)])
+def test_near_l0_share_a_control(l0: float, expected: int) -> None:
+    assert l0_on_grid(l0) == expected
 
 
 def test_an_unknown_control_is_named(tiny_model: LanguageModel, make_sae: Make) -> None:

@@ -1,0 +1,171 @@
+"""The evaluation of all autoencoders of one hook: one pass for what streams, then the other evaluators, then controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from saebench.evaluation.controls import L0_TOKENS, SAMPLE_TOKENS, Control, Sample, reinitialised
+from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
+from saebench.evaluation.record import Record, in_words
+from saebench.evaluation.settings import TOKENS_PER_BATCH, EvaluationSettings
+from saebench.evaluators.base import Evaluator, Setup, StreamingEvaluator
+from saebench.evaluators.shared import Shared, make_shared
+from saebench.lm import Cut
+from saebench.progress import Progress
+from saebench.sae import Autoencoder
+from saebench.text.corpus import TokenCorpus
+
+
+@dataclass
+class _ControlRun:
+    """A control's own record, and those of the autoencoders that share it."""
+
+    control: Control
+    record: Record
+    users: list[Record]
+
+    def finish(self, seed: int) -> None:
+        """Give its results to those that share it."""
+        result = self.record.result()
+        for user in self.users:
+            user.add_control(self.control.name, result, self.control.record(seed))
+
+
+class HookRun:
+    """Evaluates autoencoders of one hook together.
+
+    Args:
+        settings: of the evaluation; ``evaluators``: by name.
+        cut: the language model at the hook; ``corpus``: the text.
+        progress: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        evaluators: Mapping[str, type[Evaluator]],
+        cut: Cut,
+        corpus: TokenCorpus,
+        progress: Progress,
+    ) -> None:
+        self.settings, self.evaluators, self.corpus, self.progress = settings, dict(evaluators), corpus, progress
+        self.cut = cut
+        self.plain = cut if cut.context is None else cut.model.cut(cut.hook_in, cut.hook_out)
+        """Where controls read: without the earlier tokens that some autoencoders see."""
+
+    def run(self, records: Sequence[Record]) -> None:
+        """Run whatever the records lack; they are written as evaluators finish.
+
+        Raises:
+            SaebenchError: an evaluator cannot run on one of them; raised before heavy work.
+        """
+        for record in records:
+            self._check(record, self.cut)
+        controls = self._controls(records)
+        own = [each.record for each in controls]
+        for record in own:
+            self._check(record, self.plain)
+        if self.plain is self.cut:
+            shared = self._stream([*records, *own], self.cut)
+            shared_of_controls = shared
+        else:
+            shared = self._stream(records, self.cut)
+            shared_of_controls = self._stream(own, self.plain)
+        for record in records:
+            self._run_standalone(record, self.cut, shared)
+        for each in controls:
+            self._run_standalone(each.record, self.plain, shared_of_controls)
+            each.finish(self.settings.seed)
+        if "reinitialised" in self.settings.controls:
+            self._reinitialised(records)
+
+    def _controls(self, records: Sequence[Record]) -> list[_ControlRun]:
+        """The controls that are autoencoders of their own, each once, with the evaluators that a record still lacks."""
+        names = [name for name in self.settings.controls if name != "reinitialised"]
+        users: dict[Control, list[Record]] = {}
+        lacking = {
+            name: [each for each in records if set(self.evaluators) - set(each.controls.get(name, {}))] for name in names
+        }
+        if not any(lacking.values()):
+            return []
+        sample = Sample.of(self.cut, self.corpus, SAMPLE_TOKENS if "pca" in names else L0_TOKENS)
+        for name in names:
+            for record in lacking[name]:
+                users.setdefault(Control.of(name, record.sae, sample), []).append(record)
+        return [
+            _ControlRun(control, self._record_of(control.make(sample, self.settings.seed), control.name, its), its)
+            for control, its in users.items()
+        ]
+
+    def _lacking(self, records: Sequence[Record], name: str) -> list[Record]:
+        return [each for each in records if set(self.evaluators) - set(each.controls.get(name, {}))]
+
+    def _record_of(self, sae: Autoencoder, name: str, users: Sequence[Record]) -> Record:
+        evaluators = {
+            each: evaluator
+            for each, evaluator in self.evaluators.items()
+            if any(each not in user.controls.get(name, {}) for user in users)
+        }
+        settings = replace(self.settings, controls=())
+        return Record(sae, self.plain, self.corpus, settings, evaluators, None, {}, users[0].notices)
+
+    def _setup(self, sae: Autoencoder, cut: Cut, shared: Shared, name: str) -> Setup:
+        settings = self.settings
+        folder = Path(settings.data_dir).expanduser() if settings.data_dir else None
+        options = dict(settings.options.get(name, {}))
+        return Setup(sae, cut, self.corpus, shared, settings.seed, options, folder, settings.only_rows, self.progress)
+
+    def _check(self, record: Record, cut: Cut) -> None:
+        shared = make_shared(self.corpus, len(cut.model.tokenizer), cut.parts)
+        for name, evaluator in record.evaluators.items():
+            setup = self._setup(record.sae, cut, shared, name)
+            evaluator.check(setup)
+            record.uses(evaluator.definitions(setup.options))
+
+    def _stream(self, records: Sequence[Record], cut: Cut) -> Shared:
+        """One pass for all of the records' streaming evaluators; figures of the language model alone are returned."""
+        shared = make_shared(self.corpus, len(cut.model.tokenizer), cut.parts)
+        streaming: list[tuple[Record, EvaluatedAutoencoder]] = []
+        for record in records:
+            watching = {
+                name: evaluator(self._setup(record.sae, cut, shared, name))
+                for name, evaluator in record.evaluators.items()
+                if issubclass(evaluator, StreamingEvaluator) and name not in record.finished
+            }
+            if watching:
+                setup = self._setup(record.sae, cut, shared, next(iter(watching)))
+                streaming.append((record, EvaluatedAutoencoder(record.sae, setup, watching)))
+        if not streaming:
+            return shared
+        rows = self.settings.batch or max(1, TOKENS_PER_BATCH // self.corpus.context)
+        some = self.corpus if self.settings.only_rows is None else self.corpus.only(self.settings.only_rows)
+        clock = stream([one for _, one in streaming], cut, some, shared, rows, self.progress)
+        for record, one in streaming:
+            record.stages |= clock.seconds
+            for name, watcher in one.evaluators.items():
+                record.finish(name, watcher.compute, sum(clock.seconds.values()))
+            record.failures |= {name: in_words(error) for name, error in one.failures.items()}
+            record.write()
+        return shared
+
+    def _run_standalone(self, record: Record, cut: Cut, shared: Shared) -> None:
+        for name, evaluator in record.evaluators.items():
+            if issubclass(evaluator, StreamingEvaluator) or name in record.finished:
+                continue
+            timer = Clock()
+            with timer.stage(name):
+                record.finish(name, evaluator(self._setup(record.sae, cut, shared, name)).compute, None)
+            record.stages |= timer.seconds
+            record.write()
+
+    def _reinitialised(self, records: Sequence[Record]) -> None:
+        """The autoencoders themselves, on the language model with re-initialised weight matrices."""
+        name, cut, settings = "reinitialised", self.cut, replace(self.settings, controls=())
+        lacking = self._lacking(records, name)
+        with reinitialised(cut.model, settings.seed):
+            own = [self._record_of(each.sae, name, [each]) for each in lacking]
+            HookRun(settings, self.evaluators, cut, self.corpus, self.progress).run(own)
+            for user, record in zip(lacking, own, strict=True):
+                user.add_control(name, record.result(), {"seed": settings.seed})
