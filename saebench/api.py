@@ -13,18 +13,25 @@ from saebench.evaluation.settings import EvaluationSettings
 from saebench.files import check_writable
 from saebench.progress import Progress
 from saebench.report.scorecard import Scorecard
+from saebench.suites import read_suite
 
 load = checkpoints.load
 
 
 @overload
 def evaluate(sae: Sequence[Any], *, out: str | Path | None = None, resume: bool = False,
-             progress: bool = True, **settings: Any) -> list[Scorecard]: ...  # fmt: skip
+             progress: bool = True, suite: str | None = None, **settings: Any) -> list[Scorecard]: ...  # fmt: skip
 @overload
 def evaluate(sae: Any, *, out: str | Path | None = None, resume: bool = False,
-             progress: bool = True, **settings: Any) -> Scorecard: ...  # fmt: skip
+             progress: bool = True, suite: str | None = None, **settings: Any) -> Scorecard: ...  # fmt: skip
 def evaluate(
-    sae: Any, *, out: str | Path | None = None, resume: bool = False, progress: bool = True, **settings: Any
+    sae: Any,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    suite: str | None = None,
+    **settings: Any,
 ) -> Scorecard | list[Scorecard]:
     """Evaluate one autoencoder, or several together.
 
@@ -34,6 +41,7 @@ def evaluate(
         out: where to write: a ``.json`` file for a single autoencoder, else a folder that gets a file for each.
         resume: resume from the results in ``out``; an error where they were made with other settings.
         progress: show progress bars on standard error.
+        suite: ``quick``, ``standard`` or ``full``: pinned settings, see ``saebench.suites``.
         **settings: see ``EvaluationSettings``.
 
     Returns:
@@ -47,6 +55,8 @@ def evaluate(
     candidates = list(sae) if several else [sae]
     if not candidates:
         raise SaebenchError("There is nothing to evaluate: give at least one checkpoint.")
+    if suite is not None:
+        settings = read_suite(suite).apply(settings)
     run = EvaluationRun(
         candidates, EvaluationSettings(**settings), _targets(out, candidates), resume, Progress(progress),
         skip_unreadable=len(candidates) > 1,

@@ -78,12 +78,13 @@ def evaluate(
     tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus; 0 for all. With --text, all by default.")] = None,
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Data type of the language model.")] = Dtype.auto,
+    dtype: Annotated[Dtype | None, typer.Option(help="Data type of the language model; auto by default.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
-    evaluators: Annotated[str, typer.Option(help="Names, separated by commas; see `saebench evaluators`.")] = "reconstruction,downstream",
+    suite: Annotated[str | None, typer.Option(help="Pinned settings: quick, standard or full; they decide evaluators, tokens, controls and seed.")] = None,
+    evaluators: Annotated[str | None, typer.Option(help="Names, separated by commas; see `saebench evaluators`. By default reconstruction,downstream.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,
     controls: Annotated[str, typer.Option(help="Also run the evaluators on controls: random, pca, reinitialised, or all.")] = "",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; 0 by default.")] = None,
     bos: Annotated[Bos | None, typer.Option(help="BOS at the start of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Exclude special tokens and first positions from all averages.")] = True,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets; see `saebench tasks`.")] = None,
@@ -98,25 +99,29 @@ def evaluate(
     from saebench.api import SomeRejected, evaluate
     from saebench.checkpoints.collection import expand
     from saebench.evaluation.controls import CONTROLS
-    from saebench.evaluation.settings import DEFAULT_TOKENS
+    from saebench.evaluators.base import DEFAULT_EVALUATORS
     from saebench.evaluators.options import parse_options
     from saebench.files import check_writable
     from saebench.report import render_terminal, write_page
+    from saebench.suites import read_suite
 
     if report is not None:
         check_writable(report)
-    names = [name.strip() for name in evaluators.split(",") if name.strip()]
+    running = read_suite(suite).settings["evaluators"] if suite else DEFAULT_EVALUATORS
+    names = _names(evaluators)
     given = {"downstream.scaling_law": scaling_law, "probe_loss.tasks": tasks}
     shortcuts = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
-    run = partial(
-        evaluate, expand(checkpoint, inside=all), model=model, hook=hook, hook_out=hook_out, format=format, activation=activation,
-        scale=scale, corpus=str(text) if text else corpus, corpus_revision=revision, text_field=text_field,
-        tokens=tokens if tokens is not None else 0 if text else DEFAULT_TOKENS, context=context, batch=batch,
-        dtype=dtype.value, device=device, evaluators=names, seed=seed, exclude=exclude, data_dir=data_dir, out=out,
-        bos=bos.value if bos else "text" if text else None, resume=resume,
-        options=parse_options([*(option or []), *shortcuts], names),
-        controls=list(CONTROLS) if controls == "all" else [name.strip() for name in controls.split(",") if name.strip()],
-    )  # fmt: skip
+    settings = {
+        "model": model, "hook": hook, "hook_out": hook_out, "format": format, "activation": activation, "scale": scale,
+        "corpus": str(text) if text else corpus, "corpus_revision": revision, "text_field": text_field,
+        "tokens": 0 if text and tokens is None and not suite else tokens, "context": context, "batch": batch,
+        "dtype": dtype and dtype.value, "device": device, "evaluators": names, "seed": seed, "exclude": exclude,
+        "data_dir": data_dir, "bos": bos.value if bos else "text" if text else None,
+        "options": parse_options([*(option or []), *shortcuts], names or running),
+        "controls": list(CONTROLS) if controls == "all" else _names(controls),
+    }  # fmt: skip
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    run = partial(evaluate, expand(checkpoint, inside=all), suite=suite, out=out, resume=resume, **chosen)
     rejected = ""
     try:
         cards = run()
@@ -132,6 +137,11 @@ def evaluate(
         terminal(stderr=True).print(Text(f"Error: {rejected}", style="red"))
     if rejected or any(card.result.failures for card in cards):
         raise typer.Exit(1)
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names separated by commas; None where there are none."""
+    return [name.strip() for name in text.split(",") if name.strip()] or None if text else None
 
 
 @app.command()

@@ -45,7 +45,8 @@ class Record:
             "model": model_record(cut.model),
             "corpus": corpus_record(corpus),
             "seed": settings.seed,
-            "settings": {"options": {name: dict(each) for name, each in settings.options.items()}},
+            "settings": {"options": {name: dict(each) for name, each in settings.options.items()}}
+            | ({"suite": settings.suite} if settings.suite else {}),
             "environment": environment(cut.model.device),
         }
 

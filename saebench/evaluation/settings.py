@@ -43,6 +43,7 @@ class EvaluationSettings:
         options: settings of single evaluators, by evaluator.
         controls: names from ``saebench.evaluation.controls.CONTROLS``; the same evaluators are run on each, for comparison.
         data_dir: a folder with the files of probing data sets; its path is not a setting of the result.
+        suite: name and version of the suite that these settings are of, for the record.
         only_rows: numbers of the corpus's rows to which evaluators by row are limited, to reproduce a part of a result.
     """
 
@@ -67,6 +68,7 @@ class EvaluationSettings:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls: Sequence[str] = ()
     data_dir: str | Path | None = None
+    suite: str = ""
     only_rows: Tensor | None = None
 
     @property
