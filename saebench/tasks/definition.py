@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from saebench.definitions import definition_folder, definition_hash, load_definition
 from saebench.errors import SaebenchError
@@ -14,6 +14,20 @@ SOURCES = ("hub", "local", "sae_probes")
 """In the order in which they are tried."""
 
 MOST_ROWS = 20_000
+
+
+LONGEST_NAME = 200
+"""Bytes of a file's name; file systems allow 255, of which some are for suffixes."""
+
+
+def _file_name(name: str) -> str:
+    """A name that a file system can hold."""
+    if not name.isprintable() or any(len(part.encode(errors="replace")) > LONGEST_NAME for part in name.split("/")):
+        raise ValueError(f"is no name of a file: at most {LONGEST_NAME} bytes, without control characters")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
 
 
 class _Strict(BaseModel):
@@ -101,7 +115,7 @@ class PackagePart(_Strict):
         constants: new columns of a fixed value.
     """
 
-    file: str
+    file: FileName
     only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     constants: dict[str, str] = Field(default_factory=dict)
 
@@ -130,7 +144,7 @@ class Task(_Strict):
     citation: str
     same: Literal["words", "spaces"] = "words"
     hub: tuple[HubPart, ...] = ()
-    local: tuple[str, ...] = ()
+    local: tuple[FileName, ...] = ()
     sae_probes: tuple[PackagePart, ...] = ()
     rows: Rule | None = None
     hub_rows: Rule | None = None

@@ -52,6 +52,15 @@ def test_names_and_sets_are_found_and_wrong_ones_are_errors() -> None:
         find_tasks(" , ")
 
 
+@pytest.mark.parametrize("name", ["é" * 101, r"a\u0000.jsonl", r"folder/b\u202e.jsonl"])
+def test_a_name_that_no_file_can_have_is_an_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd.toml").write_text(f'title = "t"\nsets = []\nlicence = "l"\ncitation = "c"\nlocal = ["{name}"]\n')
+    monkeypatch.setattr(definitions, "definition_folder", lambda kind: tmp_path)
+    monkeypatch.setattr("saebench.tasks.definition.definition_folder", lambda kind: tmp_path)
+    with pytest.raises(SaebenchError, match=r"tasks/odd.toml is invalid: local.0: .* is no name of a file"):
+        find_tasks("odd")
+
+
 def test_a_misspelt_key_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd.toml").write_text(
         'title = "t"\nsets = []\nlicence = "l"\ncitation = "c"\nlable = 1\nlocal = ["a.jsonl"]\n'
