@@ -26,6 +26,7 @@ class Verdict:
             independent, which overstates the error of a difference on the same text.
         outcome: ``within`` where the interval contains 0.
         reason: why the outcome is unknown.
+        p: two-sided, of no difference; None where the error is unknown.
     """
 
     metric: str
@@ -39,6 +40,7 @@ class Verdict:
     paired: str
     outcome: Outcome
     reason: str = ""
+    p: float | None = None
 
     @property
     def words(self) -> str:
@@ -76,7 +78,7 @@ def compare_samples(
         outcome, reason = "unknown", "different benchmarks"
     paired = change.unit if change.influence is not None else ""
     return Verdict(path, unit, direction, before.value, after.value, change.value, change.error, interval, paired, outcome,
-                   reason)  # fmt: skip
+                   reason, _p(change))  # fmt: skip
 
 
 def _outcome(change: Sample, interval: tuple[float, float] | None, direction: str) -> tuple[Outcome, str]:
@@ -87,6 +89,19 @@ def _outcome(change: Sample, interval: tuple[float, float] | None, direction: st
     if interval[0] <= 0 <= interval[1]:
         return "within", ""
     return ("better" if (change.value < 0) == (direction == "lower") else "worse"), ""
+
+
+def _p(change: Sample) -> float | None:
+    if change.error is None:
+        return None
+    if change.error == 0:
+        return 0.0 if change.value else 1.0
+    from scipy.stats import norm, t
+
+    size = abs(change.value) / change.error
+    if change.influence is None:
+        return float(2 * norm.sf(size))
+    return float(2 * t.sf(size, change.influence.numel() - 1))
 
 
 def _quantile(change: Sample) -> float:

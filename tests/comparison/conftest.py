@@ -19,7 +19,11 @@ def tiny_results(tiny_model: LanguageModel, tiny_corpus: TokenCorpus) -> dict[in
 
     make: Callable[..., SparseAutoencoder] = make_sae.__wrapped__()  # type: ignore[attr-defined]
     saes = [make(activation=TopK(k)) for k in (2, 4, 8, 16)]
-    cards = saebench.evaluate(saes, model=tiny_model, hook=HOOK, corpus=tiny_corpus, progress=False)
+    cards = saebench.evaluate(
+        saes, model=tiny_model, hook=HOOK, corpus=tiny_corpus, progress=False, controls=["random", "pca"],
+        evaluators=["reconstruction", "downstream", "shrinkage", "ablation"],
+        options={"ablation": {"tokens": 12, "tokens_per_row": 2, "horizon": 5}},
+    )  # fmt: skip
     return {k: card.result for k, card in zip((2, 4, 8, 16), cards, strict=True)}
 
 

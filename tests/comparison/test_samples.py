@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saebench.comparison.samples import RATIOS, Sample, combine, sample
+from saebench.comparison.ratios import RATIOS
+from saebench.comparison.samples import Sample, combine, sample
 from saebench.comparison.verdicts import compare_metric
 from saebench.results import EvaluatorResult, Result
 from saebench.results.statistics import influence_error, ratio_estimate, ratio_influence
@@ -175,6 +176,7 @@ def test_ratio_influences_give_the_ratio_estimators_error() -> None:
 def test_every_metric_of_the_one_pass_is_its_ratio_of_sums(real_result: Result) -> None:
     """Real results: values and errors recomputed from the sums by row agree with those that the evaluators state."""
     checked = 0
+    assert {path.partition(".")[0] for path in RATIOS} == set(real_result.evaluators)
     for path, ratio in RATIOS.items():
         stated = real_result.metric(path)
         if stated.value is None:
@@ -191,7 +193,10 @@ def test_every_metric_of_the_one_pass_is_its_ratio_of_sums(real_result: Result) 
 
 
 def ratio_value(found: EvaluatorResult, path: str) -> float:
-    rows, ratio = found.details["by_row"], RATIOS[path]
+    ratio = RATIOS[path]
+    rows = found.details
+    for key in ratio.table.split("."):
+        rows = rows[key]
 
     def total(words: str) -> float:
         first, *rest = words.split(" - ")
