@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from saebench.comparison.headline import L0, find_metric, headline
+from saebench.comparison.headline import L0, find_metric, headline, trained_control
 from saebench.comparison.verdicts import Verdict, compare_metric
 from saebench.errors import SaebenchError
 from saebench.results import Result
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NEAR_L0 = 0.1
 """Trained controls are compared with autoencoders of the same width whose L0 differs by at most this share."""
 LEVEL = 0.05
+OUTCOMES = ("better", "not separated", "worse", "unknown")
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,6 @@ def against_controls(results: Sequence[Result], names: Sequence[str], metrics: S
     return [replace(each, corrected=p) for each, p in zip(found, corrected, strict=True)]
 
 
-def trained_control(result: Result) -> str:
-    """What kind of trained control a result is of; empty for an autoencoder that was trained as usual."""
-    return str(result.sae.training.get("control") or "")
-
-
 def control_result(result: Result, name: str) -> Result:
     """A control's metrics as a result of the same benchmark."""
     return result.model_copy(update={"evaluators": result.controls[name], "controls": {}})
@@ -130,7 +126,7 @@ def summary_frame(found: Sequence[AgainstControl]) -> pandas.DataFrame:
                 "metric": metric, "control": control, "saes": len(its),
                 "mean": sum(each.verdict.value for each in its) / len(its),
                 "control_mean": sum(each.verdict.reference for each in its) / len(its),
-                **{name: sum(each.outcome == name for each in its) for name in ("better", "not separated", "worse", "unknown")},
+                **{name: sum(each.outcome == name for each in its) for name in OUTCOMES},
                 "largest_p_holm": max(known, default=None),
             }
         )  # fmt: skip

@@ -33,8 +33,8 @@ def _frontier(comparison: ComparedResults, path: str) -> Figure | None:
         caption=plain(f"{metric.description or metric.name}{better}. Both axes are logarithmic; bars are 95 % intervals."),
         summary=plain(f"Line chart of {metric.name} over {horizontal} for {', '.join(curve.name for curve, _ in drawn)}."),
         traces=[_trace(curve, measured, index) for index, (curve, measured) in enumerate(drawn)],
-        layout={"xaxis": _log_axis(horizontal, [point.x.value for _, measured in drawn for point in measured]),
-                "yaxis": _log_axis(_axis(metric), [point.y.value for _, measured in drawn for point in measured])},
+        layout={"xaxis": log_axis(horizontal, [point.x.value for _, measured in drawn for point in measured]),
+                "yaxis": log_axis(axis_title(metric), [point.y.value for _, measured in drawn for point in measured])},
         header=["Autoencoder", "Curve", horizontal, metric.name, "Standard error"],
         rows=[
             [plain(point.result.sae.origin), plain(curve.name), f"{point.x.value:,.4g}", f"{point.y.value:.5g}",
@@ -45,7 +45,7 @@ def _frontier(comparison: ComparedResults, path: str) -> Figure | None:
     )  # fmt: skip
 
 
-def _log_axis(title: str, values: list[float]) -> dict[str, Any]:
+def log_axis(title: str, values: list[float]) -> dict[str, Any]:
     """A logarithmic axis, with marks at 1, 2 and 5 where it spans a decade; over less the page chooses them."""
     marks = {"dtick": "D2"} if max(values) >= 10 * min(values) else {}
     return {"type": "log", "title": {"text": title}} | marks
@@ -78,5 +78,6 @@ def _trace(curve: Curve, measured: list[Point], index: int) -> dict[str, Any]:
     }
 
 
-def _axis(metric: Metric) -> str:
+def axis_title(metric: Metric) -> str:
+    """A metric's name with its unit."""
     return label_text(metric.name if metric.unit == "1" else f"{metric.name} ({metric.unit})")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from saebench.comparison.headline import L0, find_metric
+from saebench.comparison.headline import L0, architecture_of, find_metric
 from saebench.comparison.samples import Sample, combine, sample
 from saebench.comparison.verdicts import Verdict, compare_samples
 from saebench.errors import SaebenchError
@@ -80,7 +80,7 @@ def curves(results: Sequence[Result], by: By) -> list[Curve]:
     """
     found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        arch, n, k = result.sae.architecture, f"n = {result.sae.n_latents:,}", f"k = {nominal_k(result)}"
+        arch, n, k = architecture_of(result), f"n = {result.sae.n_latents:,}", f"k = {nominal_k(result)}"
         keys = {"arch": (arch, n), "n": (n, arch), "k": (k, arch)}[by]
         found.setdefault(keys, []).append(result)
     return [

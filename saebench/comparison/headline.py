@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from saebench.errors import SaebenchError
-from saebench.results import EvaluatorResult, Metric
+from saebench.results import EvaluatorResult, Metric, Result
 
 L0 = "reconstruction.l0"
 HEADLINE = (
@@ -27,6 +27,17 @@ class HasMetrics(Protocol):
     @property
     def evaluators(self) -> dict[str, EvaluatorResult]:
         """The metrics, by evaluator."""
+
+
+def trained_control(result: Result) -> str:
+    """What kind of trained control (`saebench train --freeze`) a result is of; empty for one that was trained as usual."""
+    return str(result.sae.training.get("control") or "")
+
+
+def architecture_of(result: Result) -> str:
+    """The architecture, with the kind of trained control where it is one."""
+    control = trained_control(result)
+    return f"{result.sae.architecture}, {control}" if control else result.sae.architecture
 
 
 def find_metric(result: HasMetrics, path: str) -> Metric | None:

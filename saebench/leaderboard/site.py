@@ -9,6 +9,7 @@ from typing import Any
 
 from saebench.errors import SaebenchError, plain
 from saebench.files import check_writable, write_text
+from saebench.leaderboard.board_page import BOARD_PAGE, render_board
 from saebench.leaderboard.checks import Board, load_boards
 from saebench.leaderboard.entry_page import PLOTLY, render_entry
 from saebench.leaderboard.rows import Row, entry_rows, table_data
@@ -39,19 +40,26 @@ def build(root: Path, out: Path) -> int:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render_entry(row, entry, path.name), encoding="utf-8")
         shutil.copyfile(path, page.with_suffix(".json"))
+    for board in boards:
+        if board.submissions:
+            write_text(out / _page_of(board), render_board(board, "../" * 2 + "index.html"))
     write_text(out / PLOTLY, plotly_script())
     write_text(out / "index.html", render_index([row for row, _, _ in entries], [_describe(board) for board in boards]))
     return len(entries)
 
 
 def render_index(rows: Sequence[Row], boards: Sequence[dict[str, Any]]) -> str:
-    """The index. ``boards`` are ``{model, hook, title, facts}``."""
+    """The index. ``boards`` are ``{model, hook, title, facts}``, with the address of their ``page`` where they have one."""
     data = table_data(rows, [{name: board[name] for name in ("model", "hook", "title")} for board in boards])
     return (
         templates()
         .get_template("index.html")
         .render(title="Leaderboards", boards=boards, count=len(rows), data=script_json(data), plotly_file=PLOTLY)
     )
+
+
+def _page_of(board: Board) -> str:
+    return f"{board.folder.parent.name}/{board.folder.name}/{BOARD_PAGE}"
 
 
 def _describe(board: Board) -> dict[str, Any]:
@@ -72,6 +80,7 @@ def _describe(board: Board) -> dict[str, Any]:
         ("Seed", str(benchmark.seed)),
     ]
     return {"model": plain(benchmark.model.name), "hook": plain(benchmark.hook_in), "title": plain(benchmark.title),
+            "page": _page_of(board) if board.submissions else "",
             "facts": [(name, plain(value)) for name, value in found]}  # fmt: skip
 
 

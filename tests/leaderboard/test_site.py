@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from saebench.comparison.ranks import ranks
 from saebench.errors import SaebenchError
+from saebench.leaderboard.board_page import BOARD_PAGE, panel, rank_table
+from saebench.leaderboard.checks import load_boards
 from saebench.leaderboard.rows import Row, table_data
 from saebench.leaderboard.site import build, render_index
 from saebench.report.figures import densities, positions
@@ -23,7 +26,8 @@ def test_every_entry_gets_a_page_and_its_file(tmp_path: Path) -> None:
     assert build(root, tmp_path / "site") == 2
     pages = sorted(path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.*"))
     assert [page for page in pages if page.endswith(("html", "json"))] == [
-        "index.html", f"{FOLDER}/one.html", f"{FOLDER}/one.json", f"{FOLDER}/two.html", f"{FOLDER}/two.json",
+        "index.html", f"{FOLDER}/board.html", f"{FOLDER}/one.html", f"{FOLDER}/one.json", f"{FOLDER}/two.html",
+        f"{FOLDER}/two.json",
     ]  # fmt: skip
     text = (tmp_path / "site" / FOLDER / "one.html").read_text()
     assert 'href="../../index.html"' in text
@@ -101,3 +105,44 @@ def test_the_page_of_an_entry_draws_its_figures_with_the_shared_script(tmp_path:
     for drawn, figure in zip(figures, filter(None, expected), strict=True):
         assert drawn["traces"] == figure.traces and f'id="plot-{figure.key}"' in page
         assert all(row[0] in page for row in figure.rows)  # the same numbers in a table
+
+
+def test_the_page_of_a_board_has_frontiers_panels_with_bands_and_ranks_with_ties(tmp_path: Path) -> None:
+    entries = [
+        submission(f"{arch}-{k}", entry_result(n + k, k, arch))
+        for n, arch in ((0, "topk"), (100, "gated"))
+        for k in (16, 32)
+    ]
+    frozen = entry_result(500, 32, "topk")
+    sae = frozen.sae.model_copy(update={"training": {"control": "frozen decoder"}})
+    root = write_board(
+        tmp_path / "boards", [*entries, submission("frozen", frozen.model_copy(update={"sae": sae}))]
+    ).parents[1]
+    build(root, tmp_path / "site")
+    (board,) = load_boards(root)
+    text = (tmp_path / "site" / FOLDER / BOARD_PAGE).read_text()
+    assert f'href="{FOLDER}/{BOARD_PAGE}"' in (tmp_path / "site" / "index.html").read_text()
+    assert "normalised_mse over L0" in text and "control: random" in text and "topk, frozen decoder" in text
+    results = [each.result for each in board.submissions.values()]
+    names = list(board.submissions)
+    path = "reconstruction.normalised_mse"
+    table = rank_table(results, [each.stem for each in names], [path], [path])
+    ranked = {row[0][0]: row[4][0].partition("(")[2] for row in table.rows}
+    assert ranked == {"topk-16": "3)", "gated-16": "3)", "topk-32": "1)", "gated-32": "1)", "frozen": ""}
+    assert all("(" not in row[4][0] for row in rank_table(results, [each.stem for each in names], [path], []).rows)
+    figure = panel(results, [each.stem for each in names], path, 0)
+    band = next(trace for trace in figure.traces if trace.get("fill") == "tonexty")
+    control = results[0].controls["random"]["reconstruction"].metrics["normalised_mse"]
+    assert control.value is not None and max(band["y"]) == pytest.approx(
+        control.value + 1.96 * (control.standard_error or 0), rel=1e-3
+    )
+
+
+def test_ranks_are_those_of_every_pair_tested_by_hand() -> None:
+    """Errors stated alone: z tests of all pairs, corrected; the two middle ones are not separated."""
+    made = []
+    for value in (0.1, 0.2, 0.204, 0.3):
+        found = evaluator("reconstruction", [metric("normalised_mse", value, 0.002, direction="lower")])
+        made.append(sample_result().model_copy(update={"evaluators": {"reconstruction": found}}))
+    assert ranks(made, "reconstruction.normalised_mse") == [1, 2, 2, 4]
+    assert ranks(made, "reconstruction.absent") == [None] * 4

@@ -3,7 +3,7 @@ function paint(trace, palette) {
   const color = palette[trace.meta % palette.length];
   const painted = {...trace, marker: {...trace.marker, color}};
   if (trace.line) painted.line = {...trace.line, color};
-  if (trace.fill) painted.fillcolor = color;
+  if (trace.fill) painted.fillcolor = trace.fill === "tonexty" ? `${color}40` : color;
   for (const bars of ["error_x", "error_y"]) {
     if (trace[bars]) painted[bars] = {...trace[bars], color: trace.type === "bar" ? themeColour("--ink") : color};
   }

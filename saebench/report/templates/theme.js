@@ -18,7 +18,7 @@ function themed(layout, showlegend) {
     ...layout,
     paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: {color: soft, family: "system-ui, sans-serif", size: 12.5},
     margin: {l: 52, r: 8, t: 12, b: 44}, hoverlabel: {bgcolor: paper, bordercolor: line, font: {color: ink}, align: "left"},
-    showlegend, legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: {size: 12}},
+    showlegend, legend: {orientation: "h", traceorder: "normal", x: 0, y: 1.02, yanchor: "bottom", font: {size: 12}},
     xaxis: {showgrid: false, ...axis, ...layout.xaxis}, yaxis: {...axis, ...layout.yaxis},
   };
 }
