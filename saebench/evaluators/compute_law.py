@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 from saebench.errors import SaebenchError
@@ -38,15 +39,16 @@ class ComputeLaw:
         """
         if increase <= 0:
             return 1.0, None
-        own = min(range(len(self.parameters)), key=lambda i: abs(math.log(self.parameters[i] / n_parameters)))
-        if abs(math.log(self.parameters[own] / n_parameters)) > 0.35:
+        apart = [abs(math.log(each) - math.log(n_parameters)) for each in self.parameters]
+        own = apart.index(min(apart))
+        if apart[own] > 0.35:
             return None, "the scaling law has no member of this model's size"
         target = self.loss[own] + increase
         place = next((i for i in range(own) if self.loss[i] <= target), own)
         low = max(place - 1, 0)
-        slope = math.log(self.loss[low + 1] / self.loss[low]) / math.log(self.compute[low + 1] / self.compute[low])
-        log_compute = math.log(self.compute[low]) + math.log(target / self.loss[low]) / slope
-        return math.exp(log_compute) / self.compute[own], None
+        loss, compute = ([math.log(each) for each in values] for values in (self.loss, self.compute))
+        slope = (loss[low + 1] - loss[low]) / (compute[low + 1] - compute[low])
+        return math.exp(min(compute[low] + (math.log(target) - loss[low]) / slope - compute[own], 0.0)), None
 
 
 def find_law(given: str | Path | None, model: str) -> ComputeLaw | None:
@@ -87,12 +89,14 @@ def read_law(text: str, name: str) -> ComputeLaw:
             f"{name} is not a scaling law: it needs models, source, parameters, compute and loss ({error})."
         ) from error
     same_length = len(law.parameters) == len(law.compute) == len(law.loss) >= 2
-    falling = all(a > b > 0 for a, b in zip(law.loss, law.loss[1:], strict=False))
-    rising = all(0 < a < b for a, b in zip(law.compute, law.compute[1:], strict=False))
-    finite = all(0 < each < math.inf for each in (*law.parameters, *law.compute, *law.loss))
-    if not (same_length and falling and rising and finite):
+    finite = all(0 < each < math.inf for each in (*law.compute, *law.loss)) and all(
+        1 <= n < math.inf for n in law.parameters
+    )
+    falling = finite and all(math.log(a) > math.log(b) for a, b in pairwise(law.loss))
+    rising = finite and all(math.log(a) < math.log(b) for a, b in pairwise(law.compute))
+    if not (same_length and falling and rising):
         raise SaebenchError(
-            f"{name} needs two or more models of positive parameters, with compute rising and "
+            f"{name} needs two or more models of one parameter or more, with compute rising and "
             "loss falling from one to the next."
         )
     return law

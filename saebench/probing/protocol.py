@@ -16,7 +16,7 @@ Of = Literal["pre-activations", "activations"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Examples(_Strict):

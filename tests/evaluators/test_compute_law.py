@@ -36,3 +36,15 @@ def test_what_is_no_law_is_refused(tmp_path: Path) -> None:
     for text in ("models = 3", "not toml [", LAW.replace("2.0", "5.0"), LAW.replace("[1, 4, 16]", "[1]")):
         with pytest.raises(SaebenchError):
             read_law(text, "law.toml")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "parameters = [5e-324, 1.0]\ncompute = [1.0, 2.0]\nloss = [2.0, 1.0]",
+        "parameters = [1.0, 2.0]\ncompute = [1.0, 1.0000000000000002]\nloss = [2e300, 1.9999999999999998e300]",
+    ],
+)
+def test_a_law_between_whose_models_nothing_can_be_interpolated_is_refused(columns: str) -> None:
+    with pytest.raises(SaebenchError, match="two or more models of one parameter or more"):
+        read_law(f'models = ["m"]\nsource = "s"\n{columns}', "odd.toml")

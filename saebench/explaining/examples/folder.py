@@ -239,10 +239,11 @@ class ActivatingExamples:
             if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_floating_point() != real:
                 return f"{name} holds numbers of the type {str(tensor.dtype).removeprefix('torch.')}"
         for kind in KINDS:
-            places, ends = tensors[f"{kind}.places"], tensors[f"{kind}.ends"].flatten()
+            places, ends = tensors[f"{kind}.places"].long(), tensors[f"{kind}.ends"].flatten().long()
             offsets, values = tensors.get(f"{kind}.offsets"), tensors.get(f"{kind}.activations")
             if offsets is None or values is None or offsets.shape != values.shape or offsets.dim() != 1:
                 return f"{kind}.offsets and {kind}.activations are not two lists of one length"
+            offsets = offsets.long()
             if places.numel() and (int(places.max()) >= self.tokens.numel() or int(places.min()) < -1):
                 return f"{kind}.places are outside the text"
             counts = ends.diff(prepend=ends.new_zeros(1))
@@ -293,9 +294,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         whole += [corpus["context"], settings["top"], settings["random"], settings["before"], settings["after"]]
         steps = [settings["histogram"][name] for name in ("lowest_exponent", "highest_exponent", "bins_per_octave")]
         named = manifest["sae"]["hook_in"], manifest["model"]["name"], corpus["name"], corpus["sha256"]
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise damaged(folder, f"{MANIFEST} lacks {error}") from error
-    if not all(type(value) is int and value >= 0 for value in whole) or not manifest["latents_per_shard"]:
+    except TypeError as error:
+        raise damaged(folder, f"a part of {MANIFEST} is no table") from error
+    if not all(type(value) is int and 0 <= value < 2**53 for value in whole) or not manifest["latents_per_shard"]:
         raise damaged(folder, f"{MANIFEST} holds sizes that are not whole numbers")
     plausible = all(type(step) is int and abs(step) <= 256 for step in steps) and steps[0] < steps[1] and steps[2] > 0
     if not plausible or not all(isinstance(name, str) for name in named):
