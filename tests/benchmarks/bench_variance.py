@@ -1,0 +1,87 @@
+"""Where the variance of the ablation metric is: between rows, between tokens of a row, and between latents of a token.
+
+The suites' samples were chosen by it (docs/suites.md). Every active latent of some tokens is ablated; a balanced nested
+analysis of variance gives the components, and these the standard error of any design with its cost in positions that the
+layers above the hook run. ``SAEBENCH_SAE`` and ``SAEBENCH_TEXT`` name a checkpoint and a held-out text.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import NamedTuple
+
+import torch
+
+from saebench.evaluation.run import prepare
+from saebench.evaluators.ablation import Ablation
+from saebench.evaluators.base import Setup
+from saebench.evaluators.shared import make_shared
+from saebench.progress import Progress
+from tests.benchmarks.table import Row
+
+TITLE = "Variance of ablation sparsity by level of sampling"
+TOKENS, TOKENS_PER_ROW, CONTEXT, HORIZON = 24, 3, 128, 16
+BASELINES = 2
+DESIGNS = {
+    "64 latents of 2 tokens a row (version 1's default)": (2, 64, 8),
+    "4 latents of 4 tokens a row": (4, 4, BASELINES),
+}
+"""By name: tokens in a row, latents of each, and baselines of each kind."""
+
+
+class Components(NamedTuple):
+    """Variances between rows, between tokens of a row, and between latents of a token; ``latents`` active at a token."""
+
+    rows: float
+    tokens: float
+    latents: float
+    active: float
+
+    def standard_error(self, rows: int, tokens: int, latents: int) -> float:
+        """Of the mean over a design's ablations; the latents of a token are a finite population."""
+        left = max(0.0, 1 - latents / self.active) if latents < self.active else 0.0
+        within = self.latents * left / latents
+        return math.sqrt((self.rows + (self.tokens + within) / tokens) / rows)
+
+
+def components(values: torch.Tensor, active: float) -> Components:
+    """From a balanced sample ``[rows, tokens, latents]``, by the method of moments; negative estimates become 0."""
+    _, tokens, latents = values.shape
+    within = float(values.var(dim=2).mean())
+    token_means = values.mean(dim=2)
+    between_tokens = float(token_means.var(dim=1).mean())
+    between_rows = float(token_means.mean(dim=1).var())
+    token = max(0.0, between_tokens - within / latents * max(0.0, 1 - latents / active))
+    return Components(max(0.0, between_rows - between_tokens / tokens), token, within, active)
+
+
+def cost(tokens: int, latents: int, baselines: int) -> float:
+    """Positions that the layers above the hook run for one row: both whole rows, and each intervention's own."""
+    return 2 * CONTEXT + tokens * HORIZON * (min(latents, 32) + 2 * baselines + 2)
+
+
+def run() -> list[Row]:
+    checkpoint, text = os.environ.get("SAEBENCH_SAE"), os.environ.get("SAEBENCH_TEXT")
+    if not checkpoint or not text:
+        return [Row("variance components", "not measured", "", "set SAEBENCH_SAE and SAEBENCH_TEXT")]
+    sae, cut, corpus = prepare(checkpoint, Progress(False), corpus=text, tokens=32_768, context=CONTEXT, dtype="float32")
+    options = {"tokens": TOKENS, "tokens_per_row": TOKENS_PER_ROW, "latents_per_token": 10_000, "baselines_per_token": 1}
+    shared = make_shared(corpus, len(cut.model.tokenizer), cut.parts)
+    ablation = Ablation(Setup(sae, cut, corpus, shared, 0, options, progress=Progress()))
+    ablation.compute()
+    found = [each.sparsity for each in ablation.found["latents"]]
+    least = min(each.numel() for each in found)
+    values = torch.stack([each[torch.randperm(each.numel())[:least]] for each in found])
+    parts = components(values.reshape(-1, TOKENS_PER_ROW, least), sum(map(len, found)) / len(found))
+    total = parts.rows + parts.tokens + parts.latents
+    rows = [
+        Row(f"variance between {name}", f"{value:.3g}", "", f"{value / total:.0%} of the variance of a single ablation")
+        for name, value in (("rows", parts.rows), ("tokens of a row", parts.tokens), ("latents of a token", parts.latents))
+    ]
+    budget = 16 * cost(*DESIGNS[FORMER])
+    for name, (tokens, latents, baselines) in DESIGNS.items():
+        count = budget / cost(tokens, latents, baselines)
+        error = parts.standard_error(1, tokens, latents) / math.sqrt(count)
+        rows.append(Row(f"standard error of {name}", f"{error:.4f}", "", f"{count:.0f} rows, {budget:,.0f} positions"))
+    return rows
