@@ -23,10 +23,8 @@ from tests.benchmarks.table import Row
 TITLE = "Variance of ablation sparsity by level of sampling"
 TOKENS, TOKENS_PER_ROW, CONTEXT, HORIZON = 24, 3, 128, 16
 BASELINES = 2
-DESIGNS = {
-    "64 latents of 2 tokens a row (version 1's default)": (2, 64, 8),
-    "4 latents of 4 tokens a row": (4, 4, BASELINES),
-}
+FORMER = "64 latents of 2 tokens a row (version 1's default)"
+DESIGNS = {FORMER: (2, 64, 8), "4 latents of 4 tokens a row": (4, 4, BASELINES)}
 """By name: tokens in a row, latents of each, and baselines of each kind."""
 
 
