@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,8 @@ from saebench.errors import SaebenchError, plain
 from saebench.terminal import terminal
 
 if TYPE_CHECKING:
+    import pandas
+
     from saebench.comparison.compare import Comparison
 
 console = terminal()
@@ -43,14 +46,15 @@ def compare(
     format: Annotated[Format, typer.Option(help="Format of the output.")] = Format.terminal,
     html: Annotated[Path | None, typer.Option(help="Also write a page with frontier figures here.")] = None,
     against_controls: Annotated[bool, typer.Option("--against-controls", help="Instead compare each SAE with its controls, paired and corrected for the number of tests.")] = False,
+    claims: Annotated[bool, typer.Option("--claims", help="Instead test claims of papers on the results.")] = False,
     force: Annotated[bool, typer.Option(help="Also show results of different benchmarks, marked and without verdicts.")] = False,
 ) -> None:  # fmt: skip
     """Compare results: tables, frontiers at matched L0, and a verdict for each metric."""
     from saebench.comparison.compare import compare as run
 
     found = run(results, by=by.value, at=_numbers(at), metrics=metric or [], force=force)
-    if against_controls:
-        _against_controls(found, metric or [], format)
+    if against_controls or claims:
+        _show(*(_controls if against_controls else _claims)(found, bool(metric), format is Format.csv), format)
         return
     if format is Format.terminal:
         console.print(found)
@@ -61,16 +65,31 @@ def compare(
         terminal(stderr=True).print(Text(f"Page: {html}"))
 
 
-def _against_controls(found: Comparison, metrics: list[str], format: Format) -> None:
-    from saebench.comparison.controls import against_controls as run
-    from saebench.comparison.controls import control_frame, summary_frame
+def _controls(found: Comparison, chosen: bool, every: bool) -> tuple[pandas.DataFrame, str]:
+    from saebench.comparison.controls import against_controls, control_frame, summary_frame
+
+    rows = against_controls(found.results, found.names, found.metrics if chosen else ())
+    return (control_frame if every else summary_frame)(rows), (
+        "Numbers of SAEs that are better than the control, not separated from it, or worse, by paired tests at 5 % after "
+        "Holm's correction over all of them; --format csv has each."
+    )
+
+
+def _claims(found: Comparison, chosen: bool, every: bool) -> tuple[pandas.DataFrame, str]:
+    from saebench.comparison.claims import claim_frame, claims_on
+
+    return claim_frame(claims_on(found.results)), (
+        "The effect with its 95 % interval; verdicts at 5 % after Holm's correction over all claims. A claim that the results "
+        "do not allow to test has no effect."
+    )
+
+
+def _show(frame: pandas.DataFrame, key: str, format: Format) -> None:
     from saebench.report.tables import markdown_cell
 
-    rows = run(found.results, found.names, found.metrics if metrics else ())
     if format is Format.csv:
-        typer.echo(control_frame(rows).to_csv(index=False), nl=False)
+        typer.echo(frame.to_csv(index=False), nl=False)
         return
-    frame = summary_frame(rows)
     cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     if format is Format.markdown:
         typer.echo("| " + " | ".join(frame.columns) + " |\n|" + "---|" * len(frame.columns))
@@ -80,12 +99,13 @@ def _against_controls(found: Comparison, metrics: list[str], format: Format) -> 
     for row in cells:
         table.add_row(*(Text(plain(cell)) for cell in row))
     console.print(table)
-    console.print(Text("Numbers of SAEs that are better than the control, not separated from it, or worse, by paired tests at "
-                       "5 % after Holm's correction over all of them; --format csv has each."))  # fmt: skip
+    console.print(Text(key))
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return "" if value is None else str(value)
 
 
 def _numbers(text: str) -> list[float]:

@@ -69,16 +69,13 @@ def compare_samples(
     if not one_benchmark:  # rows of different texts must not be paired, even where their counts agree
         before, after = Sample(before.value, before.error), Sample(after.value, after.error)
     change = combine([(1.0, after), (-1.0, before)])
-    interval = None
-    if change.error is not None:
-        half = _quantile(change) * change.error
-        interval = (change.value - half, change.value + half)
+    interval = interval_of(change)
     outcome, reason = _outcome(change, interval, direction)
     if not one_benchmark:
         outcome, reason = "unknown", "different benchmarks"
     paired = change.unit if change.influence is not None else ""
     return Verdict(path, unit, direction, before.value, after.value, change.value, change.error, interval, paired, outcome,
-                   reason, _p(change))  # fmt: skip
+                   reason, p_of(change))  # fmt: skip
 
 
 def _outcome(change: Sample, interval: tuple[float, float] | None, direction: str) -> tuple[Outcome, str]:
@@ -91,7 +88,16 @@ def _outcome(change: Sample, interval: tuple[float, float] | None, direction: st
     return ("better" if (change.value < 0) == (direction == "lower") else "worse"), ""
 
 
-def _p(change: Sample) -> float | None:
+def interval_of(change: Sample) -> tuple[float, float] | None:
+    """The 95 % interval of an estimate; None where its error is unknown."""
+    if change.error is None:
+        return None
+    half = _quantile(change) * change.error
+    return change.value - half, change.value + half
+
+
+def p_of(change: Sample) -> float | None:
+    """The two-sided p value of an estimate against 0; None where its error is unknown."""
     if change.error is None:
         return None
     if change.error == 0:
