@@ -88,7 +88,7 @@ def sweep(
     if only:
         chosen = _chosen(names, only)
         configs, names = [configs[each] for each in chosen], [names[each] for each in chosen]
-    _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards, together)
+    _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards, together, Path(file).stem)
 
 
 def _chosen(names: list[str], patterns: list[str]) -> list[int]:
@@ -134,10 +134,12 @@ def _run(
     resume: bool,
     shards: int = 1,
     together: int | None = None,
+    recipe: str = "",
 ) -> None:
     from saebench.files import check_writable
     from saebench.progress import Progress
     from saebench.report.training import write_training_page
+    from saebench.training.manifest import write_manifest
     from saebench.training.mesh import join_mesh
     from saebench.training.run import train as run
 
@@ -158,7 +160,10 @@ def _run(
         run([configs[each] for each in members], source, [folders[each] for each in members], resume, progress, mesh)
     if mesh.writes:
         trained = [_trained(folder) for folder in folders]
-        write_training_page({folder.name: record for folder, record in zip(folders, trained, strict=True)}, page)
+        records = {folder.name: record for folder, record in zip(folders, trained, strict=True)}
+        write_training_page(records, page)
+        if recipe:
+            console.print(Text(f"Manifest: {write_manifest(page.parent, recipe, records)}"))
         _summary(folders, trained)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -65,6 +66,13 @@ def test_some_members_of_a_sweep_on_a_part_of_the_text(sweep: list[str], tmp_pat
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["a", "b"]
     record = json.loads((tmp_path / "out/a/sae.json").read_text())["training"]
     assert record["config"]["corpus_tokens"] == 128 and record["epochs"] > 16
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["recipe"] == "sweep" and list(manifest["members"]) == ["a", "b"]
+    weights = (tmp_path / "out/a/sae.safetensors").read_bytes()
+    assert manifest["members"]["a"]["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert manifest["members"]["b"]["settings"]["arch"] == "batchtopk" and manifest["members"]["b"]["final"]["l0"] == 4
+    assert CliRunner().invoke(app, [*sweep, "--only", "c", "--corpus-tokens", "128"]).exit_code == 0
+    assert list(json.loads((tmp_path / "out/manifest.json").read_text())["members"]) == ["a", "b", "c"]
     wrong = CliRunner().invoke(app, [*sweep, "--only", "x*"])
     assert str(wrong.exception) == "No member of the sweep is named 'x*'; there are: a, b, c."
 
