@@ -11,6 +11,9 @@ from torch import Tensor
 from saebench.results import EvaluatorResult, Result
 from saebench.results.statistics import ratio_influence
 
+LARGEST = 1e150
+"""Numbers from here on, which nothing measures, have squares that are not finite."""
+
 
 class Influence(NamedTuple):
     """What each group of the data adds to a metric's error.
@@ -146,7 +149,7 @@ def _by_task(evaluator: EvaluatorResult, path: str, value: float) -> Influence |
     for found in tasks.values():
         for key in BY_TASK[path]:
             found = found.get(key) if isinstance(found, dict) else None
-        if not isinstance(found, int | float) or isinstance(found, bool):
+        if not _is_number(found):
             return None
         values.append(float(found))
     return _mean_influence(values, None, (evaluator.name, *tasks), "tasks", value)
@@ -184,6 +187,11 @@ def _table(evaluator: EvaluatorResult, ratio: Ratio) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value of a result file is a number that sums can be taken of."""
+    return type(value) in (int, float) and abs(value) < LARGEST
+
+
 def _column(sums: dict[str, Any], words: str) -> Tensor | None:
     """A column of sums, or the difference ``a - b`` of two; None where one is absent or is not all numbers."""
     total: Tensor | None = None
@@ -191,7 +199,7 @@ def _column(sums: dict[str, Any], words: str) -> Tensor | None:
         values = sums.get(name)
         if not isinstance(values, list) or not values:
             return None
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        if not all(_is_number(value) for value in values):
             return None
         column = torch.tensor(values, dtype=torch.float64)
         if total is not None and total.shape != column.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,11 +90,11 @@ def _outcome(change: Sample, interval: tuple[float, float] | None, direction: st
 
 
 def interval_of(change: Sample) -> tuple[float, float] | None:
-    """The 95 % interval of an estimate; None where its error is unknown."""
+    """The 95 % interval of an estimate; None where its error is unknown or not finite."""
     if change.error is None:
         return None
     half = _quantile(change) * change.error
-    return change.value - half, change.value + half
+    return (change.value - half, change.value + half) if math.isfinite(change.value) and math.isfinite(half) else None
 
 
 def p_of(change: Sample) -> float | None:

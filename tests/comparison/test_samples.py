@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saebench.comparison.ratios import RATIOS
 from saebench.comparison.samples import Sample, combine, sample
-from saebench.comparison.verdicts import compare_metric
+from saebench.comparison.verdicts import compare_metric, compare_samples
 from saebench.results import EvaluatorResult, Result
 from saebench.results.statistics import influence_error, ratio_estimate, ratio_influence
 from tests.sample_results import evaluator, metric, sample_result
@@ -204,3 +204,16 @@ def ratio_value(found: EvaluatorResult, path: str) -> float:
 
     value = total(ratio.numerator) / total(ratio.denominator)
     return 1 - value if ratio.kind == "complement" else value
+
+
+def test_numbers_that_nothing_measures_are_not_summed(real_result: Result) -> None:
+    """A result file may hold whole numbers beyond any float, and metrics whose difference is beyond it."""
+    found = real_result.evaluators["reconstruction"]
+    for huge in (10**400, 1e308):
+        rows = found.details["by_row"] | {"cosine": [huge] * len(found.details["by_row"]["tokens"])}
+        changed = found.model_copy(update={"details": found.details | {"by_row": rows}})
+        result = real_result.model_copy(update={"evaluators": {"reconstruction": changed}})
+        its = sample(result, "reconstruction.cosine_similarity")
+        assert its is not None and its.influence is None
+    verdict = compare_samples(Sample(1e308, 1e308), Sample(-1e308, 1e308), "a.b", "1", "lower")
+    assert verdict.interval is None and verdict.outcome == "unknown"
