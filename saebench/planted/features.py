@@ -1,0 +1,217 @@
+"""The planted features: where in a text each is active, how strongly, its direction, and its effect on the logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saebench.errors import check_at_least
+
+BOS, FIRST_WORD = 1, 3
+"""Tokens 0 to 2 are the unknown word, BOS and EOS; words follow, of which the first mark topics."""
+REACH = 4
+"""A skip pattern's first token lies 2 to this many positions before its second."""
+TABLES = 8
+COMPANION_SHARE = 0.8
+EFFECT = 3.0
+"""Nats that a feature of median magnitude adds to the logits of each of its three words."""
+
+
+@dataclass(frozen=True)
+class PlantedConfig:
+    """The size of a planted world.
+
+    Attributes:
+        seed: of everything random.
+        d: width of the activations, smaller than the number of features.
+        words: of the vocabulary; ``context``: tokens in a row.
+        bigrams, skips, parents, companions, topics: features of each kind besides one for each frequent word.
+        singles: words with a feature of their own, the most frequent ones.
+        spread: of the logarithm of a feature's magnitude; ``noise``: standard deviation of each channel's noise.
+        dense: rank of the part that is active everywhere.
+    """
+
+    seed: int = 0
+    d: int = 64
+    words: int = 120
+    context: int = 32
+    singles: int = 72
+    bigrams: int = 16
+    skips: int = 8
+    parents: int = 8
+    companions: int = 8
+    topics: int = 4
+    spread: float = 0.25
+    noise: float = 0.05
+    dense: int = 3
+
+    def __post_init__(self) -> None:
+        check_at_least(self, {"d": 2, "words": 40, "context": 8, "singles": 24, "dense": 0, "topics": 1})
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens, special ones included."""
+        return self.words + FIRST_WORD
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What a feature can see at each position.
+
+    Attributes:
+        own: ``[batch, position]`` token ids; ``earlier``: ``[REACH, batch, position]``, those 1 to ``REACH`` positions
+            before, -1 where there is none; ``marker``: ``[batch, position]``, the token after the row's BOS.
+    """
+
+    own: Tensor
+    earlier: Tensor
+    marker: Tensor
+
+    @staticmethod
+    def of(tokens: Tensor, visible: Tensor | None = None, positions: Tensor | None = None) -> Contexts:
+        """From ``tokens`` ``[batch, position]``; ``visible`` and ``positions`` as for ``Cut.prefix``."""
+        batch, length = tokens.shape
+        if visible is None or positions is None:
+            positions = torch.arange(length).expand(batch, -1)
+            visible = torch.ones(length, length, dtype=torch.bool).tril().expand(batch, -1, -1)
+        apart = positions.unsqueeze(2) - positions.unsqueeze(1)
+
+        def seen(where: Tensor) -> Tensor:
+            return ((visible & where) * (tokens.unsqueeze(1) + 1)).amax(dim=2) - 1
+
+        earlier = torch.stack([seen(apart == distance) for distance in range(1, REACH + 1)])
+        return Contexts(tokens, earlier, seen((positions == 1).unsqueeze(1).expand_as(visible)))
+
+    @staticmethod
+    def last(tokens: Tensor) -> Contexts:
+        """The last position alone of rows ``[batch, position]`` of at least two tokens."""
+        absent = torch.full_like(tokens[:, :1], -1)
+        earlier = [tokens[:, -1 - back : -back] if tokens.shape[1] > back else absent for back in range(1, REACH + 1)]
+        return Contexts(tokens[:, -1:], torch.stack(earlier), tokens[:, 1:2])
+
+
+@dataclass(frozen=True)
+class PlantedFeatures:
+    """The true dictionary.
+
+    Attributes:
+        kinds: of each feature: ``token``, ``bigram``, ``skip``, ``parent``, ``companion`` or ``topic``.
+        patterns: of each: its tokens, in order of the text; of a parent, those of its children.
+        directions: ``[F, d]``, unit vectors; ``scale``: ``[F]``, median magnitudes.
+        effects: ``[F, V]``, what a feature of median magnitude adds to the logits; mostly 0.
+        dense, bias: ``[r, d]`` and ``[d]``, the part of the activations that no feature is.
+    """
+
+    config: PlantedConfig
+    kinds: tuple[str, ...]
+    patterns: tuple[tuple[int, ...], ...]
+    directions: Tensor
+    scale: Tensor
+    effects: Tensor
+    dense: Tensor
+    bias: Tensor
+    _log_magnitude: Tensor
+    _dense_values: Tensor
+    _noise: Tensor
+    _chance: Tensor
+
+    @staticmethod
+    def make(config: PlantedConfig) -> PlantedFeatures:
+        """Features, tables and effects from the seed."""
+        generator = torch.Generator().manual_seed(config.seed)
+        kinds, patterns = _patterns(config, generator)
+        v, f = config.vocabulary, len(kinds)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(*size, generator=generator)
+
+        directions = F.normalize(normal(f, config.d), dim=1)
+        effects = torch.zeros(f, v)
+        for number in range(f):
+            liked = torch.randperm(v - FIRST_WORD, generator=generator)[:3] + FIRST_WORD
+            effects[number, liked] = EFFECT
+        return PlantedFeatures(
+            config, kinds, patterns, directions, 2.0 * torch.exp(0.3 * normal(f)), effects,
+            F.normalize(normal(max(config.dense, 1), config.d), dim=1)[: config.dense], 0.3 * normal(config.d),
+            normal(v + 1, v, TABLES), 0.7 * normal(v + 1, v, config.dense), config.noise * normal(v + 1, v, config.d),
+            torch.rand(v + 1, v, generator=generator),
+        )  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        """Number of features."""
+        return len(self.kinds)
+
+    def of_kind(self, kind: str) -> list[int]:
+        """Numbers of the features of a kind."""
+        return [index for index, each in enumerate(self.kinds) if each == kind]
+
+    def active(self, contexts: Contexts) -> Tensor:
+        """``[batch, position, F]`` bool: where each feature's pattern is in the text."""
+        own, previous = contexts.own, contexts.earlier[0]
+        found = []
+        for kind, pattern in zip(self.kinds, self.patterns, strict=True):
+            last = own == pattern[-1]
+            if kind == "token":
+                found.append(last)
+            elif kind == "parent":
+                found.append(torch.isin(own, torch.tensor(pattern)))
+            elif kind == "bigram":
+                found.append(last & (previous == pattern[0]))
+            elif kind == "skip":
+                found.append(last & (contexts.earlier[1:] == pattern[0]).any(dim=0))
+            elif kind == "topic":
+                found.append((contexts.marker == pattern[0]) & (own >= FIRST_WORD))
+            else:
+                found.append(last & (self._chance[previous + 1, own] < COMPANION_SHARE))
+        return torch.stack(found, dim=-1) & (own >= FIRST_WORD).unsqueeze(-1)
+
+    def values(self, contexts: Contexts) -> Tensor:
+        """``[batch, position, F]``: the true code, 0 where a feature is inactive."""
+        logs = self._log_magnitude[contexts.earlier[0] + 1, contexts.own][..., torch.arange(self.count) % TABLES]
+        return self.active(contexts) * self.scale * torch.exp(self.config.spread * logs)
+
+    def activations(self, contexts: Contexts) -> Tensor:
+        """``[batch, position, d]``: features, the dense part and noise."""
+        place = (contexts.earlier[0] + 1, contexts.own)
+        return (
+            self.values(contexts) @ self.directions + self.bias + self._dense_values[place] @ self.dense + self._noise[place]
+        )
+
+    @property
+    def unembedding(self) -> Tensor:
+        """``[V, d]``: the effects of the features' directions, and on the bias's the logarithms of word frequencies.
+
+        In superposition a direction also has small effects through the directions that it overlaps with.
+        """
+        frequency = word_frequencies(self.config)
+        by_feature = self.effects.T @ (self.directions / self.scale[:, None])
+        return by_feature + torch.outer(frequency.clamp_min(1e-6).log(), self.bias / self.bias.square().sum())
+
+
+def word_frequencies(config: PlantedConfig) -> Tensor:
+    """``[V]``: Zipf's law over the words that mark no topic; 0 for the other tokens."""
+    first = FIRST_WORD + config.topics
+    found = torch.zeros(config.vocabulary)
+    found[first:] = 1 / (torch.arange(config.vocabulary - first) + 2.7)
+    return found / found.sum()
+
+
+def _patterns(config: PlantedConfig, generator: torch.Generator) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    first = FIRST_WORD + config.topics
+    frequent = list(range(first, first + config.singles))
+
+    def draw(count: int, among: int = 24) -> list[int]:
+        return (torch.randperm(among, generator=generator)[:count] + first).tolist()
+
+    found: list[tuple[str, tuple[int, ...]]] = [("token", (word,)) for word in frequent]
+    found += [("bigram", (draw(1, 12)[0], word)) for word in draw(config.bigrams)]
+    found += [("skip", (draw(1)[0], draw(1, 12)[0])) for _ in range(config.skips)]
+    found += [("parent", tuple(sorted(draw(4, config.singles)))) for _ in range(config.parents)]
+    found += [("companion", (word,)) for word in draw(config.companions)]
+    found += [("topic", (FIRST_WORD + topic,)) for topic in range(config.topics)]
+    kinds, patterns = zip(*found, strict=True)
+    return kinds, patterns
