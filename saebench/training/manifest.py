@@ -40,11 +40,19 @@ def write_manifest(folder: Path, recipe: str, records: Mapping[str, dict[str, An
             raise SaebenchError(f"{path} is of the recipe {earlier.get('recipe')!r}: choose another folder.")
     for name, record in records.items():
         figures = {key: record[key] for key in FIGURES if key in record}
-        text = record["activations"]["corpus"]
-        members[name] = {"weights_sha256": _sha256(folder / name / WEIGHTS), "settings": record["config"],
-                         "text_sha256": text, **figures}  # fmt: skip
+        members[name] = {
+            "weights_sha256": _sha256(folder / name / WEIGHTS),
+            "settings": record["config"] | {"corpus": _without_folder(record["config"]["corpus"])},
+            "text_sha256": record["activations"]["corpus"],
+            **figures,
+        }
     write_text(path, json.dumps({"recipe": recipe, "members": dict(sorted(members.items()))}, indent=1) + "\n")
     return path
+
+
+def _without_folder(corpus: str) -> str:
+    """A text's name; folders of the machine are not part of a manifest."""
+    return Path(corpus).name if Path(corpus).expanduser().exists() else corpus
 
 
 def _sha256(path: Path) -> str:
