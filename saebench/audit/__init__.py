@@ -1,0 +1,1 @@
+"""Which metrics can be trusted: lenses on metrics, thresholds fixed beforehand, and verdicts."""
