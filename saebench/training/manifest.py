@@ -12,6 +12,7 @@ from saebench.checkpoints.native import WEIGHTS
 from saebench.errors import SaebenchError
 from saebench.files import write_text
 from saebench.parsing import parse_json
+from saebench.provenance import portable_name
 
 MANIFEST = "manifest.json"
 FIGURES = ("tokens", "epochs", "seconds", "final", "control", "complete")
@@ -42,17 +43,12 @@ def write_manifest(folder: Path, recipe: str, records: Mapping[str, dict[str, An
         figures = {key: record[key] for key in FIGURES if key in record}
         members[name] = {
             "weights_sha256": _sha256(folder / name / WEIGHTS),
-            "settings": record["config"] | {"corpus": _without_folder(record["config"]["corpus"])},
+            "settings": record["config"] | {"corpus": portable_name(record["config"]["corpus"])},
             "text_sha256": record["activations"]["corpus"],
             **figures,
         }
     write_text(path, json.dumps({"recipe": recipe, "members": dict(sorted(members.items()))}, indent=1) + "\n")
     return path
-
-
-def _without_folder(corpus: str) -> str:
-    """A text's name; folders of the machine are not part of a manifest."""
-    return Path(corpus).name if Path(corpus).expanduser().exists() else corpus
 
 
 def _sha256(path: Path) -> str:
