@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -30,8 +32,9 @@ class Suite:
 
     @property
     def label(self) -> str:
-        """As results record it: results of different ones are of different benchmarks."""
-        return f"{self.name} {self.version}"
+        """As results record it, with a hash of the settings: results of different ones are of different benchmarks."""
+        content = json.dumps(dict(self.settings), sort_keys=True)
+        return f"{self.name} {self.version} ({hashlib.sha256(content.encode()).hexdigest()[:12]})"
 
     def apply(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of an evaluation with this suite: ``given`` ones, and those that the suite pins.
@@ -39,7 +42,7 @@ class Suite:
         Raises:
             SaebenchError: a given setting is one that the suite pins.
         """
-        pinned = [name for name in PINNED if given.get(name) not in (None, {}, [])]
+        pinned = [name for name in PINNED if given.get(name) not in (None, {}, [], ())]
         if pinned:
             raise SaebenchError(
                 f"The suite {self.name} pins {', '.join(PINNED)}: omit {', '.join(pinned)}, or evaluate without --suite."

@@ -18,7 +18,7 @@ from saebench.evaluators.base import Setup, find_evaluators, installed_evaluator
 from saebench.lm import LanguageModel
 from saebench.results import read_result
 from saebench.sae import SparseAutoencoder
-from saebench.suites import SUITES, read_suite
+from saebench.suites import SUITES, Suite, read_suite
 from saebench.tasks import find_tasks
 from saebench.text.corpus import TokenCorpus
 from tests.conftest import FIXTURES, HOOK
@@ -30,7 +30,9 @@ MODEL = str(FIXTURES / "saelens_evals" / "model")
 def test_settings_of_a_suite_are_valid(name: str, tiny_model: LanguageModel, tiny_corpus: TokenCorpus) -> None:
     suite = read_suite(name)
     settings = EvaluationSettings(**suite.apply({}))
-    assert settings.suite == f"{name} {suite.version}" and settings.dtype == "float32"
+    assert settings.suite.startswith(f"{name} {suite.version} (") and settings.dtype == "float32"
+    changed = Suite(name, suite.version, {**suite.settings, "tokens": 1})
+    assert changed.label != suite.label  # also where somebody forgot to raise the version
     found = find_evaluators(settings.evaluators)
     assert set(settings.options) <= set(found)
     setup = Setup(None, tiny_model.cut(HOOK), tiny_corpus, None)  # type: ignore[arg-type]
@@ -54,7 +56,8 @@ def test_a_suite_decides_and_is_recorded(text: Path, tmp_path: Path, make_sae: C
     done = CliRunner().invoke(app, [*command, "--suite", "quick", "--out", str(tmp_path / "quick.json")])
     assert done.exit_code == 0, done.output
     result = read_result(tmp_path / "quick.json")
-    assert result.settings["suite"] == "quick 1" and set(result.controls) == {"random"}
+    label = read_suite("quick").label
+    assert result.settings["suite"] == label and set(result.controls) == {"random"}
     assert list(result.evaluators) == ["reconstruction", "downstream", "dictionary"]
     for flags in (["--tokens", "128"], ["--evaluators", "dictionary"], ["--seed", "0"], ["--option", "ablation.tokens=3"]):
         refused = CliRunner().invoke(app, [*command, "--suite", "standard", *flags])
@@ -68,4 +71,4 @@ def test_a_suite_decides_and_is_recorded(text: Path, tmp_path: Path, make_sae: C
     )  # fmt: skip
     assert differing_fields([result, again.result]) == {}
     other = result.model_copy(update={"settings": result.settings | {"suite": "quick 2"}})
-    assert differing_fields([result, other]) == {"settings.suite": ["quick 1", "quick 2"]}
+    assert differing_fields([result, other]) == {"settings.suite": [label, "quick 2"]}
