@@ -39,3 +39,8 @@ def validity(trained: Sequence[Score], asked: Mapping[str, float]) -> Finding:
         outcome = "failed"
     words = f"Correlates by {worst['correlation']:.2f} with true recovery at fixed L0 and width."
     return Finding("validity", outcome, words, worst["correlation"], worst["low"], worst["high"], {"cells": found})
+
+
+def largest_cell(trained: Sequence[Score]) -> list[Score]:
+    """The scores of the cell with most autoencoders."""
+    return max(grouped(trained, lambda each: each.subject.cell).values(), key=len, default=[])
