@@ -43,7 +43,7 @@ class Plan:
         default_factory=lambda: {"ablation": {"tokens": 32}, "explainability": {"latents": 8}}
     )
     tokens: int = 3072
-    repeats: int = 8
+    repeats: int = 12
     repeated: int = 2
     doses: int = 5
     seeds: int = 8
@@ -55,7 +55,7 @@ class Plan:
 
 
 QUICK = Plan(
-    evaluators=BASE, options={"ablation": {"tokens": 16}}, tokens=1536, repeated=1, doses=3, seeds=4, others=0,
+    evaluators=BASE, options={"ablation": {"tokens": 16}}, tokens=1536, repeats=8, repeated=1, doses=3, seeds=4, others=0,
     steps=(25, 60, 120), widths=(), ks=(), training_tokens=16_384,
 )  # fmt: skip
 
