@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from saebench.audit.lenses.finding import RESAMPLES, Finding, Outcome, array, spearman
+from saebench.audit.lenses.finding import RESAMPLES, Finding, Outcome, array, row_spearman, spearman
 from saebench.audit.scores import Score, grouped
 
 
@@ -42,7 +42,7 @@ def _response(its: Sequence[Score]) -> dict[str, float]:
     doses, bad = array([each.subject.dose for each in its]), -array([each.good for each in its])
     errors = np.nan_to_num(array([each.error for each in its]))
     generator = np.random.default_rng(0)
-    drawn = [spearman(doses, bad + errors * generator.standard_normal(len(bad))) for _ in range(RESAMPLES)]
+    drawn = row_spearman(bad + errors * generator.standard_normal((RESAMPLES, len(bad))), doses)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {"correlation": spearman(doses, bad), "low": float(low), "high": float(high)}
 

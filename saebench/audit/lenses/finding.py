@@ -59,6 +59,17 @@ def spearman(first: Values, second: Values) -> float:
     return correlation(ranked(first), ranked(second))
 
 
+def row_spearman(rows: Values, other: Values) -> Values:
+    """``[draws]``: ``spearman`` of each row of ``[draws, items]`` with ``other``."""
+    from scipy.stats import rankdata
+
+    a, b = rankdata(rows, axis=1), ranked(other)
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean()
+    size = np.sqrt((a * a).sum(axis=1) * (b @ b))
+    found: Values = np.where(size > 1e-12, (a @ b) / np.maximum(size, 1e-12), 0.0)
+    return found
+
+
 def partial_spearman(first: Values, second: Values, given: Sequence[Values]) -> float:
     """Rank correlation given others: of the residuals of ranks after a linear fit to the others' ranks.
 
