@@ -48,3 +48,16 @@ def carried() -> dict[str, Verdict]:
         return {}
     found = parse_json(file.read_text(encoding="utf-8"))
     return {each["metric"]: Verdict(**each) for each in found["verdicts"]}
+
+
+def failed_of(evaluator: str) -> list[Verdict]:
+    """The verdicts ``not evidence`` on an evaluator's metrics."""
+    return [
+        each for each in carried().values()
+        if each.metric.partition(".")[0] == evaluator and each.standing == "not evidence"
+    ]  # fmt: skip
+
+
+def sound_metrics() -> list[str]:
+    """The metrics that were found sound, by ``evaluator.name``."""
+    return [each.metric for each in carried().values() if each.standing == "sound"]
