@@ -1,10 +1,12 @@
 """Where verdicts are shown: they are read from the package's data file."""
 
+import json
+
 import pytest
 
 from saebench import api
 from saebench.report.content import cautions
-from saebench.results import read_result, verdicts
+from saebench.results import Result, verdicts
 from saebench.results.verdicts import Verdict, failed_of, sound_metrics, verdict_of
 from tests.test_docs import RESULT
 
@@ -25,7 +27,8 @@ def test_verdicts_by_metric(two_verdicts):
 
 
 def test_scorecards_say_which_metrics_failed(two_verdicts):
-    assert cautions(read_result(RESULT)) == ["✗ downstream.kl_divergence: not evidence. Not separated from random."]
+    result = Result.model_validate(json.loads(RESULT.read_text())["result"])
+    assert cautions(result) == ["✗ downstream.kl_divergence: not evidence. Not separated from random."]
 
 
 def test_evaluate_warns_of_a_failed_headline_metric(two_verdicts, monkeypatch):
