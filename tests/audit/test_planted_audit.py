@@ -9,6 +9,7 @@ from saebench.audit.planted_audit import audit_planted
 from saebench.audit.references import audit_references
 from saebench.audit.thresholds import read_thresholds
 from saebench.errors import SaebenchError
+from tests.test_docs import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,16 @@ def test_unknown_evaluator_and_empty_folder(tmp_path):
         audit_planted(tmp_path, quick=True, evaluator="nothing")
     with pytest.raises(SaebenchError, match="no result"):
         audit_references(tmp_path, tmp_path / "out")
+
+
+def test_references_are_compared_with_their_controls(tmp_path):
+    entries = sorted((ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post").glob("*-n1024-*.json"))
+    for number, entry in enumerate(entries):
+        (tmp_path / f"{number}.json").write_text(json.dumps(json.loads(entry.read_text())["result"]))
+    found = {each.metric: each for each in audit_references(tmp_path, tmp_path / "out")}
+    data = json.loads((tmp_path / "out/audit.json").read_text())
+    assert data["results"] == len(entries) and (tmp_path / "out/audit.html").is_file()
+    assert set(found) >= {"reconstruction.normalised_mse", "downstream.kl_divergence"}
+    for each in found.values():
+        assert each.findings["dose"].outcome == each.findings["validity"].outcome == "not known"
+        assert each.verdict.standing != "sound"
