@@ -7,6 +7,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,11 +22,12 @@ LIBRARIES = ("torch", "transformers", "transformer-lens", "numpy", "safetensors"
 
 
 def portable_name(origin: str) -> str:
-    """A local path without the folders above it; other names unchanged."""
+    """A local path without the folders above it, also of another machine; other names unchanged."""
     path = Path(origin).expanduser()
-    if not path.exists():
+    if path.exists():
+        path = path.resolve()
+    elif not path.is_absolute():
         return origin
-    path = path.resolve()
     return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
 
 
@@ -44,9 +46,18 @@ def sae_record(sae: Autoencoder, cut: Cut | None) -> SaeRecord:
         scaling=info.scaling,
         hook_in=cut.hook_in.name if cut is not None else info.hook_in or "unknown",
         hook_out=cut.hook_out.name if cut is not None else info.hook_out or info.hook_in or "unknown",
-        training=info.training,
+        training=_portable_training(info.training),
         assumed=info.assumed,
     )
+
+
+def _portable_training(training: dict[str, Any]) -> dict[str, Any]:
+    """A training record without folders of the machine on which it was trained."""
+    config = training.get("config")
+    if not isinstance(config, dict):
+        return training
+    names = {name: portable_name(config[name]) for name in ("corpus", "model") if isinstance(config.get(name), str)}
+    return training | {"config": config | names}
 
 
 def model_record(model: LanguageModel) -> ModelRecord:

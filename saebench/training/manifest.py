@@ -12,6 +12,7 @@ from saebench.checkpoints.native import WEIGHTS
 from saebench.errors import SaebenchError
 from saebench.files import write_text
 from saebench.parsing import parse_json
+from saebench.provenance import portable_name
 
 MANIFEST = "manifest.json"
 FIGURES = ("tokens", "epochs", "seconds", "final", "control", "complete")
@@ -40,9 +41,12 @@ def write_manifest(folder: Path, recipe: str, records: Mapping[str, dict[str, An
             raise SaebenchError(f"{path} is of the recipe {earlier.get('recipe')!r}: choose another folder.")
     for name, record in records.items():
         figures = {key: record[key] for key in FIGURES if key in record}
-        text = record["activations"]["corpus"]
-        members[name] = {"weights_sha256": _sha256(folder / name / WEIGHTS), "settings": record["config"],
-                         "text_sha256": text, **figures}  # fmt: skip
+        members[name] = {
+            "weights_sha256": _sha256(folder / name / WEIGHTS),
+            "settings": record["config"] | {"corpus": portable_name(record["config"]["corpus"])},
+            "text_sha256": record["activations"]["corpus"],
+            **figures,
+        }
     write_text(path, json.dumps({"recipe": recipe, "members": dict(sorted(members.items()))}, indent=1) + "\n")
     return path
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 
 from saebench.errors import SaebenchError
 from saebench.files import check_writable
+from saebench.provenance import portable_name, sae_record
 from saebench.report.scorecard import Scorecard
 from saebench.results import (
     EvaluatorResult,
@@ -25,6 +28,7 @@ from saebench.results import (
     write_result,
 )
 from saebench.results.cards import to_frame
+from saebench.sae import SparseAutoencoder
 from tests.sample_results import TOKENS, evaluator, metric, sample_result
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "result.schema.json"
@@ -239,3 +243,13 @@ def test_metric_keys_are_their_names_and_errors_are_valid() -> None:
         metric("m", 1.0, -0.1)
     with pytest.raises(ValidationError, match="the interval ends before it begins"):
         metric("m", 1.0, interval=(2.0, 1.0))
+
+
+def test_a_record_has_no_folders_of_a_machine(make_sae: Callable[..., SparseAutoencoder], tmp_path: Path) -> None:
+    config = {"corpus": "/home/someone/texts/train.jsonl", "model": "smollm2", "lr": 0.1}
+    sae = make_sae()
+    sae = replace(sae, info=replace(sae.info, origin=str(tmp_path), training={"config": config, "steps": 3}))
+    record = sae_record(sae, None)
+    assert record.training == {"config": {"corpus": "texts/train.jsonl", "model": "smollm2", "lr": 0.1}, "steps": 3}
+    assert record.origin == f"{tmp_path.parent.name}/{tmp_path.name}"
+    assert portable_name("owner/name") == "owner/name" and portable_name("/nowhere/a/b.jsonl") == "a/b.jsonl"

@@ -70,6 +70,7 @@ def test_some_members_of_a_sweep_on_a_part_of_the_text(sweep: list[str], tmp_pat
     assert manifest["recipe"] == "sweep" and list(manifest["members"]) == ["a", "b"]
     weights = (tmp_path / "out/a/sae.safetensors").read_bytes()
     assert manifest["members"]["a"]["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert manifest["members"]["a"]["settings"]["corpus"] == f"{tmp_path.name}/words.txt"
     assert manifest["members"]["b"]["settings"]["arch"] == "batchtopk" and manifest["members"]["b"]["final"]["l0"] == 4
     assert CliRunner().invoke(app, [*sweep, "--only", "c", "--corpus-tokens", "128"]).exit_code == 0
     assert list(json.loads((tmp_path / "out/manifest.json").read_text())["members"]) == ["a", "b", "c"]
