@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, overload
 
 from saebench import checkpoints
+from saebench.comparison.headline import HEADLINE
 from saebench.errors import SaebenchError
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.files import check_writable
+from saebench.notices import notice
 from saebench.progress import Progress
 from saebench.report.scorecard import Scorecard
+from saebench.results.verdicts import failed_of
 from saebench.suites import read_suite
 
 load = checkpoints.load
@@ -61,10 +64,19 @@ def evaluate(
         candidates, EvaluationSettings(**settings), _targets(out, candidates), resume, Progress(progress),
         skip_unreadable=len(candidates) > 1,
     )  # fmt: skip
+    _warn_of_failed(run.settings.evaluators)
     cards = [Scorecard(result) for result in run.run()]
     if run.rejected:
         raise SomeRejected(run.rejected, cards)
     return cards if several else cards[0]
+
+
+def _warn_of_failed(evaluators: Sequence[str]) -> None:
+    """A notice for each headline metric of these evaluators that `saebench audit` found to be no evidence."""
+    for evaluator in evaluators:
+        for verdict in failed_of(evaluator):
+            if verdict.metric in HEADLINE:
+                notice(f"{verdict.metric} is not evidence of an autoencoder's quality. {verdict.sentence}")
 
 
 class SomeRejected(SaebenchError):

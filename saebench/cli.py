@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.commands import leaderboard
+from saebench.commands.audit import audit
 from saebench.commands.compare import compare
 from saebench.commands.dictionary import dictionary
 from saebench.commands.examples import examples
@@ -251,6 +252,7 @@ app.command()(view)
 app.command()(stitch)
 app.command()(meta)
 app.command()(scaling)
+app.add_typer(audit, name="audit")
 
 
 def main() -> None:

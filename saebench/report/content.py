@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from saebench.errors import plain
 from saebench.results import Metric, Result
+from saebench.results.verdicts import verdict_of
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
 MOST_DECIMALS = 7
@@ -64,6 +65,18 @@ def lines(result: Result) -> Iterator[Line]:
                 note=None if metric.reason is None else plain(metric.reason),
                 seconds=found.duration_seconds,
             )
+
+
+def cautions(result: Result) -> list[str]:
+    """A sentence for each of the result's metrics that `saebench audit` did not find sound, the failed ones first."""
+    found = [
+        verdict
+        for evaluator, its in result.evaluators.items()
+        for name in its.metrics
+        if (verdict := verdict_of(evaluator, name)) is not None and verdict.standing in ("not evidence", "use with care")
+    ]
+    found.sort(key=lambda verdict: verdict.standing)  # "not evidence" comes before "use with care"
+    return [f"{each.mark} {plain(each.metric)}: {each.standing}. {plain(each.sentence)}" for each in found]
 
 
 def format_value(metric: Metric, with_error: bool = True) -> str:

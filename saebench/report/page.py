@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from saebench.errors import SaebenchError, plain
 from saebench.files import write_text
-from saebench.report.content import Line, facts, provenance
+from saebench.report.content import Line, cautions, facts, provenance
 from saebench.report.content import differences as conditions_that_differ
 from saebench.report.figures import Figure
 from saebench.report.figures import figures as figures_of
@@ -143,7 +143,7 @@ def _card(result: Result) -> dict[str, Any]:
         "facts": facts(result),
         "table": scorecard_table(result),
         "failures": [(plain(name), plain(message)) for name, message in result.failures.items()],
-        "notices": [plain(each) for each in result.notices],
+        "notices": [*(plain(each) for each in result.notices), *cautions(result)],
         "provenance": provenance(result),
         "sections": [(name, json.dumps(data, indent=1)) for name, data in sections.items() if data],
     }

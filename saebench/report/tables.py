@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import plain
-from saebench.report.content import Line, facts, lines
+from saebench.report.content import Line, cautions, facts, lines
 from saebench.results import Result
 
 ROOM_FOR_COUNTS = 92
@@ -33,6 +33,7 @@ class TerminalScorecard:
         notes = [f"{line.name}: {line.note}" for line in lines(self.result) if line.note]
         failures = [f"{plain(name)} failed: {plain(message)}" for name, message in self.result.failures.items()]
         yield from (Text(f"— {note}", style="dim") for note in notes)
+        yield from (Text(each, style="dim") for each in cautions(self.result))
         yield from (Text(failure, style="red") for failure in failures)
         yield from (Text(f"Note: {plain(each)}", style="yellow") for each in self.result.notices)
         yield Text("value ± standard error; ↓ lower is better, ↑ higher is better", style="dim")

@@ -1,0 +1,1 @@
+"""Whether the metrics themselves can be trusted: lenses on metrics, thresholds, verdicts."""

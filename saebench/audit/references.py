@@ -1,0 +1,75 @@
+"""Lenses on results of real reference autoencoders: floors, trajectory, confounds. Doses and recovery are not known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from saebench.audit.output import as_json, write_audit
+from saebench.audit.scores import Score, Subject, scores_of, with_figures
+from saebench.audit.thresholds import read_thresholds
+from saebench.audit.verdicts import Audited, audit_scores
+from saebench.comparison.headline import trained_control
+from saebench.errors import SaebenchError
+from saebench.files import check_writable
+from saebench.results import Result, read_result
+
+
+def audit_references(runs: Path, folder: Path) -> list[Audited]:
+    """Audit metrics on the result files (``*.json``) in ``runs``; writes ``audit.json`` and ``audit.html``.
+
+    It evaluates nothing, so that it can be repeated as results come: ``saebench evaluate --resume`` makes them.
+
+    Raises:
+        SaebenchError: there are no results, a file is none, or they are not of one language model, hook and text.
+    """
+    paths = sorted(runs.glob("*.json"))
+    if not paths:
+        raise SaebenchError(f"There is no result in {runs}: give a folder with the .json files of `saebench evaluate`.")
+    for name in ("audit.json", "audit.html"):
+        check_writable(folder / name)
+    results = [read_result(path) for path in paths]
+    benchmarks = {(each.model.name, each.sae.hook_in, each.corpus.name) for each in results}
+    if len(benchmarks) > 1:
+        raise SaebenchError(
+            f"The results are of {len(benchmarks)} benchmarks (language model, hook, text): put each in a folder of its own."
+        )
+    scores = [score for result in results for score in result_scores(result)]
+    thresholds = read_thresholds()
+    audited = audit_scores(scores, thresholds)
+    facts = {"audit": "references", "results": len(results), "model": results[0].model.name}
+    failures = {name: message for each in results for name, message in each.failures.items()}
+    write_audit(audited, scores, as_json(audited, thresholds, facts, failures), folder)
+    return audited
+
+
+def result_scores(result: Result) -> list[Score]:
+    """The scores of a result and of the controls that it holds."""
+    evaluators = list(result.evaluators.values())
+    config = result.sae.training.get("config", {})
+    config = config if isinstance(config, dict) else {}
+    control = trained_control(result)
+    subject = with_figures(
+        Subject(
+            result.sae.origin, "control" if control else "trained", n=result.sae.n_latents, control=control,
+            architecture=result.sae.architecture, seed=_whole(config.get("seed")),
+            tokens=_whole(result.sae.training.get("tokens")),
+        ),
+        evaluators,
+    )  # fmt: skip
+    subject = replace(subject, cell=_cell(subject, config.get("k")))
+    scores = scores_of(subject, evaluators)
+    for name, its in result.controls.items():
+        as_control = replace(subject, sae=f"{name} for {subject.sae}", role="control", control=name)
+        scores += scores_of(as_control, its.values())
+    return scores
+
+
+def _cell(subject: Subject, k: object) -> str:
+    """Width and sparsity: k where training says it, else the L0 to two digits."""
+    sparsity = f"k={k}" if isinstance(k, int) else f"L0={subject.l0:.2g}" if subject.l0 is not None else "L0 unknown"
+    return f"{subject.architecture} n={subject.n} {sparsity}"
+
+
+def _whole(value: object) -> int:
+    return int(value) if isinstance(value, int | float) else 0

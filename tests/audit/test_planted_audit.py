@@ -1,0 +1,60 @@
+"""The quick audit, whole, and the files that it writes."""
+
+import json
+
+import pytest
+
+from saebench.audit.output import verdict_data
+from saebench.audit.planted_audit import audit_planted
+from saebench.audit.references import audit_references
+from saebench.audit.thresholds import read_thresholds
+from saebench.errors import SaebenchError
+from tests.test_docs import ROOT
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit")
+    return folder, {each.metric: each for each in audit_planted(folder, quick=True, evaluator="downstream")}
+
+
+def test_quick_audit_of_one_evaluator(audited):
+    folder, found = audited
+    data = json.loads((folder / "audit.json").read_text())
+    assert data["quick"] and data["thresholds_sha256"] == read_thresholds().sha256 and not data["failures"]
+    assert {name.partition(".")[0] for name in found} == {"reconstruction", "downstream"}
+    kl = found["downstream.kl_divergence"]
+    assert kl.findings["dose"].outcome == "passed" and not kl.better_than_oracle
+    assert kl.findings["validity"].outcome == "not known"
+    assert all(each.verdict.standing != "sound" for each in found.values())  # too few autoencoders for validity
+    assert [each["metric"] for each in data["metrics"]] == list(found)
+    assert "dose-downstream-kl_divergence" in (folder / "audit.html").read_text()
+    with pytest.raises(SaebenchError, match="without --quick"):
+        verdict_data(data)
+
+
+def test_damages_that_beat_the_oracle_are_listed(audited):
+    folder, found = audited
+    listed = json.loads((folder / "audit.json").read_text())["better_than_oracle"]
+    assert listed == {name: list(each.better_than_oracle) for name, each in found.items() if each.better_than_oracle}
+    assert "reconstruction.normalised_mse" not in listed
+
+
+def test_unknown_evaluator_and_empty_folder(tmp_path):
+    with pytest.raises(SaebenchError, match="no evaluator"):
+        audit_planted(tmp_path, quick=True, evaluator="nothing")
+    with pytest.raises(SaebenchError, match="no result"):
+        audit_references(tmp_path, tmp_path / "out")
+
+
+def test_references_are_compared_with_their_controls(tmp_path):
+    entries = sorted((ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post").glob("*-n1024-*.json"))
+    for number, entry in enumerate(entries):
+        (tmp_path / f"{number}.json").write_text(json.dumps(json.loads(entry.read_text())["result"]))
+    found = {each.metric: each for each in audit_references(tmp_path, tmp_path / "out")}
+    data = json.loads((tmp_path / "out/audit.json").read_text())
+    assert data["results"] == len(entries) and (tmp_path / "out/audit.html").is_file()
+    assert set(found) >= {"reconstruction.normalised_mse", "downstream.kl_divergence"}
+    for each in found.values():
+        assert each.findings["dose"].outcome == each.findings["validity"].outcome == "not known"
+        assert each.verdict.standing != "sound"
