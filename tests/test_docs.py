@@ -25,7 +25,7 @@ from saebench.sae import SparseAutoencoder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RESULT = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post/topk-n1024-l0-32-75dede8f.json"
+RESULT = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post/topk-n4096-l0-32.json"
 EVALUATORS = sorted(name for name, each in installed_evaluators().items() if each.__module__.startswith("saebench."))
 HEADINGS = ["Question", "Definition", "Metrics", "Settings", "Cost", "Pitfalls"]
 FOLDERS = "saebench|tests|docs|tasks|probes|explain|leaderboards"
