@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -185,7 +186,7 @@ def _check_density(density: Mapping[str, Any], latents: int) -> None:
         raise ValueError(f"counts of latents by density do not add up to {latents}")
     for name, least in DENSE.items():
         bins = list(zip(density["log10_edges"], density["counts"], strict=False))
-        at = [count for edge, count in bins if 10**edge > least * 0.999]
+        at = [count for edge, count in bins if edge > math.log10(least * 0.999)]
         if not sum(at[1:]) <= density[name] <= sum(at):
             raise ValueError(f"the count of latents {name.replace('_', ' ')} contradicts those by density")
 

@@ -205,12 +205,17 @@ def read_columns(record: Any, names: Sequence[str]) -> Tensor:
     columns = []
     for name in names:
         values = record.get(name)
-        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        if not isinstance(values, list) or not all(_is_number(value) for value in values):
             raise ValueError(f"the column {name} is missing or holds something else than numbers")
         columns.append(torch.tensor(values, dtype=torch.float64))
     if len({column.numel() for column in columns}) > 1:
         raise ValueError("the columns differ in length")
     return torch.stack(columns, dim=1) if columns else torch.zeros(0, 0, dtype=torch.float64)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that a float can hold; a file may have whole numbers beyond any."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**1023)
 
 
 def digits(values: Tensor) -> list[float | None]:

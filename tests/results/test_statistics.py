@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saebench.results.statistics as statistics
-from saebench.results.statistics import RowSums, ratio_estimate
+from saebench.results.statistics import RowSums, ratio_estimate, read_columns
 
 
 def test_a_ratio_and_its_error_are_those_of_the_linearised_estimator() -> None:
@@ -71,3 +71,9 @@ def test_merging_keeps_one_grouping_and_its_bound(monkeypatch: pytest.MonkeyPatc
     assert coarse.column("a").tolist() == [4.0, 4.0, 30.0]
     coarse.add(a=torch.ones(1))
     assert coarse.column("a").tolist() == [4.0, 4.0, 30.0, 1.0]
+
+
+def test_whole_numbers_beyond_any_float_are_no_column() -> None:
+    assert read_columns({"a": [10**300, 1.5]}, ["a"]).tolist() == [[1e300], [1.5]]
+    with pytest.raises(ValueError, match="the column a is missing or holds something else than numbers"):
+        read_columns({"a": [10**400]}, ["a"])
