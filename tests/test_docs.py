@@ -25,7 +25,8 @@ from saebench.sae import SparseAutoencoder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RESULT = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post/topk-n4096-l0-32.json"
+METRICS = ROOT / "tests/fixtures/metrics_of_a_result.json"
+"""Unit and direction of every metric of one real result with all built-in evaluators, by evaluator."""
 EVALUATORS = sorted(name for name, each in installed_evaluators().items() if each.__module__.startswith("saebench."))
 HEADINGS = ["Question", "Definition", "Metrics", "Settings", "Cost", "Pitfalls"]
 FOLDERS = "saebench|tests|docs|tasks|probes|explain|leaderboards"
@@ -135,8 +136,8 @@ def test_reference_pages_have_one_form(name: str) -> None:
 @each_evaluator
 def test_reference_pages_list_the_metrics_that_results_hold(name: str) -> None:
     """Names, units and directions, against an accepted result with all evaluators."""
-    metrics = json.loads(RESULT.read_text(encoding="utf-8"))["result"]["evaluators"][name]["metrics"]
-    measured = {each: (metric["unit"], metric["direction"]) for each, metric in metrics.items()}
+    metrics = json.loads(METRICS.read_text(encoding="utf-8"))[name]
+    measured = {each: (unit, direction) for each, (unit, direction) in metrics.items()}
     own = section(reference(name), "Metrics").partition("\n### ")[0]
     documented = documented_metrics(own)
     assert documented.items() >= measured.items(), measured.items() - documented.items()
