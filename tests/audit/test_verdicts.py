@@ -8,10 +8,12 @@ from saebench import api
 from saebench.report.content import cautions
 from saebench.results import Result, verdicts
 from saebench.results.verdicts import Verdict, failed_of, sound_metrics, verdict_of
-from tests.test_docs import RESULT
+from tests.test_docs import ROOT
 
 FAILED = Verdict("downstream.kl_divergence", "not evidence", "floors", "Not separated from random.")
 SOUND = Verdict("reconstruction.normalised_mse", "sound", "", "Passed every required lens.")
+
+ENTRY = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post/topk-n4096-l0-32.json"
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def test_verdicts_by_metric(two_verdicts):
 
 
 def test_scorecards_say_which_metrics_failed(two_verdicts):
-    result = Result.model_validate(json.loads(RESULT.read_text())["result"])
+    result = Result.model_validate(json.loads(ENTRY.read_text())["result"])
     assert cautions(result) == ["✗ downstream.kl_divergence: not evidence. Not separated from random."]
 
 
