@@ -7,7 +7,7 @@ import sys
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -26,6 +26,9 @@ from saebench.commands.training import sweep, train
 from saebench.commands.view import view
 from saebench.errors import SaebenchError
 from saebench.terminal import terminal
+
+if TYPE_CHECKING:
+    from saebench.report.scorecard import Scorecard
 
 app = typer.Typer(
     help="Evaluate sparse autoencoders on language-model activations.",
@@ -103,13 +106,13 @@ def evaluate(
     from saebench.evaluators.base import DEFAULT_EVALUATORS
     from saebench.evaluators.options import parse_options
     from saebench.files import check_writable
-    from saebench.report import render_terminal, write_page
+    from saebench.parsing import names_in
     from saebench.suites import read_suite
 
     if report is not None:
         check_writable(report)
     running = read_suite(suite).settings["evaluators"] if suite else DEFAULT_EVALUATORS
-    names = _names(evaluators)
+    names = names_in(evaluators or "") or None
     given = {"downstream.scaling_law": scaling_law, "probe_loss.tasks": tasks}
     shortcuts = [f"{name}={json.dumps(str(value))}" for name, value in given.items() if value is not None]
     settings = {
@@ -119,7 +122,7 @@ def evaluate(
         "dtype": dtype and dtype.value, "device": device, "evaluators": names, "seed": seed, "exclude": exclude,
         "data_dir": data_dir, "bos": bos.value if bos else "text" if text else None,
         "options": parse_options([*(option or []), *shortcuts], names or running),
-        "controls": list(CONTROLS) if controls == "all" else _names(controls),
+        "controls": list(CONTROLS) if controls == "all" else names_in(controls) or None,
     }  # fmt: skip
     chosen = {name: value for name, value in settings.items() if value is not None}
     run = partial(evaluate, expand(checkpoint, inside=all), suite=suite, out=out, resume=resume, **chosen)
@@ -128,6 +131,13 @@ def evaluate(
         cards = run()
     except SomeRejected as error:
         cards, rejected = error.cards, str(error)
+    _show_evaluated(cards, rejected, out, report)
+
+
+def _show_evaluated(cards: list[Scorecard], rejected: str, out: Path, report: Path | None) -> None:
+    """Scorecards, where the files are, and exit code 1 where a checkpoint or an evaluator failed."""
+    from saebench.report import render_terminal, write_page
+
     for card in cards:
         console.print(render_terminal(card.result))
     console.print(Text(f"Results: {out}"))
@@ -138,11 +148,6 @@ def evaluate(
         terminal(stderr=True).print(Text(f"Error: {rejected}", style="red"))
     if rejected or any(card.result.failures for card in cards):
         raise typer.Exit(1)
-
-
-def _names(text: str | None) -> list[str] | None:
-    """Names separated by commas; None where there are none."""
-    return [name.strip() for name in text.split(",") if name.strip()] or None if text else None
 
 
 @app.command()

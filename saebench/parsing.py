@@ -1,4 +1,7 @@
-"""JSON and TOML of strangers: text that Python's own parsers accept and later code would fail on is refused here."""
+"""JSON and TOML of strangers: text that Python's own parsers accept and later code would fail on is refused here.
+
+And lists of names as users write them.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,11 @@ def parse_toml(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return found
+
+
+def names_in(text: str) -> list[str]:
+    """Names that are separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _checked(data: Any) -> Any:

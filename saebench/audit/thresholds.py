@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
+
+from saebench.parsing import parse_toml
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Thresholds:
 def read_thresholds() -> Thresholds:
     """The package's thresholds."""
     data = resources.files("saebench.audit").joinpath("thresholds.toml").read_bytes()
-    found: dict[str, Any] = tomllib.loads(data.decode())
+    found: dict[str, Any] = parse_toml(data.decode())
     rule, sees = found.pop("verdict"), found.pop("sees")
     found.pop("version")
     return Thresholds(

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.errors import SaebenchError
+from saebench.parsing import names_in
 from saebench.terminal import terminal
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def explain(
     check_writable(out)
     if out.exists() and out.stat().st_size:
         read_result(out)  # an earlier result is replaced, other files are not
-    protocol = load_protocol(_names(tests) if tests is not None else None)
+    protocol = load_protocol(names_in(tests) if tests is not None else None)
     limits = Limits(concurrency, requests_per_minute, tokens_per_minute, timeout, retries)
     asked = {"url": explainer_url, "model": explainer_model, "key_variable": explainer_key}
     scoring = {
@@ -154,15 +155,11 @@ def _prices(text: str | None, role: str) -> tuple[float | None, float | None]:
     return price_in, price_out
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _numbers(text: str | None) -> list[int] | None:
     if text is None:
         return None
     try:
-        return [int(each) for each in _names(text)]
+        return [int(each) for each in names_in(text)]
     except ValueError as error:
         raise SaebenchError(f"--latents must be numbers separated by commas, not {text!r}.") from error
 

@@ -29,9 +29,10 @@ def start(
 ) -> None:  # fmt: skip
     """Start a leaderboard: write its benchmark.toml from a result."""
     from saebench.leaderboard.submit import start as run
+    from saebench.parsing import names_in
     from saebench.results import read_result
 
-    path = run(read_result(result), title, [name.strip() for name in controls.split(",") if name.strip()], root)
+    path = run(read_result(result), title, names_in(controls), root)
     console.print(Text(f"Written: {path}"))
 
 

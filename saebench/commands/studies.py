@@ -101,12 +101,13 @@ def scaling(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Fit scaling laws to trained or evaluated autoencoders (Gao et al. section 3)."""
+    from saebench.parsing import names_in
     from saebench.studies.scaling.report import scaling_figures, scaling_result
     from saebench.studies.scaling.run import scaling_study
     from saebench.studies.study import check_study, study_table, write_study
 
     check_study(out, "scaling")
-    fits = [name.strip() for name in fit.split(",") if name.strip()]
+    fits = names_in(fit)
     study = scaling_study(paths, metric=metric, arch=arch, fits=fits, bootstraps=bootstraps, seed=seed)
     result = scaling_result(study)
     console.print(study_table(result))

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from saebench.comparison.controls import LEVEL, NEAR_L0, holm
-from saebench.comparison.headline import L0, trained_control
+from saebench.comparison.controls import LEVEL, alike, holm
+from saebench.comparison.headline import L0, metric_value, trained_control
 from saebench.comparison.samples import Sample, combine, sample
 from saebench.comparison.verdicts import interval_of, p_of
 from saebench.errors import SaebenchError
@@ -112,9 +111,7 @@ def difference(metric: str, first: str, second: str) -> Callable[[Sequence[Resul
             (a, b)
             for a in results
             for b in results
-            if (a.sae.architecture, b.sae.architecture) == (first, second)
-            and a.sae.n_latents == b.sae.n_latents
-            and abs(_value(a, L0) / max(_value(b, L0), 1e-9) - 1) <= NEAR_L0
+            if (a.sae.architecture, b.sae.architecture) == (first, second) and alike(a, b)
         ]
         samples = [(sample(a, metric), sample(b, metric)) for a, b in pairs]
         known = [(x, y) for x, y in samples if x is not None and y is not None]
@@ -138,25 +135,30 @@ def slope(
         other: a metric whose slope is subtracted.
     """
 
+    signs = {metric: 1.0} | ({other: -1.0} if other else {})
+
     def estimate(results: Sequence[Result]) -> tuple[Sample, int] | None:
+        groups: dict[object, list[Result]] = {}
+        for result in results:
+            if all((metric_value(result, path) or 0.0) > 0 for path in signs):
+                groups.setdefault(kept(result), []).append(result)
         weighted: list[tuple[float, Sample]] = []
         spread, used = 0.0, 0
-        ordered = sorted(results, key=lambda each: repr(kept(each)))
-        for _, members in groupby(ordered, key=lambda each: repr(kept(each))):
-            parts = [
-                (over(each), each) for each in members if _positive(each, metric) and (not other or _positive(each, other))
-            ]
-            places = [math.log(x) for x, _ in parts if x > 0]
-            if len(places) < len(parts) or max(places, default=0.0) - min(places, default=0.0) < math.log(1.2):
+        for members in groups.values():
+            if min(over(each) for each in members) <= 0:
+                continue
+            places = [math.log(over(each)) for each in members]
+            if max(places) - min(places) < math.log(1.2):
                 continue
             mean = sum(places) / len(places)
             spread += sum((place - mean) ** 2 for place in places)
-            used += len(parts)
-            for place, (_, result) in zip(places, parts, strict=True):
-                for path, factor in ((metric, 1.0), *(((other, -1.0),) if other else ())):
-                    its = sample(result, path)
-                    assert its is not None
-                    weighted.append((factor * (place - mean), its.log()))
+            used += len(members)
+            weighted += [
+                (sign * (place - mean), its.log())
+                for place, result in zip(places, members, strict=True)
+                for path, sign in signs.items()
+                if (its := sample(result, path)) is not None
+            ]
         if not spread:
             return None
         return combine([(weight / spread, each) for weight, each in weighted]), used
@@ -164,17 +166,8 @@ def slope(
     return estimate
 
 
-def _positive(result: Result, path: str) -> bool:
-    return _value(result, path) > 0
-
-
-def _value(result: Result, path: str) -> float:
-    found = sample(result, path)
-    return 0.0 if found is None else found.value
-
-
 def _l0(result: Result) -> float:
-    return _value(result, L0)
+    return metric_value(result, L0) or 0.0
 
 
 def _width(result: Result) -> float:

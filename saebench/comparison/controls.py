@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from saebench.comparison.headline import L0, find_metric, headline, trained_control
+from saebench.comparison.headline import L0, headline, metric_value, trained_control
 from saebench.comparison.verdicts import Verdict, compare_metric
 from saebench.errors import SaebenchError
 from saebench.results import Result
@@ -63,7 +63,8 @@ def against_controls(results: Sequence[Result], names: Sequence[str], metrics: S
     frozen = [each for each in results if trained_control(each)]
     found: list[AgainstControl] = []
     for name, result in trained:
-        for control, its in [*_own_controls(result), *((trained_control(each), each) for each in _matching(result, frozen))]:
+        own = [(control, control_result(result, control)) for control in result.controls]
+        for control, its in [*own, *((trained_control(each), each) for each in frozen if alike(each, result))]:
             for path in metrics or headline([result]):
                 verdict = compare_metric(its, result, path)
                 if verdict is not None:
@@ -133,16 +134,7 @@ def summary_frame(found: Sequence[AgainstControl]) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def _own_controls(result: Result) -> list[tuple[str, Result]]:
-    return [(name, control_result(result, name)) for name in result.controls]
-
-
-def _matching(result: Result, frozen: Sequence[Result]) -> list[Result]:
-    own = _l0(result)
-    same_width = [each for each in frozen if each.sae.n_latents == result.sae.n_latents]
-    return [each for each in same_width if own and abs(_l0(each) / own - 1) <= NEAR_L0]
-
-
-def _l0(result: Result) -> float:
-    metric = find_metric(result, L0)
-    return 0.0 if metric is None or metric.value is None else metric.value
+def alike(result: Result, other: Result) -> bool:
+    """Whether two autoencoders have the same width, and the first an L0 within ``NEAR_L0`` of the other's."""
+    l0, near = metric_value(result, L0) or 0.0, metric_value(other, L0) or 0.0
+    return result.sae.n_latents == other.sae.n_latents and near > 0 and abs(l0 / near - 1) <= NEAR_L0

@@ -47,6 +47,12 @@ def find_metric(result: HasMetrics, path: str) -> Metric | None:
     return None if found is None else found.metrics.get(name)
 
 
+def metric_value(result: HasMetrics, path: str) -> float | None:
+    """The value of a metric by ``evaluator.name``; None where it is absent or undefined."""
+    metric = find_metric(result, path)
+    return None if metric is None else metric.value
+
+
 def metric_paths(results: Iterable[HasMetrics]) -> list[str]:
     """Every metric of the results by ``evaluator.name``, in the order in which they come."""
     return list(
@@ -61,7 +67,7 @@ def metric_paths(results: Iterable[HasMetrics]) -> list[str]:
 
 def headline(results: Sequence[HasMetrics]) -> list[str]:
     """The metrics to show first."""
-    there = [path for path in metric_paths(results) if any(_has_value(result, path) for result in results)]
+    there = [path for path in metric_paths(results) if any(metric_value(result, path) is not None for result in results)]
     shown = [path for path in HEADLINE if path in there]
     named = {path.partition(".")[0] for path in shown}
     for path in there:
@@ -93,8 +99,3 @@ def choose(results: Sequence[HasMetrics], wanted: Sequence[str]) -> list[str]:
             raise SaebenchError(f"No result has a metric {name!r}; there are: {', '.join(there) or 'none'}.")
         found.append(fitting[0])
     return list(dict.fromkeys(found))
-
-
-def _has_value(result: HasMetrics, path: str) -> bool:
-    metric = find_metric(result, path)
-    return metric is not None and metric.value is not None

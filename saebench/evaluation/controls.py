@@ -81,11 +81,9 @@ class Control:
     d_out: int
 
     @staticmethod
-    def of(name: str, like: Autoencoder, sample: Sample) -> Control:
-        """The control of an autoencoder: its width, and its L0 on the grid of ``l0_on_grid``."""
-        first = sample.first()
-        parts = [like.encode(part).l0().double() for part in first.inputs.split(1024)]
-        k, d_in = min(l0_on_grid(float(torch.cat(parts).mean())), like.n_latents), hook_width(like)
+    def of(name: str, like: Autoencoder, l0: float, sample: Sample) -> Control:
+        """The control of an autoencoder with an L0: its width, and the L0 on the grid of ``l0_on_grid``."""
+        k, d_in = min(l0_on_grid(l0), like.n_latents), hook_width(like)
         if name == "pca":
             k = min(k, d_in, max(1, sample.inputs.shape[0] - 1))
         return Control(name, k if name == "pca" else like.n_latents, k, d_in, like.d_out)
@@ -97,6 +95,12 @@ class Control:
     def record(self, seed: int) -> dict[str, int]:
         """What a result says of it."""
         return {"seed": seed, "n_latents": self.n, "l0": self.k}
+
+
+def measured_l0(sae: Autoencoder, sample: Sample) -> float:
+    """The L0 of an autoencoder on the first tokens of a sample."""
+    parts = [sae.encode(part).l0().double() for part in sample.first().inputs.split(1024)]
+    return float(torch.cat(parts).mean())
 
 
 def l0_on_grid(l0: float) -> int:

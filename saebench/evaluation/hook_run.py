@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saebench.evaluation.controls import L0_TOKENS, SAMPLE_TOKENS, Control, Sample, reinitialised
+from saebench.evaluation.controls import L0_TOKENS, SAMPLE_TOKENS, Control, Sample, measured_l0, reinitialised
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
 from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.settings import TOKENS_PER_BATCH, EvaluationSettings
@@ -61,22 +61,23 @@ class HookRun:
         Raises:
             SaebenchError: an evaluator cannot run on one of them; raised before heavy work.
         """
+        shared = self._shared(self.cut)
+        of_controls = shared if self.plain is self.cut else self._shared(self.plain)
         for record in records:
-            self._check(record, self.cut)
+            self._check(record, self.cut, shared)
         controls = self._controls(records)
         own = [each.record for each in controls]
         for record in own:
-            self._check(record, self.plain)
+            self._check(record, self.plain, of_controls)
         if self.plain is self.cut:
-            shared = self._stream([*records, *own], self.cut)
-            shared_of_controls = shared
+            self._stream([*records, *own], self.cut, shared)
         else:
-            shared = self._stream(records, self.cut)
-            shared_of_controls = self._stream(own, self.plain)
+            self._stream(records, self.cut, shared)
+            self._stream(own, self.plain, of_controls)
         for record in records:
             self._run_standalone(record, self.cut, shared)
         for each in controls:
-            self._run_standalone(each.record, self.plain, shared_of_controls)
+            self._run_standalone(each.record, self.plain, of_controls)
             each.finish(self.settings.seed)
         if "reinitialised" in self.settings.controls:
             self._reinitialised(records)
@@ -91,9 +92,10 @@ class HookRun:
         if not any(lacking.values()):
             return []
         sample = Sample.of(self.cut, self.corpus, SAMPLE_TOKENS if "pca" in names else L0_TOKENS)
+        l0 = {id(each): measured_l0(each.sae, sample) for each in records if any(each in its for its in lacking.values())}
         for name in names:
             for record in lacking[name]:
-                users.setdefault(Control.of(name, record.sae, sample), []).append(record)
+                users.setdefault(Control.of(name, record.sae, l0[id(record)], sample), []).append(record)
         return [
             _ControlRun(control, self._record_of(control.make(sample, self.settings.seed), control.name, its), its)
             for control, its in users.items()
@@ -117,16 +119,17 @@ class HookRun:
         options = dict(settings.options.get(name, {}))
         return Setup(sae, cut, self.corpus, shared, settings.seed, options, folder, settings.only_rows, self.progress)
 
-    def _check(self, record: Record, cut: Cut) -> None:
-        shared = make_shared(self.corpus, len(cut.model.tokenizer), cut.parts)
+    def _shared(self, cut: Cut) -> Shared:
+        return make_shared(self.corpus, len(cut.model.tokenizer), cut.parts)
+
+    def _check(self, record: Record, cut: Cut, shared: Shared) -> None:
         for name, evaluator in record.evaluators.items():
             setup = self._setup(record.sae, cut, shared, name)
             evaluator.check(setup)
             record.uses(evaluator.definitions(setup.options))
 
-    def _stream(self, records: Sequence[Record], cut: Cut) -> Shared:
-        """One pass for all of the records' streaming evaluators; figures of the language model alone are returned."""
-        shared = make_shared(self.corpus, len(cut.model.tokenizer), cut.parts)
+    def _stream(self, records: Sequence[Record], cut: Cut, shared: Shared) -> None:
+        """One pass for all of the records' streaming evaluators; ``shared`` gets the figures of the language model alone."""
         streaming: list[tuple[Record, EvaluatedAutoencoder]] = []
         for record in records:
             watching = {
@@ -138,7 +141,7 @@ class HookRun:
                 setup = self._setup(record.sae, cut, shared, next(iter(watching)))
                 streaming.append((record, EvaluatedAutoencoder(record.sae, setup, watching)))
         if not streaming:
-            return shared
+            return
         rows = self.settings.batch or max(1, TOKENS_PER_BATCH // self.corpus.context)
         some = self.corpus if self.settings.only_rows is None else self.corpus.only(self.settings.only_rows)
         clock = stream([one for _, one in streaming], cut, some, shared, rows, self.progress)
@@ -148,7 +151,6 @@ class HookRun:
                 record.finish(name, watcher.compute, sum(clock.seconds.values()))
             record.failures |= {name: in_words(error) for name, error in one.failures.items()}
             record.write()
-        return shared
 
     def _run_standalone(self, record: Record, cut: Cut, shared: Shared) -> None:
         for name, evaluator in record.evaluators.items():
@@ -164,6 +166,8 @@ class HookRun:
         """The autoencoders themselves, on the language model with re-initialised weight matrices."""
         name, cut, settings = "reinitialised", self.cut, replace(self.settings, controls=())
         lacking = self._lacking(records, name)
+        if not lacking:
+            return
         with reinitialised(cut.model, settings.seed):
             own = [self._record_of(each.sae, name, [each]) for each in lacking]
             HookRun(settings, self.evaluators, cut, self.corpus, self.progress).run(own)

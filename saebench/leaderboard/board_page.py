@@ -7,7 +7,7 @@ from typing import Any
 
 from saebench.comparison.compared import ComparedResults
 from saebench.comparison.figures import axis_title, frontier_figures, log_axis
-from saebench.comparison.headline import L0, architecture_of, find_metric, headline, trained_control
+from saebench.comparison.headline import L0, architecture_of, find_metric, headline, metric_value, trained_control
 from saebench.comparison.ranks import MOST_RANKED, ranks
 from saebench.comparison.samples import Z95, stated_error
 from saebench.errors import plain
@@ -98,11 +98,10 @@ def panel(results: Sequence[Result], names: Sequence[str], path: str, number: in
         part for place, (name, points) in enumerate(bands.items()) for part in _band(name, points, len(groups) + place)
     ]
     table: list[list[str]] = []
+    l0 = [metric_value(result, L0) or 0.0 for result in results]
     for place, (group, its) in enumerate(groups.items()):
-        drawn = [
-            (x, y, names[index]) for index in its if (x := _l0(results[index])) and (y := find_metric(results[index], path))
-        ]
-        drawn = [each for each in drawn if each[1].value is not None]
+        points = [(l0[index], find_metric(results[index], path), names[index]) for index in its if l0[index]]
+        drawn = [(x, y, name) for x, y, name in points if y is not None and y.value is not None]
         traces.append(
             {
                 "type": "scatter", "mode": "markers", "name": label_text(group), "meta": place, "marker": {"size": 8},
@@ -126,7 +125,7 @@ def panel(results: Sequence[Result], names: Sequence[str], path: str, number: in
         caption=plain(f"{metric.description or metric.name}{better}. Bars and bands (controls) are 95 % intervals."),
         summary=plain(f"Scatter plot of {metric.name} over L0 for {', '.join(groups)}, with controls {', '.join(bands)}."),
         traces=traces,
-        layout={"xaxis": log_axis("L0 (active latents per token)", [x for result in results if (x := _l0(result))]),
+        layout={"xaxis": log_axis("L0 (active latents per token)", [x for x in l0 if x]),
                 "yaxis": {"title": {"text": axis_title(metric)}}},
         header=["Autoencoder", "Group", "L0", metric.name],
         rows=table,
@@ -140,7 +139,7 @@ def _bands(results: Sequence[Result], path: str) -> dict[str, list[tuple[float, 
     for result in results:
         for control, its in result.controls.items():
             made = its[evaluator].metrics.get(name) if evaluator in its else None
-            x = _l0(result)
+            x = metric_value(result, L0)
             if made is None or made.value is None or not x:
                 continue
             reach = Z95 * (stated_error(made) or 0.0)
@@ -166,16 +165,11 @@ def _band(name: str, points: Sequence[tuple[float, float, float]], colour: int) 
 
 
 def _place(result: Result) -> tuple[bool, str, int, float]:
-    return bool(trained_control(result)), architecture_of(result), result.sae.n_latents, _l0(result) or 0.0
-
-
-def _l0(result: Result) -> float | None:
-    metric = find_metric(result, L0)
-    return None if metric is None else metric.value
+    return bool(trained_control(result)), architecture_of(result), result.sae.n_latents, metric_value(result, L0) or 0.0
 
 
 def _l0_text(result: Result) -> str:
-    value = _l0(result)
+    value = metric_value(result, L0)
     return "" if value is None else f"{value:.4g}"
 
 

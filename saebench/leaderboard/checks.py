@@ -55,6 +55,11 @@ class Board:
     verified: dict[str, Verification] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def address(self) -> str:
+        """Its folder below the leaderboards', and below the site's: ``model/hook``."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
     def report(self, path: Path, words: str) -> None:
         """Record a problem."""
         self.problems.append(Problem(path, words))

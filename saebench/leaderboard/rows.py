@@ -56,17 +56,16 @@ def entry_rows(boards: Sequence[Board]) -> list[tuple[Row, Submission | Imported
     """Every entry with its row and its file, boards in their order."""
     found: list[tuple[Row, Submission | Imported, Path]] = []
     for index, board in enumerate(boards):
-        folder = f"{board.folder.parent.name}/{board.folder.name}"
         for path, submission in board.submissions.items():
             sae = submission.result.sae
-            page = f"{folder}/{submission.name}.html"
+            page = f"{board.address}/{submission.name}.html"
             row = Row(
                 submission.name, page, index, plain(sae.architecture), sae.n_latents, submission.result.evaluators,
                 verified=_verified(board, submission),
             )  # fmt: skip
             found.append((row, submission, path))
         for path, entry in board.imports.items():
-            page = f"{folder}/imported/{entry.name}.html"
+            page = f"{board.address}/imported/{entry.name}.html"
             row = Row(entry.sae.origin, page, index, entry.sae.architecture, entry.sae.n_latents, entry.evaluators, True)
             found.append((row, entry, path))
     return found

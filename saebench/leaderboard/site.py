@@ -42,7 +42,7 @@ def build(root: Path, out: Path) -> int:
         shutil.copyfile(path, page.with_suffix(".json"))
     for board in boards:
         if board.submissions:
-            write_text(out / _page_of(board), render_board(board, "../" * 2 + "index.html"))
+            write_text(out / f"{board.address}/{BOARD_PAGE}", render_board(board, "../" * 2 + "index.html"))
     write_text(out / PLOTLY, plotly_script())
     write_text(out / "index.html", render_index([row for row, _, _ in entries], [_describe(board) for board in boards]))
     return len(entries)
@@ -56,10 +56,6 @@ def render_index(rows: Sequence[Row], boards: Sequence[dict[str, Any]]) -> str:
         .get_template("index.html")
         .render(title="Leaderboards", boards=boards, count=len(rows), data=script_json(data), plotly_file=PLOTLY)
     )
-
-
-def _page_of(board: Board) -> str:
-    return f"{board.folder.parent.name}/{board.folder.name}/{BOARD_PAGE}"
 
 
 def _describe(board: Board) -> dict[str, Any]:
@@ -80,7 +76,7 @@ def _describe(board: Board) -> dict[str, Any]:
         ("Seed", str(benchmark.seed)),
     ]
     return {"model": plain(benchmark.model.name), "hook": plain(benchmark.hook_in), "title": plain(benchmark.title),
-            "page": _page_of(board) if board.submissions else "",
+            "page": f"{board.address}/{BOARD_PAGE}" if board.submissions else "",
             "facts": [(name, plain(value)) for name, value in found]}  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -181,7 +182,14 @@ class PlantedFeatures:
             self.values(contexts) @ self.directions + self.bias + self._dense_values[place] @ self.dense + self._noise[place]
         )
 
-    @property
+    @cached_property
+    def norm_size(self) -> float:
+        """The root mean square of the activations on words drawn by frequency alone: the gain of the final norm."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        drawn = torch.multinomial(word_frequencies(self.config), 4096, replacement=True, generator=generator)
+        return float(self.activations(Contexts.of(drawn.reshape(256, 16))).square().mean().sqrt())
+
+    @cached_property
     def unembedding(self) -> Tensor:
         """``[V, d]``: the effects of the features' directions, and on the bias's the logarithms of word frequencies.
 

@@ -135,7 +135,7 @@ def sample_rows(features: PlantedFeatures, rows: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(config.seed * 7_919 + seed + 17)
     found = torch.full((rows, config.context), BOS)
     found[:, 1] = torch.randint(FIRST_WORD, FIRST_WORD + config.topics, (rows,), generator=generator)
-    unembedding, size = features.unembedding, norm_size(features)
+    unembedding, size = features.unembedding, features.norm_size
     words = word_frequencies(config) > 0
     for place in range(2, config.context):
         activations = features.activations(Contexts.last(found[:, :place])).squeeze(1)
@@ -144,13 +144,6 @@ def sample_rows(features: PlantedFeatures, rows: int, seed: int) -> Tensor:
             :, 0
         ]
     return found
-
-
-def norm_size(features: PlantedFeatures) -> float:
-    """The root mean square of the activations on words drawn by frequency alone: the gain of the final norm."""
-    generator = torch.Generator().manual_seed(features.config.seed)
-    drawn = torch.multinomial(word_frequencies(features.config), 4096, replacement=True, generator=generator)
-    return float(features.activations(Contexts.of(drawn.reshape(256, 16))).square().mean().sqrt())
 
 
 def _normed(activations: Tensor, size: float) -> Tensor:
@@ -174,7 +167,7 @@ def _model(features: PlantedFeatures) -> PlantedModel:
         for name, parameter in llama.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 parameter.zero_()
-        llama.model.norm.weight.fill_(norm_size(features))
+        llama.model.norm.weight.fill_(features.norm_size)
         llama.lm_head.weight.copy_(features.unembedding)
         embedded = torch.randn(config.vocabulary, config.d, generator=torch.Generator().manual_seed(config.seed))
         llama.model.embed_tokens.weight.copy_(embedded)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from saebench.definitions import definition_folder, definition_hash, load_definition
 from saebench.errors import SaebenchError
+from saebench.parsing import names_in
 
 SOURCES = ("hub", "local", "sae_probes")
 """In the order in which they are tried."""
@@ -196,7 +197,7 @@ def find_tasks(wanted: str) -> list[Task]:
     """
     names, found = task_names(), {}
     every = None
-    for word in [each.strip() for each in wanted.split(",") if each.strip()]:
+    for word in names_in(wanted):
         if word in names:
             found[word] = read_task(word)
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from saebench.checkpoints.native import WEIGHTS
 from saebench.errors import SaebenchError
 from saebench.files import write_text
+from saebench.lm.embedded import file_sha256
 from saebench.parsing import parse_json
 from saebench.provenance import portable_name
 
@@ -42,15 +42,10 @@ def write_manifest(folder: Path, recipe: str, records: Mapping[str, dict[str, An
     for name, record in records.items():
         figures = {key: record[key] for key in FIGURES if key in record}
         members[name] = {
-            "weights_sha256": _sha256(folder / name / WEIGHTS),
+            "weights_sha256": file_sha256(folder / name / WEIGHTS),
             "settings": record["config"] | {"corpus": portable_name(record["config"]["corpus"])},
             "text_sha256": record["activations"]["corpus"],
             **figures,
         }
     write_text(path, json.dumps({"recipe": recipe, "members": dict(sorted(members.items()))}, indent=1) + "\n")
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,7 +10,7 @@ import torch
 
 import saebench
 from saebench.errors import SaebenchError
-from saebench.evaluation.controls import Control, Sample, l0_on_grid, reinitialised
+from saebench.evaluation.controls import Control, Sample, l0_on_grid, measured_l0, reinitialised
 from saebench.lm import LanguageModel
 from saebench.results import read_result
 from saebench.sae import SparseAutoencoder, TopK
@@ -21,7 +21,7 @@ Make = Callable[..., SparseAutoencoder]
 
 
 def made(name: str, like: SparseAutoencoder, sample: Sample, seed: int = 0) -> SparseAutoencoder:
-    return Control.of(name, like, sample).make(sample, seed)
+    return Control.of(name, like, measured_l0(like, sample), sample).make(sample, seed)
 
 
 def test_pca_is_the_best_linear_code_of_its_rank(make_sae: Make) -> None:

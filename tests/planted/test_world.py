@@ -9,7 +9,7 @@ import saebench
 from saebench.errors import SaebenchError
 from saebench.planted import DAMAGES, PlantedConfig, PlantedFeatures, PlantedWorld, plant
 from saebench.planted.features import BOS, COMPANION_SHARE, FIRST_WORD, Contexts, word_frequencies
-from saebench.planted.world import norm_size, sample_rows
+from saebench.planted.world import sample_rows
 
 
 def active_by_hand(features: PlantedFeatures, row: list[int], place: int) -> set[int]:
@@ -74,7 +74,7 @@ def test_the_model_above_is_a_norm_and_the_features_effects(world: PlantedWorld)
     prefix = cut.prefix(rows)
     torch.testing.assert_close(prefix.outputs, world.features.activations(Contexts.of(rows)))
     size = prefix.outputs.square().mean(dim=-1, keepdim=True).sqrt()
-    expected = prefix.outputs / size * norm_size(world.features) @ world.features.unembedding.T
+    expected = prefix.outputs / size * world.features.norm_size @ world.features.unembedding.T
     torch.testing.assert_close(cut.suffix(prefix.outputs, prefix), expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(world.model.logits(rows), expected, rtol=1e-3, atol=1e-3)
     assert float((world.features.effects != 0).float().mean()) < 0.03

@@ -14,7 +14,7 @@ import saebench
 from saebench import checkpoints
 from saebench.checkpoints.convert import save_saelens
 from saebench.errors import SaebenchError
-from saebench.evaluation.controls import Control, Sample
+from saebench.evaluation.controls import Control, Sample, measured_l0
 from saebench.explaining.n2g.packing import Pack, Texts, run_packed
 from saebench.lm import LanguageModel
 from saebench.sae import (
@@ -206,9 +206,10 @@ def test_controls_read_the_token_alone() -> None:
     assert sae.context is not None
     x = torch.randn(4, 50, 32, generator=torch.Generator().manual_seed(0))
     sample = Sample(sae.context.read(x).flatten(0, 1), x.flatten(0, 1))
-    pca = Control.of("pca", sae, sample).make(sample, 0)
+    l0 = measured_l0(sae, sample)
+    pca = Control.of("pca", sae, l0, sample).make(sample, 0)
     assert (pca.d_in, pca.d_out, pca.n_latents, pca.context) == (32, 32, 6, None)
     centred = (sample.targets - sample.targets.mean(0)).double()
     left = (pca.decode(pca.encode(sample.targets)) - sample.targets).double().square().sum()
     assert float(left) == pytest.approx(float(torch.linalg.svdvals(centred)[6:].square().sum()), rel=1e-4)
-    assert Control.of("random", sae, sample).make(sample, 0).d_in == 32
+    assert Control.of("random", sae, l0, sample).make(sample, 0).d_in == 32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from saebench.sae import Activation, Gated
@@ -30,10 +29,6 @@ class GatedObjective(PenalisedObjective):
     def extra_parameters(self) -> dict[str, nn.Parameter]:
         """Magnitudes' scales and biases."""
         return {"r_mag": self.r_mag, "b_mag": self.b_mag}
-
-    def above(self) -> Tensor:
-        """0: the gate is closed below."""
-        return torch.zeros_like(self.r_mag)
 
     def latents(self, pre: Tensor, entries: Entries) -> Tensor:
         """Magnitudes, where the gate is open."""

@@ -30,17 +30,20 @@ class PenalisedObjective(Objective):
         super().__init__(config, weights)
         self.penalty = Penalty(config, self.default_sparsity)
 
-    @abstractmethod
     def above(self) -> Tensor:
-        """``[n]``, or one value: pre-activations up to it give neither a value nor a gradient."""
+        """``[n]``: pre-activations up to it give neither a value nor a gradient; 0 for all by default."""
+        return torch.zeros_like(self.weights.b_enc)
 
     @abstractmethod
     def latents(self, pre: Tensor, entries: Entries) -> Tensor:
         """``[entries]`` activations from the pre-activations of the entries, with gradients."""
 
-    @abstractmethod
     def sparsity(self, pre: Tensor, z: Tensor, entries: Entries, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(penalty before its coefficient, further terms of the loss)``, from ``[entries]`` pre-activations and values."""
+        """``(penalty before its coefficient, further terms of the loss)``, from ``[entries]`` pre-activations and values.
+
+        By default L1, mean over tokens, and no further term.
+        """
+        return per_token(z, entries), z.new_zeros(())
 
     def outcome(self, x: Tensor) -> Outcome:
         """The loss of a batch."""

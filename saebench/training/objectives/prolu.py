@@ -8,7 +8,7 @@ from saebench.sae import Activation, ProLU
 from saebench.sae.sparse_ops import Entries
 from saebench.training.config import TrainingConfig
 from saebench.training.objectives.base import Weights
-from saebench.training.objectives.penalised import PenalisedObjective, per_token
+from saebench.training.objectives.penalised import PenalisedObjective
 
 
 class ProLUObjective(PenalisedObjective):
@@ -36,10 +36,6 @@ class ProLUObjective(PenalisedObjective):
     def latents(self, pre: Tensor, entries: Entries) -> Tensor:
         """The pre-activations; the bias receives their gradient (the straight-through form, ProLU-STE)."""
         return pre + (self.bias - self.bias.detach())[entries.columns]
-
-    def sparsity(self, pre: Tensor, z: Tensor, entries: Entries, x: Tensor) -> tuple[Tensor, Tensor]:
-        """L1, mean over tokens."""
-        return per_token(z, entries), z.new_zeros(())
 
     def activation(self) -> Activation:
         """ProLU."""

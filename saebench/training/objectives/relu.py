@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from saebench.sae import Activation, ReLU
 from saebench.sae.sparse_ops import Entries
-from saebench.training.objectives.penalised import PenalisedObjective, per_token
+from saebench.training.objectives.penalised import PenalisedObjective
 
 
 class ReLUObjective(PenalisedObjective):
@@ -15,17 +14,9 @@ class ReLUObjective(PenalisedObjective):
 
     name = "relu"
 
-    def above(self) -> Tensor:
-        """0."""
-        return torch.zeros_like(self.weights.b_enc)
-
     def latents(self, pre: Tensor, entries: Entries) -> Tensor:
         """The pre-activations, all of which are positive."""
         return pre
-
-    def sparsity(self, pre: Tensor, z: Tensor, entries: Entries, x: Tensor) -> tuple[Tensor, Tensor]:
-        """L1, mean over tokens."""
-        return per_token(z, entries), z.new_zeros(())
 
     def activation(self) -> Activation:
         """ReLU."""
