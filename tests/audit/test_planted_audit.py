@@ -55,6 +55,7 @@ def test_references_are_compared_with_their_controls(tmp_path):
     found = {each.metric: each for each in audit_references(tmp_path, tmp_path / "out")}
     data = json.loads((tmp_path / "out/audit.json").read_text())
     assert data["results"] == len(entries) and (tmp_path / "out/audit.html").is_file()
+    assert f'id="plot-lenses" style="height: {120 + 20 * len(found)}px"' in (tmp_path / "out/audit.html").read_text()
     assert set(found) >= {"reconstruction.normalised_mse", "downstream.kl_divergence"}
     for each in found.values():
         assert each.findings["dose"].outcome == each.findings["validity"].outcome == "not known"
