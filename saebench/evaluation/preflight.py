@@ -8,6 +8,7 @@ from typing import Any
 from saebench.checkpoints.given import open_questions
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
+from saebench.lm.embedded import EMBEDDED_MODELS
 from saebench.lm.hooks import Hook, Place
 from saebench.lm.loading import read_config
 from saebench.sae import CheckpointInfo
@@ -53,11 +54,16 @@ def check_nothing_open(info: CheckpointInfo, model: str | LanguageModel | None, 
     if not info.missing:
         return
     missing = list(info.missing)
-    if info.hook_in is None and hook is None:
+    if info.hook_in is None and hook is None and default_hook(model) is None:
         missing.append("where it reads (--hook, such as blocks.8.hook_resid_post)")
     if info.model is None and model is None:
         missing.append("its language model (--model)")
     raise SaebenchError(open_questions(info.origin, missing))
+
+
+def default_hook(model: str | LanguageModel | None) -> str | None:
+    """Where autoencoders that do not say it are taken to read: an embedded model's own hook; None for other models."""
+    return EMBEDDED_MODELS[model].hook if isinstance(model, str) and model in EMBEDDED_MODELS else None
 
 
 def check_against_config(name: str, info: CheckpointInfo, hooks: tuple[Place, Place]) -> None:

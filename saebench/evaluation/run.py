@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +14,21 @@ from saebench.errors import SaebenchError
 from saebench.evaluation.controls import check_controls
 from saebench.evaluation.engine import Clock
 from saebench.evaluation.hook_run import HookRun
-from saebench.evaluation.preflight import check_against_config, check_centring, check_nothing_open, check_window, model_name
+from saebench.evaluation.preflight import (
+    check_against_config,
+    check_centring,
+    check_nothing_open,
+    check_window,
+    default_hook,
+    model_name,
+)
 from saebench.evaluation.record import Record
 from saebench.evaluation.settings import DEFAULT_CONTEXT, EvaluationSettings
 from saebench.evaluators.base import find_evaluators
 from saebench.lm import Cut, LanguageModel
 from saebench.lm.hooks import Place, parse_place
 from saebench.lm.loading import load_tokenizer, pick_device, read_config
-from saebench.notices import collect_notices
+from saebench.notices import collect_notices, notice
 from saebench.progress import Progress
 from saebench.results import Result
 from saebench.sae import Autoencoder, CheckpointInfo, SparseAutoencoder, context_of, wrap
@@ -142,7 +150,7 @@ class EvaluationRun:
         return info
 
     def _hooks(self, info: CheckpointInfo | None) -> tuple[Place, Place]:
-        reads = self.settings.hook or (info.hook_in if info is not None else None)
+        reads = self.settings.hook or (None if info is None else info.hook_in or default_hook(self.model_name))
         if reads is None:
             raise SaebenchError("The checkpoint does not say where it reads: give the hook with --hook.")
         own_out = info.hook_out if info is not None and self.settings.hook is None else None
@@ -164,7 +172,7 @@ class EvaluationRun:
 
     def _fitted(self, candidate: Any, cut: Cut) -> Autoencoder:
         """The candidate as an autoencoder whose widths fit the hooks."""
-        sae = wrap(candidate, cut.d_in)
+        sae = self._with_assumed_hook(wrap(candidate, cut.d_in), cut)
         check_centring(cut.model.name, cut.model.config, sae.info)
         if (sae.d_in, sae.d_out) != (cut.d_in, cut.d_out):
             raise SaebenchError(
@@ -172,6 +180,14 @@ class EvaluationRun:
                 + (f" and {cut.hook_out} {cut.d_out}." if cut.hook_out != cut.hook_in else ".")
             )
         return sae
+
+    def _with_assumed_hook(self, sae: Autoencoder, cut: Cut) -> Autoencoder:
+        """A checkpoint that does not say where it reads, evaluated at its model's own hook: this is printed and recorded."""
+        if self.settings.hook or sae.info.hook_in or not isinstance(sae, SparseAutoencoder):
+            return sae
+        assumed = {"hook": f"{cut.hook_in}, the default of {cut.model.name} (--hook names another)"}
+        notice(f"{sae.info.origin}: hook: {assumed['hook']}")
+        return replace(sae, info=replace(sae.info, assumed=sae.info.assumed | assumed))
 
     def _info(self) -> CheckpointInfo | None:
         """The first checkpoint's metadata, which gives what the settings leave open."""
