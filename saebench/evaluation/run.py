@@ -186,7 +186,7 @@ class EvaluationRun:
         if self.settings.hook or sae.info.hook_in or not isinstance(sae, SparseAutoencoder):
             return sae
         assumed = {"hook": f"{cut.hook_in}, the default of {cut.model.name} (--hook names another)"}
-        notice(f"{sae.info.origin}: hook: {assumed['hook']}")
+        notice(f"{Path(sae.info.origin).name}: hook: {assumed['hook']}")
         return replace(sae, info=replace(sae.info, assumed=sae.info.assumed | assumed))
 
     def _info(self) -> CheckpointInfo | None:

@@ -16,8 +16,11 @@ from typer.testing import CliRunner
 from saebench import checkpoints
 from saebench.cli import app
 from saebench.errors import SaebenchError
+from saebench.evaluation import preflight
+from saebench.lm.embedded import Embedded
+from saebench.results import read_result
 from saebench.sae import SparseAutoencoder
-from tests.conftest import FIXTURES
+from tests.conftest import FIXTURES, HOOK
 
 #: fixture, its weights, what the user has to say, architecture
 CASES: list[tuple[str, str, dict[str, str], str]] = [
@@ -184,3 +187,21 @@ def test_a_native_copy_keeps_what_was_assumed(tmp_path: Path) -> None:
     assert (info.model, info.hook_in, info.format) == ("m", "layers.3", "saebench")
     assert info.assumed["activation"] == "relu (--activation)"
     agrees(checkpoints.load(tmp_path / "out"), load_file(FIXTURES / "dictionary_learning/AutoEncoder/numbers.safetensors"))
+
+
+def test_weights_alone_are_evaluated_at_the_hook_of_an_embedded_model(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    state = {"W_enc": torch.randn(32, 64), "W_dec": torch.randn(64, 32), "b_enc": torch.zeros(64), "b_dec": torch.zeros(32)}
+    torch.save(state | {"k": torch.tensor(4)}, tmp_path / "mine.pt")
+    model, out = str(FIXTURES / "saelens_evals" / "model"), tmp_path / "result.json"
+    command = ["evaluate", str(tmp_path / "mine.pt"), "--model", model, "--text", str(text), "--context", "20", "--out", str(out)]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code != 0 and not out.exists()
+    monkeypatch.setattr(preflight, "EMBEDDED_MODELS", {model: Embedded((), "", "", HOOK)})
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert f"hook: {HOOK}, the default of" in done.output
+    sae = read_result(out).sae
+    assert sae.hook_in == HOOK and sae.assumed["hook"].startswith(HOOK)
