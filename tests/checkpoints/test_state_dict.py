@@ -196,7 +196,18 @@ def test_weights_alone_are_evaluated_at_the_hook_of_an_embedded_model(
     state = {"W_enc": torch.randn(32, 64), "W_dec": torch.randn(64, 32), "b_enc": torch.zeros(64), "b_dec": torch.zeros(32)}
     torch.save(state | {"k": torch.tensor(4)}, tmp_path / "mine.pt")
     model, out = str(FIXTURES / "saelens_evals" / "model"), tmp_path / "result.json"
-    command = ["evaluate", str(tmp_path / "mine.pt"), "--model", model, "--text", str(text), "--context", "20", "--out", str(out)]
+    command = [
+        "evaluate",
+        str(tmp_path / "mine.pt"),
+        "--model",
+        model,
+        "--text",
+        str(text),
+        "--context",
+        "20",
+        "--out",
+        str(out),
+    ]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code != 0 and not out.exists()
     monkeypatch.setattr(preflight, "EMBEDDED_MODELS", {model: Embedded((), "", "", HOOK)})
