@@ -28,10 +28,11 @@ def definition_file(kind: str, name: str) -> Path:
         SaebenchError: there is no such definition (the message lists those there are).
     """
     folder = definition_folder(kind)
-    known = sorted(path.stem for path in folder.glob("*.toml"))
-    if name not in known:
+    path = folder / f"{name}.toml"
+    if Path(name).name != name or "\0" in name or not path.is_file():
+        known = sorted(each.stem for each in folder.glob("*.toml"))
         raise SaebenchError(f"There is no definition {name!r} in {kind}; there are: {', '.join(known) or 'none'}.")
-    return folder / f"{name}.toml"
+    return path
 
 
 def load_definition(kind: str, name: str) -> dict[str, Any]:

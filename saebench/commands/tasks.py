@@ -14,7 +14,7 @@ from saebench.terminal import terminal
 tasks = typer.Typer(help="List the probing tasks, or show examples of one.", rich_markup_mode=None)
 console = terminal()
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder with the files of data sets.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with the files of data sets, and own tasks in tasks/*.toml.")]
 SHOWN = 300
 
 
@@ -31,7 +31,7 @@ def list_tasks(
         return
     from saebench.tasks import availability, find_tasks
 
-    found = find_tasks(suite)
+    found = find_tasks(suite, data_dir)
     table = Table(show_edge=False)
     table.add_column("Task", no_wrap=True)
     table.add_column("Classes")
@@ -52,7 +52,7 @@ def show(name: Annotated[str, typer.Argument(help="A task.")], data_dir: DataDir
     from saebench.probing.protocol import read_protocol
     from saebench.tasks import load_task, read_task
 
-    task = read_task(name)
+    task = read_task(name, data_dir)
     examples = read_protocol().best.examples
     data = load_task(task, examples.shares, examples.most, 0, data_dir)
     head = Table.grid(padding=(0, 2))

@@ -126,7 +126,7 @@ class HookRun:
         for name, evaluator in record.evaluators.items():
             setup = self._setup(record.sae, cut, shared, name)
             evaluator.check(setup)
-            record.uses(evaluator.definitions(setup.options))
+            record.uses(evaluator.definitions(setup))
 
     def _stream(self, records: Sequence[Record], cut: Cut, shared: Shared) -> None:
         """One pass for all of the records' streaming evaluators; ``shared`` gets the figures of the language model alone."""

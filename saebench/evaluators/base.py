@@ -182,8 +182,8 @@ class Evaluator(ABC):
             )
 
     @classmethod
-    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
-        """SHA-256 of the definition files that numbers with these ``options`` depend on, by kind and name."""
+    def definitions(cls, setup: Setup) -> dict[str, str]:
+        """SHA-256 of the definition files that numbers with this ``setup`` depend on, by kind and name."""
         return {}
 
     @abstractmethod

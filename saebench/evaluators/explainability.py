@@ -89,9 +89,9 @@ class Explainability(Evaluator):
         find_padding(setup.cut.model.tokenizer, options.protocol.padding)
 
     @classmethod
-    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+    def definitions(cls, setup: Setup) -> dict[str, str]:
         """The protocol's file."""
-        protocol = Options.read(options).protocol
+        protocol = Options.read(setup.options).protocol
         return {f"explain/{protocol.definition}": protocol.sha256}
 
     def compute(self) -> EvaluatorResult:

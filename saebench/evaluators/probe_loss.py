@@ -7,12 +7,11 @@ selection bias, and baselines on the residual stream without the autoencoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from rich.text import Text
 
-from saebench.definitions import definition_hash
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Measured, Setup
 from saebench.probing.activations import TaskActivations, task_activations
@@ -39,7 +38,7 @@ class ProbeLoss(Evaluator):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.protocol = read_protocol()
-        self.tasks = requested_tasks(setup.options, self.protocol)
+        self.tasks = requested_tasks(setup, self.protocol)
         self.weights = fingerprint(setup.sae)
         self.bos = setup.corpus.bos != "none" and setup.cut.model.tokenizer.bos_token_id is not None
 
@@ -51,7 +50,7 @@ class ProbeLoss(Evaluator):
             raise SaebenchError(f"probe_loss has no option {unknown[0]!r}; it has {', '.join(cls.option_names)}.")
         if setup.data_dir is not None and not setup.data_dir.is_dir():
             raise SaebenchError(f"There is no data folder {setup.data_dir}: give an existing one with --data-dir.")
-        tasks = requested_tasks(setup.options, read_protocol())
+        tasks = requested_tasks(setup, read_protocol())
         if not any("" in availability(task, setup.data_dir).values() for task in tasks):
             reasons = "; ".join(dict.fromkeys(availability(tasks[0], setup.data_dir).values()))
             raise SaebenchError(
@@ -60,13 +59,13 @@ class ProbeLoss(Evaluator):
             )
 
     @classmethod
-    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+    def definitions(cls, setup: Setup) -> dict[str, str]:
         """SHA-256 of the protocols and of the requested tasks."""
         protocol = read_protocol()
-        tasks = requested_tasks(options, protocol)
+        tasks = requested_tasks(setup, protocol)
         return {
             **{f"probes/{name}": sha for name, sha in protocol.sha256.items()},
-            **{f"tasks/{task.name}": definition_hash("tasks", task.name) for task in tasks},
+            **{f"tasks/{task.name}": task.sha256 for task in tasks},
         }
 
     def compute(self) -> EvaluatorResult:
@@ -161,6 +160,6 @@ class _Steps:
         self._advance(amount / self._texts)
 
 
-def requested_tasks(options: Mapping[str, Any], protocol: Protocol) -> list[Task]:
+def requested_tasks(setup: Setup, protocol: Protocol) -> list[Task]:
     """The tasks: those of the option ``tasks`` (names and sets, with commas), else the protocol's set."""
-    return find_tasks(str(options.get("tasks") or protocol.best.examples.tasks))
+    return find_tasks(str(setup.options.get("tasks") or protocol.best.examples.tasks), setup.data_dir)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from saebench.definitions import definition_folder, definition_hash, load_definition
 from saebench.errors import SaebenchError
-from saebench.parsing import names_in
+from saebench.parsing import names_in, parse_toml
 
 SOURCES = ("hub", "local", "sae_probes")
 """In the order in which they are tried."""
@@ -169,39 +171,66 @@ class Task(_Strict):
         return rule
 
 
-def read_task(name: str) -> Task:
-    """The definition of a task.
+def read_task(name: str, data_dir: Path | None = None) -> Task:
+    """The definition of a task: one of the package's, or of the user's in ``tasks`` below ``data_dir``.
 
     Raises:
         SaebenchError: there is no such task (the message lists those there are), or the file is invalid.
     """
-    content: dict[str, Any] = load_definition("tasks", name)
+    return _read(name, own_tasks(data_dir).get(name))
+
+
+def _read(name: str, own: Path | None) -> Task:
     try:
-        return Task(name=name, sha256=definition_hash("tasks", name), **content)
-    except (ValidationError, TypeError, re.error) as error:
+        if own is None:
+            content, sha256 = load_definition("tasks", name), definition_hash("tasks", name)
+        else:
+            content, sha256 = parse_toml(own.read_text(encoding="utf-8")), hashlib.sha256(own.read_bytes()).hexdigest()
+        return Task(name=name, sha256=sha256, **content)
+    except (ValidationError, TypeError, ValueError, OSError, re.error) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(map(str, first["loc"])) or "the file"
         raise SaebenchError(f"The task tasks/{name}.toml is invalid: {where}: {first['msg']}.") from error
 
 
+def own_tasks(data_dir: Path | None) -> dict[str, Path]:
+    """Files of the user's own tasks: ``tasks/*.toml`` below a data folder, by name.
+
+    Raises:
+        SaebenchError: one has the name of a task of the package.
+    """
+    if data_dir is None or (data_dir / "tasks").resolve() == definition_folder("tasks").resolve():
+        return {}
+    found = {path.stem: path for path in sorted(data_dir.glob("tasks/*.toml"))}
+    taken = sorted(found.keys() & set(task_names()))
+    if taken:
+        raise SaebenchError(f"tasks/{taken[0]}.toml in the data folder has the name of a task of saebench: rename it.")
+    return found
+
+
 def task_names() -> list[str]:
-    """The names of all tasks."""
+    """The names of all tasks of the package."""
     return sorted(path.stem for path in definition_folder("tasks").glob("*.toml"))
 
 
-def find_tasks(wanted: str) -> list[Task]:
+def find_tasks(wanted: str, data_dir: Path | None = None) -> list[Task]:
     """Tasks by name or by suite, several separated by commas; each once, in order.
+
+    Args:
+        wanted: names and suites.
+        data_dir: the user's folder of data, with own tasks in ``tasks`` below it.
 
     Raises:
         SaebenchError: there is no such task or suite.
     """
-    names, found = task_names(), {}
+    own = own_tasks(data_dir)
+    names, found = [*task_names(), *own], {}
     every = None
     for word in names_in(wanted):
         if word in names:
-            found[word] = read_task(word)
+            found[word] = _read(word, own.get(word))
             continue
-        every = every or [read_task(name) for name in names]
+        every = every or [_read(name, own.get(name)) for name in names]
         members = [task for task in every if word in task.sets or word == "all"]
         if not members:
             suites = sorted({suite for task in every for suite in task.sets})
