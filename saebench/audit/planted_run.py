@@ -2,164 +2,185 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from saebench.audit.plan import Plan, Run
 from saebench.audit.scores import Score, Subject, scores_of, with_figures
 from saebench.audit.trained import Kept, train_small
 from saebench.errors import SaebenchError
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
-from saebench.planted import DAMAGES, PlantedConfig, PlantedWorld, plant
+from saebench.planted import PlantedConfig, PlantedWorld, plant
+from saebench.planted.probing import write_tasks
 from saebench.progress import Progress
 from saebench.results import Result
 from saebench.sae import SparseAutoencoder
 from saebench.text.corpus import TokenCorpus
 
-BASE = ("reconstruction", "downstream", "ablation")
-OTHERS = ("shrinkage", "progressive", "dictionary", "explainability")
 DOSE_TEXT, RECOVERY_TEXT, TRAINING_TEXT, REPEAT_TEXT = 1, 2, 3, 100
 CONTROLS = ("random", "pca")
+Found = tuple[list[Score], dict[str, str]]
+"""Scores, and evaluators that failed with the error."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much is run.
+class PlantedWork:
+    """Single experiments of a plan; each gives the same scores whatever runs beside it.
 
-    Attributes:
-        evaluators: that are audited; ``options``: of theirs.
-        tokens: of each text; ``repeats``: texts of the noise lens, on each of ``repeated`` damaged autoencoders.
-        doses: how many of each damage's doses, 0 included; the last ones are kept.
-        seeds: of TopK runs; ``others``: of BatchTopK and of runs with a frozen decoder.
-        steps: of training after which a copy is evaluated; ``widths``, ``ks``: of the grid.
-        training_tokens: of the training text.
+    Args:
+        plan: how much is run; ``seed``: of the world, the damages and the training.
+        data_dir: with the probing tasks, where ``probe_loss`` is audited.
     """
 
-    evaluators: tuple[str, ...] = BASE + OTHERS
-    options: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {"ablation": {"tokens": 32}, "explainability": {"latents": 8}}
-    )
-    tokens: int = 3072
-    repeats: int = 12
-    repeated: int = 2
-    doses: int = 5
-    seeds: int = 8
-    others: int = 4
-    steps: tuple[int, ...] = (75, 150, 300, 500)
-    widths: tuple[int, ...] = (64, 256)
-    ks: tuple[int, ...] = (2, 6, 12)
-    training_tokens: int = 65_536
-
-
-QUICK = Plan(
-    evaluators=BASE, options={"ablation": {"tokens": 16}}, tokens=1536, repeats=8, repeated=1, doses=3, seeds=4, others=0,
-    steps=(25, 60, 120), widths=(), ks=(), training_tokens=16_384,
-)  # fmt: skip
-
-
-class PlantedRun:
-    """Runs a plan.
-
-    Attributes:
-        scores: found so far; ``failures``: evaluators that failed, with the error.
-    """
-
-    def __init__(self, plan: Plan, seed: int = 0, progress: Progress | None = None) -> None:
-        self.plan, self.seed, self.progress = plan, seed, progress or Progress(shown=False)
-        self.scores: list[Score] = []
-        self.failures: dict[str, str] = {}
+    def __init__(self, plan: Plan, seed: int, data_dir: Path | None) -> None:
+        self.plan, self.seed, self.data_dir = plan, seed, data_dir
         self.world: PlantedWorld = plant(PlantedConfig(seed=seed, context=64))
-        self._recovery_text = self._text(RECOVERY_TEXT)
 
-    def run(self) -> list[Score]:
-        """All experiments."""
-        for name, stage in (("Damages", self._damages), ("Repeats", self._repeats), ("Trained", self._trained)):
-            with self.progress.step(name):
-                stage()
-        return self.scores
+    def damages(self, chosen: Sequence[tuple[str, float]]) -> Found:
+        """Damaged copies of the oracle, all on one text."""
+        saes = [self.world.damaged(kind, dose, self.seed) for kind, dose in chosen]
+        subjects = [Subject(f"{kind} {dose:g}", "damaged", damage=kind, dose=dose) for kind, dose in chosen]
+        return _scored(subjects, self._run(saes, DOSE_TEXT, 0))
+
+    def repeat(self, number: int) -> Found:
+        """The same damaged copy on another text, with another seed of the evaluation."""
+        sae = self.world.damaged("random", 0.25, self.seed)
+        return _scored([Subject(sae.info.origin, "repeat", sample=number)], self._run([sae], REPEAT_TEXT + number, number))
+
+    def trained(self, seed: int, runs: Sequence[Run], controls: bool) -> Found:
+        """Training runs of one seed, and the controls of the first one's last copy, evaluated with that seed."""
+        kept = [
+            each for run in runs
+            for each in train_small(self.world, self._source, run.steps, seed, run.arch, run.n, run.k, run.freeze)
+        ]  # fmt: skip
+        subjects = [self._subject(each) for each in kept]
+        results = self._run([each.sae for each in kept], DOSE_TEXT, seed, CONTROLS if controls else ())
+        scores, failures = _scored(subjects, results)
+        if controls:
+            last = len(runs[0].steps) - 1
+            for name, evaluators in results[last].controls.items():
+                subject = replace(subjects[last], role="control", control=name, sae=f"{name} for seed {seed}")
+                scores += scores_of(subject, evaluators.values())
+        return scores, failures
+
+    def _subject(self, kept: Kept) -> Subject:
+        found = self.world.recovery(kept.sae, self._recovery_text)
+        cell, control = f"{kept.arch} n={kept.n} k={kept.k}", f"frozen {kept.freeze}" if kept.freeze else ""
+        return Subject(
+            f"{cell} {control} seed {kept.seed} after {kept.tokens}",
+            "control" if kept.freeze else "trained", recovery=found.f1, n=kept.n, architecture=kept.arch, seed=kept.seed,
+            tokens=kept.tokens, control=control, cell=cell,
+        )  # fmt: skip
 
     def _text(self, number: int) -> TokenCorpus:
         return self.world.corpus(self.plan.tokens, seed=self.seed * 1000 + number)
 
-    def _damages(self) -> None:
-        saes, subjects = [], []
-        for kind, damage in DAMAGES.items():
-            chosen = sorted({0.0, *damage.doses[1:][:: -max(1, 4 // (self.plan.doses - 1))][: self.plan.doses - 1]})
-            for dose in chosen:
-                saes.append(self.world.damaged(kind, dose, self.seed))
-                subjects.append(Subject(f"{kind} {dose:g}", "damaged", damage=kind, dose=dose))
-        self._evaluate(saes, subjects, self._text(DOSE_TEXT))
+    @cached_property
+    def _recovery_text(self) -> TokenCorpus:
+        return self._text(RECOVERY_TEXT)
 
-    def _repeats(self) -> None:
-        chosen = [self.world.damaged("random", 0.25, self.seed), self.world.damaged("merged", 0.25, self.seed)]
-        for number in range(self.plan.repeats):
-            saes = chosen[: self.plan.repeated]
-            subjects = [Subject(sae.info.origin, "repeat", sample=number) for sae in saes]
-            self._evaluate(saes, subjects, self._text(REPEAT_TEXT + number), evaluation_seed=number)
+    @cached_property
+    def _source(self) -> Tensor:
+        return self.world.activations(self.world.corpus(self.plan.training_tokens, seed=self.seed * 1000 + TRAINING_TEXT))
 
-    def _trained(self) -> None:
-        plan, world = self.plan, self.world
-        source = world.activations(world.corpus(plan.training_tokens, seed=self.seed * 1000 + TRAINING_TEXT))
-        kept = [each for seed in range(plan.seeds) for each in train_small(world, source, plan.steps, seed)]
-        finals = [each for each in kept if each.tokens == max(one.tokens for one in kept)]
-        kept += self._other_runs(source)
-        text = self._text(DOSE_TEXT)
-        results = self._evaluate([each.sae for each in kept], [self._subject(each) for each in kept], text)
-        del results
-        self._controls(finals, text)
-
-    def _other_runs(self, source: Tensor) -> list[Kept]:
-        plan, world = self.plan, self.world
-        kept = []
-        for seed in range(plan.others):
-            kept += train_small(world, source, plan.steps, seed, arch="batchtopk")
-            kept += train_small(world, source, plan.steps[-1:], seed, freeze="decoder")
-        for n in plan.widths:
-            for k in plan.ks:
-                kept += train_small(world, source, plan.steps[-1:], 0, n=n, k=k)
-        return kept
-
-    def _controls(self, finals: Sequence[Kept], text: TokenCorpus) -> None:
-        """Scores of controls of the same width and L0; each control is one autoencoder, compared with every seed."""
-        result = self._run([finals[0].sae], text, 0, CONTROLS)[0]
-        for name, evaluators in result.controls.items():
-            for each in finals:
-                subject = replace(self._subject(each), role="control", control=name, sae=f"{name} for seed {each.seed}")
-                self.scores += scores_of(subject, evaluators.values())
-
-    def _subject(self, kept: Kept) -> Subject:
-        found = self.world.recovery(kept.sae, self._recovery_text)
-        role = "control" if kept.freeze else "trained"
-        return Subject(
-            f"{kept.arch} n={kept.n} k={kept.k} seed {kept.seed} after {kept.tokens}", role, recovery=found.f1, n=kept.n,
-            architecture=kept.arch, seed=kept.seed, tokens=kept.tokens,
-            control=f"frozen {kept.freeze}" if kept.freeze else "", cell=f"{kept.arch} n={kept.n} k={kept.k}",
-        )  # fmt: skip
-
-    def _evaluate(
-        self, saes: Sequence[SparseAutoencoder], subjects: Sequence[Subject], text: TokenCorpus, evaluation_seed: int = 0
-    ) -> list[Result]:
+    def _run(self, saes: Sequence[SparseAutoencoder], text: int, seed: int, controls: Sequence[str] = ()) -> list[Result]:
+        plan = self.plan
         unique = {id(sae): sae for sae in saes}  # dose 0 of every damage is the oracle: it is evaluated once
-        results = dict(zip(unique, self._run(list(unique.values()), text, evaluation_seed), strict=True))
-        for sae, subject in zip(saes, subjects, strict=True):
-            found = results[id(sae)].evaluators.values()
-            self.scores += scores_of(with_figures(subject, found), found)
-        return list(results.values())
-
-    def _run(
-        self, saes: Sequence[SparseAutoencoder], text: TokenCorpus, seed: int, controls: Sequence[str] = ()
-    ) -> list[Result]:
         settings = EvaluationSettings(
-            model=self.world.model, hook=self.world.hook, corpus=text, evaluators=self.plan.evaluators, seed=seed,
-            options={name: each for name, each in self.plan.options.items() if name in self.plan.evaluators},
-            controls=controls,
+            model=self.world.model, hook=self.world.hook, corpus=self._text(text), evaluators=plan.evaluators, seed=seed,
+            options={name: each for name, each in plan.options.items() if name in plan.evaluators}, controls=controls,
+            data_dir=self.data_dir,
         )  # fmt: skip
-        results = EvaluationRun(list(saes), settings, [None] * len(saes), False, Progress(shown=False)).run()
-        for result in results:
-            self.failures |= dict(result.failures)
-        if results and not any(result.evaluators for result in results):
-            raise SaebenchError(f"No evaluator ran on the planted model: {next(iter(self.failures.values()), '')}")
-        return results
+        run = EvaluationRun(list(unique.values()), settings, [None] * len(unique), False, Progress(shown=False))
+        results = dict(zip(unique, run.run(), strict=True))
+        return [results[id(sae)] for sae in saes]
+
+
+def _scored(subjects: Sequence[Subject], results: Sequence[Result]) -> Found:
+    scores: list[Score] = []
+    failures: dict[str, str] = {}
+    for subject, result in zip(subjects, results, strict=True):
+        found = result.evaluators.values()
+        scores += scores_of(with_figures(subject, found), found)
+        failures |= dict(result.failures)
+    if results and not any(result.evaluators for result in results):
+        raise SaebenchError(f"No evaluator ran on the planted model: {next(iter(failures.values()), '')}")
+    return scores, failures
+
+
+Job = tuple[str, tuple[object, ...]]
+"""A method of ``PlantedWork`` and its arguments."""
+_work: PlantedWork | None = None
+
+
+def _start(plan: Plan, seed: int, data_dir: Path | None) -> None:
+    global _work
+    torch.set_num_threads(1)
+    _work = PlantedWork(plan, seed, data_dir)
+
+
+def _do(job: Job) -> Found:
+    assert _work is not None
+    name, arguments = job
+    found: Found = getattr(_work, name)(*arguments)
+    return found
+
+
+def run_plan(plan: Plan, seed: int = 0, workers: int = 1, progress: Progress | None = None) -> Found:
+    """All experiments of a plan.
+
+    Args:
+        plan: how much is run; ``seed``: of the world, the damages and the training.
+        workers: processes; the scores are the same for any number.
+        progress: where progress is shown.
+
+    Raises:
+        SaebenchError: no evaluator runs on the planted model.
+    """
+    jobs: list[Job] = [("trained", each) for each in plan.runs()]
+    jobs += [("damages", (each,)) for each in plan.damages()]
+    jobs += [("repeat", (number,)) for number in range(plan.repeats)]
+    progress = progress or Progress(shown=False)
+    scores: list[Score] = []
+    failures: dict[str, str] = {}
+    with _data_folder(plan, seed) as folder, progress.task("Auditing", len(jobs), "experiments") as advance:
+        for found, failed in _results(jobs, (plan, seed, folder), workers):
+            scores += found
+            failures |= failed
+            advance(1)
+    return scores, failures
+
+
+def _results(jobs: Sequence[Job], start: tuple[Plan, int, Path | None], workers: int) -> Iterator[Found]:
+    if workers == 1:
+        work = PlantedWork(*start)
+        yield from (getattr(work, name)(*arguments) for name, arguments in jobs)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, start) as pool:
+        yield from pool.map(_do, jobs)
+
+
+@contextmanager
+def _data_folder(plan: Plan, seed: int) -> Iterator[Path | None]:
+    """A folder with the probing tasks, for as long as a run lasts; none where ``probe_loss`` is not audited."""
+    if "probe_loss" not in plan.evaluators:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="saebench-audit-") as folder:
+        write_tasks(plant(PlantedConfig(seed=seed, context=64)), Path(folder), seed)
+        yield Path(folder)
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,15 +20,16 @@ audit = typer.Typer(no_args_is_help=True, help="Audit the metrics themselves: le
 Out = Annotated[Path, typer.Option(help="Folder for audit.json and audit.html.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few doses and autoencoders, in under a minute.")]
 Seed = Annotated[int, typer.Option(help="Of the planted world and of everything random.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 for one on each core. Numbers do not depend on it.")]
 
 
 @audit.command()
-def planted(out: Out, quick: Quick = False, seed: Seed = 0) -> None:
+def planted(out: Out, quick: Quick = False, seed: Seed = 0, workers: Workers = 0) -> None:
     """Audit every metric on a planted model, whose true features are known."""
     from saebench.audit.planted_audit import audit_planted
     from saebench.progress import Progress
 
-    _show(audit_planted(out, quick, seed, progress=Progress(True)), out)
+    _show(audit_planted(out, quick, seed, workers=workers, progress=Progress(True)), out)
 
 
 @audit.command()
@@ -37,12 +38,13 @@ def evaluator(
     out: Out,
     quick: Quick = False,
     seed: Seed = 0,
+    workers: Workers = 0,
 ) -> None:
     """Audit the metrics of one evaluator on the planted model."""
     from saebench.audit.planted_audit import audit_planted
     from saebench.progress import Progress
 
-    _show(audit_planted(out, quick, seed, evaluator=name, progress=Progress(True)), out)
+    _show(audit_planted(out, quick, seed, evaluator=name, workers=workers, progress=Progress(True)), out)
 
 
 @audit.command()

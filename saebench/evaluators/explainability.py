@@ -65,7 +65,7 @@ class Explainability(Evaluator):
     """Neuron2Graph explanations of a sample of latents, scored on unseen text, against baselines."""
 
     name = "explainability"
-    version = 1
+    version = 2
     samples = ("by_latent", "by_row", "not_scored", "tokens_of_examples")
     description = "Precision, recall and loss of n-gram explanations (Neuron2Graph) for a sample of latents"
 

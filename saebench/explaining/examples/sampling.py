@@ -164,16 +164,17 @@ def choose_latents(counts: Tensor, least: int, wanted: int, strata: int, seed: i
     """Sample latents stratified by density.
 
     The latents that fired at least ``least`` times are sorted by frequency (``counts``: ``[n]``), divided into ``strata``
-    equal groups, and equally many are sampled from each.
+    equal groups, and equally many are sampled from each: those with the smallest hash of seed and number, so that
+    autoencoders whose latents correspond (checkpoints of one run, a damaged copy) are compared on mostly the same ones.
     """
-    generator = torch.Generator().manual_seed(seed)
     able = (counts >= least).nonzero().squeeze(1)
     able = able[counts[able].argsort(stable=True)]
     strata = max(1, min(strata, wanted, able.numel()))
     chosen = ChosenLatents([], [], [])
     for number, group in enumerate(able.tensor_split(strata)):
         share = min(wanted // strata + (number < wanted % strata), group.numel())
-        drawn = group[torch.randperm(group.numel(), generator=generator)[:share]].sort().values
+        zeros = torch.zeros_like(group)
+        drawn = group[sample_priorities(seed, group, zeros, zeros).argsort()[:share]].sort().values
         chosen.latents.extend(drawn.tolist())
         chosen.strata.extend([number] * share)
         chosen.weights.extend([group.numel() / share] * share if share else [])
