@@ -28,7 +28,15 @@ from saebench.evaluators.splicing.interventions import (
 from saebench.progress import Advance
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
-from saebench.results.statistics import Estimate, RowSums, digits, mean_estimate, read_columns
+from saebench.results.statistics import (
+    Estimate,
+    RowSums,
+    digits,
+    influence_error,
+    mean_estimate,
+    ratio_influence,
+    read_columns,
+)
 
 KINDS = ("latents", "channels", "random_directions")
 COLUMNS = ("sparsity", "active", "tried", "token_means", "tokens")
@@ -203,6 +211,7 @@ def _metrics(details: Mapping[str, Any]) -> list[Metric]:
         if kind == "latents":
             each = "Mean over tokens of the mean over their latents"
             metrics.append(_share("sparsity_by_token", sums, "tokens", "token_means", direction, "tokens", "tokens", each))
+    metrics.append(_excess(details["by_row"]))
     means = read_columns(details["by_latent"], ["sparsity"]).flatten()
     metrics.append(
         metric(
@@ -217,6 +226,30 @@ def _metrics(details: Mapping[str, Any]) -> list[Metric]:
         )
     )
     return metrics
+
+
+def _excess(by_row: Mapping[str, Any]) -> Metric:
+    """Sparsity of latents minus that of random directions of the same norm at the same tokens, paired by row."""
+    latents, directions = (RowSums.read(by_row[kind], COLUMNS) for kind in ("latents", "random_directions"))
+    own, other = latents.ratio("sparsity", "active"), directions.ratio("sparsity", "active")
+    estimate = Estimate(None, None)
+    if own.value is not None and other.value is not None and len(latents.groups()) == len(directions.groups()):
+        difference = _influence(latents) - _influence(directions)
+        estimate = Estimate(own.value - other.value, influence_error(difference))
+    return metric(
+        "sparsity_excess",
+        estimate,
+        unit="share of V x T",
+        direction="lower",
+        n=int(latents.total("tried")),
+        n_unit="ablations",
+        description="Sparsity minus that of random directions of the same norm at the same tokens",
+        reason=_NOTHING,
+    )
+
+
+def _influence(sums: RowSums) -> Tensor:
+    return ratio_influence(sums.column("sparsity"), sums.column("active"))
 
 
 _NOTHING = "no latent was active at the sampled tokens, or none had an effect"

@@ -21,6 +21,7 @@ _QUANTITIES = {
     "recall": "Share of held-out activations predicted positive",
     "recall_unseen": "Share of the latent's activations in unseen text that are predicted positive",
     "f1": "Harmonic mean of precision and recall, both on unseen text",
+    "f1_balanced": "F1 on unseen text if half of its positions were active",
     "auc": "Area under the ROC curve of simulated activations, on unseen text",
 }
 _BASELINE_WORDS = {

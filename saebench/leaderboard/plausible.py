@@ -149,6 +149,8 @@ def _limits(result: Result, metric: Metric) -> tuple[float, float]:
         k = result.sae.activation.get("k")
         most = latents if result.sae.activation.get("name") != "topk" or type(k) is not int else min(float(k), latents)
         return 0.0, most
+    if name.endswith("_excess"):
+        return -1.0, 1.0
     if metric.unit.startswith("share") or any(word in name for word in share):
         return 0.0, 1.0
     if metric.unit == "cosine" or name == "cosine_similarity":

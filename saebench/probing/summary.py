@@ -30,6 +30,7 @@ def summarise(found: Found, wanted: int, protocol: Protocol) -> list[Metric]:
         count.metric("probe_loss", [each["best_latent"]["train_loss"] for each in tasks], None, "nats", "lower",
                      "Mean over tasks of the best latent's training loss, as Gao et al. have it"),
         *_held_out(count, [each["best_latent"]["held_out"] for each in tasks], "probe", "of that latent on held-out texts"),
+        _solvable(count, tasks),
         _wins(count, tasks),
     ]  # fmt: skip
     names = [*protocol.dense.probe.directions, "logistic"]
@@ -88,6 +89,29 @@ def _held_out(
             for what, get in shares
         ),
     ]
+
+
+def _solvable(count: _Count, tasks: list[Found]) -> Metric:
+    """The held-out loss over the tasks that all channels together solve better than a coin, by two standard errors.
+
+    On the others no direction can be expected to do better, and their losses only add noise.
+    """
+    able = [each for each in tasks if _better_than_chance(each["baselines"]["logistic"])]
+    name, words = "probe_loss_solvable", f"Mean held-out loss over the {len(able)} tasks that all channels together solve"
+    if not able:
+        none = Estimate(None, None)
+        return metric(name, none, unit="nats", direction="lower", n=0, n_unit="tasks", description=words + count.remark,
+                      reason="all channels together solve none of the tasks better than a coin")  # fmt: skip
+    held = [each["best_latent"]["held_out"] for each in able]
+    made = count.metric(
+        name, [each["loss"] for each in held], [each["standard_error"] for each in held], "nats", "lower", words
+    )
+    return made.model_copy(update={"n": len(able)})
+
+
+def _better_than_chance(logistic: Found) -> bool:
+    error = logistic["standard_error"]
+    return bool(logistic["loss"] + 2 * (error or 0.0) < math.log(2))
 
 
 def _k_sparse(count: _Count, scores: list[Found], k: int) -> list[Metric]:

@@ -111,6 +111,28 @@ def test_a_latent_that_writes_one_word_has_the_smallest_sparsity(tiny_model: Lan
     assert random is not None and 0.4 / horizon < random < 0.9 / horizon  # a Gaussian's (L1 / L2)^2 is 2 / pi of its length
 
 
+def test_the_excess_is_paired_by_row(
+    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder]
+) -> None:
+    result = run(make_sae(), tiny_model, tiny_corpus)
+    excess, own = result.metrics["sparsity_excess"], result.metrics["sparsity"]
+    other = result.metrics["random_direction_sparsity"]
+    assert excess.value == pytest.approx(own.value - other.value)  # type: ignore[operator]
+    rows = result.details["by_row"]
+    kinds = [
+        torch.tensor([rows[kind][name] for name in ("sparsity", "active")]) for kind in ("latents", "random_directions")
+    ]
+
+    def difference(take: Tensor) -> float:
+        (a, b), (c, d) = (kind[:, take].double().sum(dim=1).tolist() for kind in kinds)
+        return float(a / b - c / d)
+
+    count = kinds[0].shape[1]
+    left_out = torch.tensor([difference(torch.arange(count) != row) for row in range(count)])
+    jackknife = float(((count - 1) / count * (left_out - left_out.mean()).square().sum()).sqrt())
+    assert excess.standard_error == pytest.approx(jackknife, rel=0.3)  # the linearised error, with few rows
+
+
 def test_few_latents_of_each_token_estimate_the_mean_over_all_active_ones(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder]
 ) -> None:
@@ -167,8 +189,9 @@ def test_other_hooks_and_objects_can_be_evaluated(
         native = run(make_sae(), tiny_model, tiny_corpus, hook)
         foreign = run(PlainSae(make_sae()), tiny_model, tiny_corpus, hook)
         for name, found in native.metrics.items():
-            assert foreign.metrics[name].value == pytest.approx(found.value, rel=1e-3)
-            assert found.value is not None and 0 < found.value <= 1
+            assert foreign.metrics[name].value == pytest.approx(found.value, rel=1e-3, abs=1e-5)
+            least = -1 if name == "sparsity_excess" else 0
+            assert found.value is not None and least < found.value <= 1
             if found.interval is not None:
                 assert found.interval[0] <= found.value <= found.interval[1]
 

@@ -20,7 +20,8 @@ from saebench.evaluators.base import Measured
 from saebench.evaluators.probe_loss import ProbeLoss
 from saebench.lm import LanguageModel
 from saebench.probing.activations import TaskActivations, run_texts
-from saebench.probing.protocol import TextLimits
+from saebench.probing.protocol import TextLimits, read_protocol
+from saebench.probing.summary import summarise
 from saebench.results import canonical_hash
 from saebench.sae import SparseAutoencoder
 from saebench.tasks import definition, sources
@@ -82,7 +83,8 @@ def test_missing_tasks_are_listed_and_the_mean_says_so(
     assert set(result.details["tasks"]) == {"alpha", "beta"}
     assert "lacks gone.jsonl" in result.details["missing"]["gone"]
     for metric in result.metrics.values():
-        assert metric.n == 2 and metric.n_unit == "of 3 tasks", metric.name
+        if metric.name != "probe_loss_solvable":
+            assert metric.n == 2 and metric.n_unit == "of 3 tasks", metric.name
     assert "over 2 of 3 tasks" in card.metric("probe_loss.probe_loss").description
     again = {metric.name: metric for metric in ProbeLoss.recomputed(result, Measured.of(card.result))}
     assert again == result.metrics
@@ -243,3 +245,23 @@ def test_the_path_of_the_data_is_not_part_of_the_result(
 ) -> None:
     text = run(make_sae(), tiny_model, tiny_corpus, folder, "alpha").result.model_dump_json()
     assert str(folder) not in text and canonical_hash(json.loads(text))
+
+
+def test_unsolvable_tasks_are_left_out_of_one_mean() -> None:
+    def task(loss: float, logistic: float, error: float | None) -> dict[str, Any]:
+        held = {"loss": loss, "standard_error": 0.05, "accuracy": 0.5, "auc": 0.5}
+        return {
+            "best_latent": {"train_loss": loss, "held_out": held},
+            "k_sparse": {str(k): {"accuracy": 0.5, "auc": 0.5} for k in read_protocol().k_sparse.probe.k},
+            "baselines": {
+                **{name: {"train_loss": 0.7, "held_out": held} for name in ("channels", "pca", "random")},
+                "logistic": held | {"loss": logistic, "standard_error": error},
+            },
+        }
+
+    tasks = {"solved": task(0.3, 0.2, 0.05), "near": task(0.6, 0.65, 0.05), "coin": task(0.9, 0.7, None)}
+    metrics = {metric.name: metric for metric in summarise(tasks, 3, read_protocol())}
+    assert metrics["probe_loss_solvable"].value == pytest.approx(0.3) and metrics["probe_loss_solvable"].n == 1
+    assert metrics["probe_loss_held_out"].value == pytest.approx(0.6)
+    none = {metric.name: metric for metric in summarise({"coin": tasks["coin"]}, 1, read_protocol())}
+    assert none["probe_loss_solvable"].value is None and "solve none" in (none["probe_loss_solvable"].reason or "")

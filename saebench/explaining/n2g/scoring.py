@@ -64,6 +64,7 @@ class LatentScore:
         recall: share of held-out activations that are predicted positive.
         recall_unseen: share of all the latent's activations in the unseen text that are predicted positive.
         f1: harmonic mean of ``precision`` and ``recall_unseen``.
+        f1_balanced: the same if the latent were active at half of the positions: precision falls with rarity, this does not.
         auc: probability that the simulated activation is larger where the latent fires than where it does not, ties half.
         predicted, positives, both: numbers of unseen positions; ``held_out``: of activations.
     """
@@ -74,6 +75,7 @@ class LatentScore:
     recall_interval: tuple[float, float] | None
     recall_unseen: float | None
     f1: float | None
+    f1_balanced: float | None
     auc: float | None
     predicted: int
     positives: int
@@ -89,6 +91,7 @@ class LatentScore:
             "recall_interval": _digits(self.recall_interval),
             "recall_unseen": _digits(self.recall_unseen),
             "f1": _digits(self.f1),
+            "f1_balanced": _digits(self.f1_balanced),
             "auc": _digits(self.auc),
             "positions_predicted": self.predicted,
             "positions_active": self.positives,
@@ -116,6 +119,7 @@ def score_latent(active: Tensor, simulated: Tensor, counted: Tensor, held_out: T
     hits, predicted = (truth & positive).sum(dim=1).double(), positive.sum(dim=1).double()
     precision = ratio_estimate(hits, predicted)
     both, n_predicted, n_true = int(hits.sum()), int(predicted.sum()), int(truth.sum())
+    n_false = int(counted.sum()) - n_true
     right = (held_out > level).double()
     recall = ratio_estimate(right, torch.ones_like(right))
     return LatentScore(
@@ -125,12 +129,18 @@ def score_latent(active: Tensor, simulated: Tensor, counted: Tensor, held_out: T
         recall_interval=share_interval(recall, right.numel(), right.numel()),
         recall_unseen=both / n_true if n_true else None,
         f1=2 * both / (n_predicted + n_true) if n_predicted + n_true else None,
+        f1_balanced=_balanced_f1(both / n_true, (n_predicted - both) / n_false) if n_true and n_false else None,
         auc=area_under_curve(simulated[counted], truth[counted]),
         predicted=n_predicted,
         positives=n_true,
         both=both,
         held_out=right.numel(),
     )
+
+
+def _balanced_f1(hit_rate: float, false_rate: float) -> float:
+    """Harmonic mean of ``h / (h + f)``, the precision where half of the positions are active, and of the recall ``h``."""
+    return 2 * hit_rate / (1 + hit_rate + false_rate)
 
 
 def score_tries(

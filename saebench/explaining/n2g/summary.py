@@ -23,7 +23,9 @@ def summarise(
 ) -> Summary:
     """Weighted mean of ``values`` over latents, those that are None excluded.
 
-    The interval is the percentile bootstrap's: latents are resampled within their strata.
+    The interval is the percentile bootstrap's: latents are resampled within their strata, one fewer than the ``n`` that
+    there are, each counted ``n / (n - 1)`` times (Rao and Wu 1988). Resampling ``n`` would understate the variance by the
+    factor ``(n - 1) / n``: by half where a stratum has two.
 
     Args:
         values: one of each latent.
@@ -53,7 +55,8 @@ def _bootstrap(value: Tensor, weight: Tensor, groups: Tensor, draws: int, seed: 
     below = torch.zeros(draws, dtype=torch.float64)
     for group in groups.unique().tolist():
         members = (groups == group).nonzero().squeeze(1)
-        drawn = members[torch.randint(members.numel(), (draws, members.numel()), generator=generator)]
-        above += (value * weight)[drawn].sum(dim=1)
-        below += weight[drawn].sum(dim=1)
+        size = max(1, members.numel() - 1)
+        drawn = members[torch.randint(members.numel(), (draws, size), generator=generator)]
+        above += (value * weight)[drawn].sum(dim=1) * members.numel() / size
+        below += weight[drawn].sum(dim=1) * members.numel() / size
     return above / below

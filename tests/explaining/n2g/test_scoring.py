@@ -73,6 +73,27 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 175 <= covered <= 199
 
 
+def test_the_standard_error_is_right_for_two_latents_in_each_stratum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(400, 8, generator=generator)
+    strata = [0, 0, 1, 1, 2, 2, 3, 3]
+    stated = [summarise(row, strata, [1.0] * 8, 200, seed).standard_error for seed, row in enumerate(values.tolist())]
+    mean_square = sum((each or 0.0) ** 2 for each in stated) / len(stated)
+    assert mean_square == pytest.approx(1 / 8, rel=0.1)  # resampling two of two would give half of it
+
+
+def test_balanced_f1_is_f1_where_half_of_the_positions_are_active() -> None:
+    active = torch.tensor([[1.0, 1, 1, 1, 0, 0, 0, 0]])
+    simulated = torch.tensor([[1.0, 1, 1, 0, 1, 0, 0, 0]])
+    counted = torch.ones(1, 8, dtype=torch.bool)
+    score = score_latent(active, simulated, counted, torch.ones(1))
+    assert score.f1_balanced == pytest.approx(score.f1)
+    rare = score_latent(*(torch.cat([each, each[:, 4:].repeat(1, 50)], dim=1) for each in (active, simulated)),
+                        torch.ones(1, 208, dtype=torch.bool), torch.ones(1))  # fmt: skip
+    assert rare.f1_balanced == pytest.approx(score.f1_balanced)
+    assert rare.f1 is not None and rare.f1 < 0.2
+
+
 def test_weights_and_undefined_values() -> None:
     summary = summarise([1.0, None, 0.0], [0, 0, 0], [3.0, 100.0, 1.0], 100, 0)
     assert summary.value == 0.75 and summary.n == 2
