@@ -33,13 +33,15 @@ class Ratio(NamedTuple):
     """How a metric is computed from sums by row: a ratio of columns (``a - b`` is a difference of two).
 
     ``kind``: ``exact`` where the metric is the ratio, ``complement`` where it is 1 minus it, ``scaled`` where it is the
-    ratio times a constant of the text and the model. ``table``: where the details hold the sums.
+    ratio times a constant of the text and the model. ``table``: where the details hold the sums. ``minus``: where they hold
+    those of a second ratio of the same columns, which is subtracted.
     """
 
     numerator: str
     denominator: str
     kind: str = "exact"
     table: str = "by_row"
+    minus: str = ""
 
 
 RATIOS: dict[str, Ratio] = {
@@ -77,6 +79,7 @@ RATIOS: dict[str, Ratio] = {
     },
     "ablation.sparsity": Ratio("sparsity", "active", table="by_row.latents"),
     "ablation.sparsity_by_token": Ratio("token_means", "tokens", table="by_row.latents"),
+    "ablation.sparsity_excess": Ratio("sparsity", "active", table="by_row.latents", minus="by_row.random_directions"),
 }
 """Metrics in terms of sums by row of text that their evaluator's details hold."""
 
@@ -129,6 +132,11 @@ def _by_row(result: Result, evaluator: EvaluatorResult, path: str, value: float)
     if ratio is None or sums is None:
         return None
     found = ratio_influence(*sums)
+    if ratio.minus:
+        other = row_ratio(evaluator, ratio._replace(table=ratio.minus))
+        if other is None or other[0].shape != found.shape:
+            return None
+        found = found - ratio_influence(*other)
     if ratio.kind == "complement":
         found = -found
     if ratio.kind == "scaled":

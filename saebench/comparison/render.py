@@ -19,6 +19,7 @@ from saebench.report.content import ARROWS, format_value
 from saebench.report.page import PageTable
 from saebench.report.tables import markdown_cell
 from saebench.results import Metric
+from saebench.results.verdicts import cautions_on, mark_of
 
 MOST_SIDE_BY_SIDE = 4
 """Up to this many results are compared metric by metric; more are compared by the chosen metrics alone."""
@@ -28,7 +29,8 @@ WIDEST_WORDS = 32
 STYLES = {"better": "green", "worse": "red"}
 KEY = (
     "value ± standard error; ↓ lower is better, ↑ higher is better; against the first: ✓ better, ✗ worse, "
-    "≈ within its 95 % interval, ? no verdict: the interval is unknown"
+    "≈ within its 95 % interval, ? no verdict: the interval is unknown; † a metric to be used with care, ‡ one that is no "
+    "evidence, by `saebench audit`"
 )
 
 
@@ -179,7 +181,7 @@ def _heading(comparison: ComparedResults, path: str) -> str:
     evaluators = {
         name for result in comparison.results for name, each in result.evaluators.items() if metric.name in each.metrics
     }
-    return f"{metric.name if len(evaluators) == 1 else path} {ARROWS[metric.direction]}".strip()
+    return f"{metric.name if len(evaluators) == 1 else path} {ARROWS[metric.direction]}".strip() + mark_of(path)
 
 
 def _value(metric: Metric | None) -> str:
@@ -205,10 +207,11 @@ def _warning(comparison: ComparedResults) -> str:
 
 
 def table_key(comparison: ComparedResults) -> str:
-    """The meaning of the marks in the tables, and how differences were paired."""
+    """The meaning of the marks in the tables, how differences were paired, and what an audit says of the chosen metrics."""
+    cautions = " ".join(("", *cautions_on(comparison.metrics)))
     if comparison.differences:
-        return "value ± standard error; no verdicts across benchmarks"
-    return f"{KEY}; {_pairing(comparison)}"
+        return f"value ± standard error; no verdicts across benchmarks.{cautions}"
+    return f"{KEY}; {_pairing(comparison)}.{cautions}"
 
 
 def _pairing(comparison: ComparedResults) -> str:

@@ -17,12 +17,14 @@ from saebench.report.content import ARROWS, format_value
 from saebench.report.figures import Figure, dash, label_text
 from saebench.report.page import PageTable, drawn_figures, templates
 from saebench.results import Metric, Result
+from saebench.results.verdicts import cautions_on, mark_of
 
 FRONTIERS = ("reconstruction.normalised_mse", "downstream.ce_difference", "downstream.kl_divergence")
 BOARD_PAGE = "board.html"
 KEY = (
     "Value ± standard error, and the rank in brackets: 1 and the number of SAEs that are better by a paired test at 5 % "
-    "after Holm's correction over all pairs; SAEs that no test separates share a rank. Trained controls are not ranked."
+    "after Holm's correction over all pairs; SAEs that no test separates share a rank. Trained controls are not ranked, "
+    "and metrics that `saebench audit` did not find sound rank nothing."
 )
 
 
@@ -55,6 +57,7 @@ def render_board(board: Board, home: str, ranked: Collection[str] | None = None)
             key=KEY
             if len(results) <= MOST_RANKED
             else f"Value ± standard error. More than {MOST_RANKED} SAEs are not ranked.",
+            cautions=cautions_on(paths),
             **drawn_figures(figures, home.removesuffix("index.html") + PLOTLY),
         )
     )
@@ -121,7 +124,7 @@ def panel(results: Sequence[Result], names: Sequence[str], path: str, number: in
     better = {"lower": ", lower is better", "higher": ", higher is better"}.get(metric.direction, "")
     return Figure(
         key=f"panel-{number}",
-        title=plain(path),
+        title=plain(path) + mark_of(path),
         caption=plain(f"{metric.description or metric.name}{better}. Bars and bands (controls) are 95 % intervals."),
         summary=plain(f"Scatter plot of {metric.name} over L0 for {', '.join(groups)}, with controls {', '.join(bands)}."),
         traces=traces,
@@ -174,4 +177,4 @@ def _l0_text(result: Result) -> str:
 
 
 def _heading(path: str, metric: Metric) -> str:
-    return plain(f"{path.partition('.')[2]} {ARROWS.get(metric.direction, '')}".strip())
+    return plain(f"{path.partition('.')[2]} {ARROWS.get(metric.direction, '')}".strip()) + mark_of(path)

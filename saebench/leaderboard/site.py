@@ -14,6 +14,7 @@ from saebench.leaderboard.checks import Board, load_boards
 from saebench.leaderboard.entry_page import PLOTLY, render_entry
 from saebench.leaderboard.rows import Row, entry_rows, table_data
 from saebench.report.page import plotly_script, script_json, templates
+from saebench.results.verdicts import carried, sound_metrics
 
 MARKER = "made-by-saebench"
 """A file in the site's folder that marks it as written by saebench, so that a later build may replace it."""
@@ -42,7 +43,8 @@ def build(root: Path, out: Path) -> int:
         shutil.copyfile(path, page.with_suffix(".json"))
     for board in boards:
         if board.submissions:
-            write_text(out / f"{board.address}/{BOARD_PAGE}", render_board(board, "../" * 2 + "index.html"))
+            text = render_board(board, "../" * 2 + "index.html", sound_metrics() if carried() else None)
+            write_text(out / f"{board.address}/{BOARD_PAGE}", text)
     write_text(out / PLOTLY, plotly_script())
     write_text(out / "index.html", render_index([row for row, _, _ in entries], [_describe(board) for board in boards]))
     return len(entries)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from saebench.errors import plain
 from saebench.results import Metric, Result
-from saebench.results.verdicts import verdict_of
+from saebench.results.verdicts import cautions_on
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
 MOST_DECIMALS = 7
@@ -69,14 +69,7 @@ def lines(result: Result) -> Iterator[Line]:
 
 def cautions(result: Result) -> list[str]:
     """A sentence for each of the result's metrics that `saebench audit` did not find sound, the failed ones first."""
-    found = [
-        verdict
-        for evaluator, its in result.evaluators.items()
-        for name in its.metrics
-        if (verdict := verdict_of(evaluator, name)) is not None and verdict.standing in ("not evidence", "use with care")
-    ]
-    found.sort(key=lambda verdict: verdict.standing)  # "not evidence" comes before "use with care"
-    return [f"{each.mark} {plain(each.metric)}: {each.standing}. {plain(each.sentence)}" for each in found]
+    return cautions_on(f"{evaluator}.{name}" for evaluator, its in result.evaluators.items() for name in its.metrics)
 
 
 def format_value(metric: Metric, with_error: bool = True) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Literal
 
+from saebench.errors import plain
 from saebench.parsing import parse_json
 
 Standing = Literal["sound", "use with care", "not evidence", "not known"]
-MARKS: dict[str, str] = {"sound": "✓", "use with care": "~", "not evidence": "✗", "not known": "?"}
+MARKS: dict[str, str] = {"sound": "✓", "use with care": "†", "not evidence": "‡", "not known": "?"}
+DOUBTED: tuple[Standing, ...] = ("not evidence", "use with care")
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,6 @@ class Verdict:
         return MARKS[self.standing]
 
 
-def verdict_of(evaluator: str, metric: str) -> Verdict | None:
-    """The verdict that this version of the package carries; None where the metric was not audited."""
-    return carried().get(f"{evaluator}.{metric}")
-
-
 @cache
 def carried() -> dict[str, Verdict]:
     """Every verdict that the package carries, by ``evaluator.name``; empty where none was written yet."""
@@ -48,6 +46,19 @@ def carried() -> dict[str, Verdict]:
         return {}
     found = parse_json(file.read_text(encoding="utf-8"))
     return {each["metric"]: Verdict(**each) for each in found["verdicts"]}
+
+
+def mark_of(path: str) -> str:
+    """What follows the name of a metric (``evaluator.name``) in tables: a mark where an audit did not find it sound."""
+    found = carried().get(path)
+    return f" {found.mark}" if found is not None and found.standing in DOUBTED else ""
+
+
+def cautions_on(paths: Iterable[str]) -> list[str]:
+    """A sentence for each metric (``evaluator.name``) that an audit did not find sound, the failed ones first."""
+    found = [each for path in dict.fromkeys(paths) if (each := carried().get(path)) and each.standing in DOUBTED]
+    found.sort(key=lambda verdict: DOUBTED.index(verdict.standing))
+    return [f"{each.mark} {plain(each.metric)}: {each.standing}. {plain(each.sentence)}" for each in found]
 
 
 def failed_of(evaluator: str) -> list[Verdict]:

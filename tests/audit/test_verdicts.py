@@ -1,13 +1,18 @@
 """Where verdicts are shown: they are read from the package's data file."""
 
 import json
+import re
 
 import pytest
 
 from saebench import api
+from saebench.comparison.compare import compare
+from saebench.comparison.headline import trained_control
+from saebench.leaderboard.board_page import render_board
+from saebench.leaderboard.checks import load_boards
 from saebench.report.content import cautions
 from saebench.results import Result, verdicts
-from saebench.results.verdicts import Verdict, failed_of, sound_metrics, verdict_of
+from saebench.results.verdicts import Verdict, failed_of, mark_of, sound_metrics
 from tests.test_docs import ROOT
 
 FAILED = Verdict("downstream.kl_divergence", "not evidence", "floors", "Not separated from random.")
@@ -22,15 +27,30 @@ def two_verdicts(monkeypatch):
 
 
 def test_verdicts_by_metric(two_verdicts):
-    assert verdict_of("downstream", "kl_divergence") == FAILED
-    assert verdict_of("downstream", "ce_difference") is None
+    assert mark_of(FAILED.metric) == " ‡"
+    assert mark_of(SOUND.metric) == mark_of("downstream.ce_difference") == ""
     assert (failed_of("downstream"), failed_of("reconstruction")) == ([FAILED], [])
     assert sound_metrics() == ["reconstruction.normalised_mse"]
 
 
 def test_scorecards_say_which_metrics_failed(two_verdicts):
     result = Result.model_validate(json.loads(ENTRY.read_text())["result"])
-    assert cautions(result) == ["✗ downstream.kl_divergence: not evidence. Not separated from random."]
+    assert cautions(result) == ["‡ downstream.kl_divergence: not evidence. Not separated from random."]
+
+
+def test_boards_and_comparisons_mark_them_and_rank_by_sound_metrics_alone(two_verdicts):
+    entries = {path.stem: json.loads(path.read_text()) for path in sorted(ENTRY.parent.glob("*-l0-32.json"))}
+    results = [Result.model_validate(entry["result"]) for entry in entries.values()]
+    board = next(each for each in load_boards(ROOT / "leaderboards") if each.submissions)
+    page = render_board(board, "../../index.html", sound_metrics())
+    table = page[page.index("Ranks") :].replace("<wbr>", "")
+    assert "kl_divergence ↓ ‡" in table and "normalised_mse ↓</th>" in table
+    assert "‡ downstream.kl_divergence: not evidence. Not separated from random." in table
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", table)
+    ranks = [cell for cell in cells if re.search(r"± [\d.]+ \(\d+\)", cell)]
+    assert len(ranks) == sum(not trained_control(each) for each in results)  # of one metric alone
+    words = compare(results[:2]).markdown()
+    assert "kl_divergence ↓ ‡" in words and "‡ downstream.kl_divergence: not evidence." in words
 
 
 def test_evaluate_warns_of_a_failed_headline_metric(two_verdicts, monkeypatch):

@@ -177,7 +177,7 @@ def test_real_results_are_paired_by_rows_and_more_latents_are_better(tiny_result
     assert unpaired == ["ablation.sparsity_by_latent"]  # its units, latents, are others in each autoencoder
     alone = math.hypot(*(result.metric("downstream.ce_spliced").standard_error or 0 for result in found.results))
     assert (verdicts["downstream.ce_spliced"].error or 0) < alone
-    assert "differences are paired by rows of text" in repr(found)
+    assert "differences are paired by rows of text" in " ".join(repr(found).split())
 
 
 def test_tables_name_every_result_and_mark_the_verdicts() -> None:

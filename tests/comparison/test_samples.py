@@ -194,15 +194,19 @@ def test_every_metric_of_the_one_pass_is_its_ratio_of_sums(real_result: Result) 
 
 def ratio_value(found: EvaluatorResult, path: str) -> float:
     ratio = RATIOS[path]
-    rows = found.details
-    for key in ratio.table.split("."):
-        rows = rows[key]
 
-    def total(words: str) -> float:
-        first, *rest = words.split(" - ")
-        return sum(rows[first]) - sum(sum(rows[name]) for name in rest)
+    def of(table: str) -> float:
+        rows = found.details
+        for key in table.split("."):
+            rows = rows[key]
 
-    value = total(ratio.numerator) / total(ratio.denominator)
+        def total(words: str) -> float:
+            first, *rest = words.split(" - ")
+            return float(sum(rows[first]) - sum(sum(rows[name]) for name in rest))
+
+        return total(ratio.numerator) / total(ratio.denominator)
+
+    value = of(ratio.table) - (of(ratio.minus) if ratio.minus else 0.0)
     return 1 - value if ratio.kind == "complement" else value
 
 
