@@ -45,7 +45,7 @@ class Plan:
     evaluators: tuple[str, ...] = BASE + OTHERS
     options: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
-            "ablation": {"tokens": 32}, "explainability": {"latents": 48}, "probe_loss": {"tasks": "planted"}
+            "ablation": {"tokens": 32}, "explainability": {"latents": 32}, "probe_loss": {"tasks": "planted"}
         }
     )  # fmt: skip
     tokens: int = 3072

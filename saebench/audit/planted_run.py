@@ -64,13 +64,16 @@ class PlantedWork:
             for each in train_small(self.world, self._source, run.steps, seed, run.arch, run.n, run.k, run.freeze)
         ]  # fmt: skip
         subjects = [self._subject(each) for each in kept]
-        results = self._run([each.sae for each in kept], DOSE_TEXT, seed, CONTROLS if controls else ())
+        if not controls:
+            return _scored(subjects, self._run([each.sae for each in kept], DOSE_TEXT, seed))
+        last = len(runs[0].steps) - 1  # the others' controls would have other L0, and are not asked for
+        saes = [each.sae for each in kept]
+        results = self._run(saes[:last] + saes[last + 1 :], DOSE_TEXT, seed)
+        results[last:last] = self._run([saes[last]], DOSE_TEXT, seed, CONTROLS)
         scores, failures = _scored(subjects, results)
-        if controls:
-            last = len(runs[0].steps) - 1
-            for name, evaluators in results[last].controls.items():
-                subject = replace(subjects[last], role="control", control=name, sae=f"{name} for seed {seed}")
-                scores += scores_of(subject, evaluators.values())
+        for name, evaluators in results[last].controls.items():
+            subject = replace(subjects[last], role="control", control=name, sae=f"{name} for seed {seed}")
+            scores += scores_of(subject, evaluators.values())
         return scores, failures
 
     def _subject(self, kept: Kept) -> Subject:

@@ -95,6 +95,7 @@ class CleanBatch:
         negentropy: ``[rows, context]``, ``sum(p log p)`` of the clean model.
         cross_entropy: ``[rows, context - 1]`` nats, of the clean model.
         top_token: ``[rows, context]``, its most likely next token.
+        shared: figures of the batch that an evaluator computes once for all autoencoders, by name.
     """
 
     tokens: Tensor
@@ -105,6 +106,7 @@ class CleanBatch:
     negentropy: Tensor | None = None
     cross_entropy: Tensor | None = None
     top_token: Tensor | None = None
+    shared: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

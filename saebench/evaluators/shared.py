@@ -153,7 +153,7 @@ def ablated_losses(cut: Cut, corpus: TokenCorpus, values: dict[str, Tensor], row
     """
     groups = [torch.tensor([row]) for row in range(corpus.tokens.shape[0])]
     if cut.hook_out.is_residual:
-        groups = _rows_by_excluded_past(corpus)
+        groups = rows_by_excluded_past(corpus.tokens, corpus.excluded)
     losses = {name: torch.zeros(corpus.tokens.shape[0], dtype=torch.float64) for name in values}
     for start in range(0, len(groups), rows_per_batch):
         some = groups[start : start + rows_per_batch]
@@ -171,13 +171,13 @@ def ablated_losses(cut: Cut, corpus: TokenCorpus, values: dict[str, Tensor], row
     return found
 
 
-def _rows_by_excluded_past(corpus: TokenCorpus) -> list[Tensor]:
-    """Row numbers, grouped by their excluded positions and by the tokens up to the last of them."""
+def rows_by_excluded_past(tokens: Tensor, excluded: Tensor) -> list[Tensor]:
+    """Row numbers of ``[rows, context]``, grouped by their excluded positions and the tokens up to the last of them."""
     found: dict[tuple[bytes, bytes], list[int]] = {}
-    for index, (tokens, excluded) in enumerate(zip(corpus.tokens, corpus.excluded, strict=True)):
-        places = excluded.nonzero()
-        past = tokens[: int(places[-1]) + 1] if places.numel() else tokens[:0]
-        found.setdefault((excluded.numpy().tobytes(), past.numpy().tobytes()), []).append(index)
+    for index, (own, out) in enumerate(zip(tokens, excluded, strict=True)):
+        places = out.nonzero()
+        past = own[: int(places[-1]) + 1] if places.numel() else own[:0]
+        found.setdefault((out.numpy().tobytes(), past.numpy().tobytes()), []).append(index)
     return [torch.tensor(rows) for rows in found.values()]
 
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saebench.planted.features import PlantedFeatures
 from saebench.sae import SparseAutoencoder
 
 LEAST_COSINE, LEAST_CORRELATION = 0.9, 0.5
@@ -36,18 +35,23 @@ class Recovery:
 
 
 @torch.no_grad()
-def measure(sae: SparseAutoencoder, features: PlantedFeatures, activations: Tensor, code: Tensor) -> Recovery:
-    """The recovery on a sample: ``activations`` ``[tokens, d]`` with their true ``code`` ``[tokens, F]``."""
+def measure(sae: SparseAutoencoder, directions: Tensor, activations: Tensor, code: Tensor) -> Recovery:
+    """The recovery of features with unit ``directions`` ``[F, d]`` on a sample of any synthetic data.
+
+    Args:
+        sae: the autoencoder; ``directions``: the true ones.
+        activations: ``[tokens, d]``; ``code``: their true code, ``[tokens, F]``.
+    """
     latents = sae.encode(activations)
     dense = latents.to_dense()
     live, there = (dense != 0).any(dim=0), (code != 0).any(dim=0)
-    signal = code @ features.directions
+    signal = code @ directions
     rebuilt = sae.decode(latents, activations) - sae.b_dec
     left = (rebuilt - rebuilt.mean(dim=0) - signal + signal.mean(dim=0)).square().sum()
     variance = 1 - float(left / (signal - signal.mean(dim=0)).square().sum())
     if not bool(live.any()):
         return Recovery(0.0, 0.0, 0.0, 0.0, 0.0, variance)
-    cosine = features.directions[there] @ F.normalize(sae.W_dec[live], dim=1).T
+    cosine = directions[there] @ F.normalize(sae.W_dec[live], dim=1).T
     fits = (cosine > LEAST_COSINE) & (_correlation(code[:, there], dense[:, live]) > LEAST_CORRELATION)
     matched = _matching(cosine, fits)
     recall, precision = matched / int(there.sum()), matched / int(live.sum())

@@ -116,7 +116,7 @@ class PlantedWorld:
 
     def recovery(self, sae: SparseAutoencoder, corpus: TokenCorpus) -> Recovery:
         """How much of the true dictionary an autoencoder has."""
-        return measure(sae, self.features, self.activations(corpus), self.code(corpus))
+        return measure(sae, self.features.directions, self.activations(corpus), self.code(corpus))
 
 
 def plant(config: PlantedConfig | None = None) -> PlantedWorld:
