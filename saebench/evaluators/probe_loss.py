@@ -10,62 +10,45 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rich.text import Text
-
-from saebench.errors import SaebenchError
-from saebench.evaluators.base import Evaluator, Measured, Setup
+from saebench.evaluators.base import Measured, Setup
+from saebench.evaluators.over_tasks import Steps, TaskEvaluator
 from saebench.probing.activations import TaskActivations, task_activations
 from saebench.probing.best import best_probe
 from saebench.probing.memory import cached_or_computed, fingerprint
-from saebench.probing.protocol import Protocol, read_protocol
+from saebench.probing.protocol import read_protocol
 from saebench.probing.regressions import dense_baselines, k_sparse
 from saebench.probing.summary import summarise
 from saebench.probing.values import Activations, latent_values
 from saebench.results import EvaluatorResult, Metric
 from saebench.sae import SparseAutoencoder
-from saebench.tasks import Task, TaskData, availability, find_tasks, load_task
+from saebench.tasks import Task, TaskData, load_task
 
 
-class ProbeLoss(Evaluator):
+class ProbeLoss(TaskEvaluator):
     """Best latent of every task, with baselines; finished tasks are cached on disk and not computed again."""
 
     name = "probe_loss"
     version = 1
     description = "Loss of the best one-dimensional probe on a latent, over binary tasks, with dense baselines"
-    option_names = ("tasks",)
-    samples = ("tasks", "missing")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.protocol = read_protocol()
-        self.tasks = requested_tasks(setup, self.protocol)
         self.weights = fingerprint(setup.sae)
         self.bos = setup.corpus.bos != "none" and setup.cut.model.tokenizer.bos_token_id is not None
 
     @classmethod
-    def check(cls, setup: Setup) -> None:
-        """Raise ``SaebenchError`` where an option or a definition is invalid, or no task's data are available."""
-        unknown = sorted(set(setup.options) - set(cls.option_names))
-        if unknown:
-            raise SaebenchError(f"probe_loss has no option {unknown[0]!r}; it has {', '.join(cls.option_names)}.")
-        if setup.data_dir is not None and not setup.data_dir.is_dir():
-            raise SaebenchError(f"There is no data folder {setup.data_dir}: give an existing one with --data-dir.")
-        tasks = requested_tasks(setup, read_protocol())
-        if not any("" in availability(task, setup.data_dir).values() for task in tasks):
-            reasons = "; ".join(dict.fromkeys(availability(tasks[0], setup.data_dir).values()))
-            raise SaebenchError(
-                f"None of the {len(tasks)} requested probing tasks has available data (for {tasks[0].name}: {reasons}): "
-                "make the hub reachable, give a folder with the data with --data-dir, or install sae-probes."
-            )
+    def default_tasks(cls, setup: Setup) -> str:
+        """The protocol's set."""
+        return read_protocol().best.examples.tasks
 
     @classmethod
     def definitions(cls, setup: Setup) -> dict[str, str]:
         """SHA-256 of the protocols and of the requested tasks."""
         protocol = read_protocol()
-        tasks = requested_tasks(setup, protocol)
         return {
             **{f"probes/{name}": sha for name, sha in protocol.sha256.items()},
-            **{f"tasks/{task.name}": task.sha256 for task in tasks},
+            **{f"tasks/{task.name}": task.sha256 for task in cls.requested(setup)},
         }
 
     def compute(self) -> EvaluatorResult:
@@ -74,27 +57,14 @@ class ProbeLoss(Evaluator):
         Raises:
             SaebenchError: none could be probed.
         """
-        found: dict[str, Any] = {}
-        missing: dict[str, str] = {}
-        with self.setup.progress.task("Probing", total=len(self.tasks), unit="tasks") as advance:
-            for task in self.tasks:
-                try:
-                    found[task.name] = self._task(task, advance)
-                except SaebenchError as error:
-                    missing[task.name] = str(error)
-                    advance(1)
-        if not found:
-            raise SaebenchError(f"No task could be probed: {next(iter(missing.values()))}")
-        if missing and self.setup.progress.shown:
-            named = f"{len(missing)} of {len(self.tasks)} probing tasks are missing: {', '.join(missing)}."
-            self.setup.progress.console.print(Text(f"{named} {next(iter(missing.values()))}"))
+        found, missing = self.over_tasks("Probing", self._task)
         exact = isinstance(self.setup.sae, SparseAutoencoder)
         settings = {
             "protocol": self.protocol.model_dump(mode="json", exclude={"sha256"}),
             "values": self.protocol.best.values.of if exact else "activations: the object shows no pre-activations",
             "bos": self.bos,
         }
-        metrics = summarise(found, len(self.tasks), self.protocol)
+        metrics = summarise(found, len(found) + len(missing), self.protocol)
         return self.result(metrics, {"tasks": found, "missing": missing}, settings)
 
     @classmethod
@@ -106,7 +76,7 @@ class ProbeLoss(Evaluator):
     def _task(self, task: Task, advance: Callable[[float], None]) -> dict[str, Any]:
         best, seed = self.protocol.best, self.setup.seed
         data = load_task(task, best.examples.shares, best.examples.most, seed, self.setup.data_dir)
-        activations = _Pooled(self, data, _Steps(advance, sum(map(len, data.parts.values()))))
+        activations = _Pooled(self, data, Steps(advance, sum(map(len, data.parts.values()))))
         acts = activations(best.values.pooling)
         common = {"protocol": self.protocol.sha256, "activations": acts.key, "seed": seed}
         sae = self.setup.sae
@@ -148,18 +118,3 @@ class _Pooled:
             )
             self._advance = lambda amount: None
         return self._found[every]
-
-
-class _Steps:
-    """Converts finished texts to fractions of a task, for the progress bar."""
-
-    def __init__(self, advance: Callable[[float], None], texts: int) -> None:
-        self._advance, self._texts = advance, texts
-
-    def __call__(self, amount: float) -> None:
-        self._advance(amount / self._texts)
-
-
-def requested_tasks(setup: Setup, protocol: Protocol) -> list[Task]:
-    """The tasks: those of the option ``tasks`` (names and sets, with commas), else the protocol's set."""
-    return find_tasks(str(setup.options.get("tasks") or protocol.best.examples.tasks), setup.data_dir)

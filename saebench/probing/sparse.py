@@ -1,0 +1,224 @@
+"""k-sparse probes on latents and on channels, by the protocols ``probes/saebench.toml`` and ``probes/sae-probes.toml``.
+
+Sources: SAEBench 0.6 (``sae_bench/evals/sparse_probing``), sae-probes 0.4 (``run_sae_evals.py``, ``utils_training.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import sparse
+from torch import Tensor
+
+from saebench.definitions import definition_hash, load_definition
+from saebench.errors import SaebenchError
+from saebench.probing.activations import TaskActivations
+from saebench.probing.protocol import Pooling, TextLimits
+from saebench.probing.scores import area_under_curve
+from saebench.probing.values import pool
+from saebench.results.statistics import ratio_estimate
+from saebench.sae import Autoencoder
+
+SPARSE_PROTOCOLS = ("saebench", "sae-probes")
+ROWS_AT_ONCE = 16_384
+VALIDATION_SHARE = 0.2
+"""Of the training texts, on which C is chosen where a protocol gives several."""
+Values = Any
+"""``[texts, width]``: a sparse matrix of scipy, which has no types, or a dense array."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Sizes(_Strict):
+    """The tasks, and the most texts of each class for training and for testing."""
+
+    tasks: str
+    train: int = Field(ge=40)
+    test: int = Field(ge=10)
+
+
+class Probe(_Strict):
+    """How latents are selected and probed."""
+
+    pooling: Pooling
+    select_by: Literal["difference", "relative difference"]
+    k: tuple[int, ...]
+    penalty: Literal["l1", "l2"]
+    C: tuple[float, ...]
+
+
+class SparseProtocol(_Strict):
+    """A protocol of k-sparse probes; ``sha256``: of its file."""
+
+    version: int
+    citation: str
+    examples: Sizes
+    text: TextLimits
+    probe: Probe
+    sha256: str
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of ``load_task``: the validation texts are some of those for training."""
+        total = self.examples.train + self.examples.test
+        train = self.examples.train / total
+        parts = {"train": train * (1 - VALIDATION_SHARE), "validation": train * VALIDATION_SHARE}
+        return {**parts, "test": 1 - sum(parts.values())}
+
+
+def read_sparse_protocol(name: str) -> SparseProtocol:
+    """A protocol by name.
+
+    Raises:
+        SaebenchError: there is none of that name, or its file is invalid.
+    """
+    if name not in SPARSE_PROTOCOLS:
+        raise SaebenchError(f"There is no protocol {name!r} of sparse probing; there are: {', '.join(SPARSE_PROTOCOLS)}.")
+    try:
+        return SparseProtocol(**load_definition("probes", name), sha256=definition_hash("probes", name))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SaebenchError(f"The protocol probes/{name}.toml is invalid: {where}: {first['msg']}.") from error
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The values of a task's texts.
+
+    Attributes:
+        values: ``[texts, width]``, sparse by columns where they are latents.
+        labels, groups: ``[texts]``; ``fit``, ``test``: the texts to train on (those for validation last), and to test on.
+        validation: how many of ``fit`` these are.
+    """
+
+    values: Values
+    labels: NDArray[np.int64]
+    groups: Tensor
+    fit: slice
+    test: slice
+    validation: int
+
+    @staticmethod
+    def of(acts: TaskActivations, values: Values) -> Pooled:
+        """With the labels and parts of ``acts``."""
+        fit = slice(0, acts.sizes["train"] + acts.sizes["validation"])
+        return Pooled(values, acts.labels.numpy(), acts.groups, fit, acts.span("test"), acts.sizes["validation"])
+
+
+def pooled_latents(sae: Autoencoder, acts: TaskActivations, pooling: Pooling) -> Values:
+    """``[texts, latents]``: the latents of each text, averaged over its tokens (or of its last one), sparse.
+
+    Raises:
+        SaebenchError: the maximum over tokens is asked for, which no protocol uses.
+    """
+    if pooling == "max":
+        raise SaebenchError("Sparse probing averages over tokens or reads the last one: pooling by max is not available.")
+    lengths = torch.bincount(acts.owner, minlength=acts.texts).clamp_min(1)
+    parts = []
+    for start in range(0, acts.rows.shape[0], ROWS_AT_ONCE):
+        owner = acts.owner[start : start + ROWS_AT_ONCE]
+        code = sae.encode(acts.rows[start : start + ROWS_AT_ONCE])
+        row, slot = code.active.cpu().nonzero(as_tuple=True)
+        values = code.values.cpu()[row, slot].double() / lengths[owner[row]]
+        at = (owner[row].numpy(), code.indices.cpu()[row, slot].numpy())
+        parts.append(sparse.coo_matrix((values.numpy(), at), shape=(acts.texts, sae.n_latents)).tocsr())
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total.tocsc()
+
+
+def pooled_channels(acts: TaskActivations, pooling: Pooling) -> NDArray[np.float64]:
+    """``[texts, d]``: the activations themselves."""
+    found: NDArray[np.float64] = pool(acts.rows.double(), acts.owner, acts.texts, pooling).numpy()
+    return found
+
+
+def select(pooled: Pooled, settings: Probe) -> NDArray[np.int64]:
+    """The ``max(k)`` columns whose class means on the training texts differ most, in order."""
+    values, labels = pooled.values[pooled.fit], pooled.labels[pooled.fit]
+    means = [np.asarray(values[np.flatnonzero(labels == label)].mean(axis=0)).ravel() for label in (0, 1)]
+    difference = np.abs(means[1] - means[0])
+    if settings.select_by == "relative difference":
+        sums = np.asarray(abs(values).sum(axis=0)).ravel()
+        counts = np.asarray((values != 0).sum(axis=0)).ravel()
+        difference = difference / (sums / (counts + 1e-6) + 1e-6)
+    order: NDArray[np.int64] = np.argsort(-difference, kind="stable")[: max(settings.k)]
+    return order
+
+
+def probe(pooled: Pooled, settings: Probe, seed: int) -> dict[str, Any]:
+    """Probes on the best k columns for each k, and on all.
+
+    Returns:
+        JSON data: by k, and ``all``: ``columns``, ``C``, ``accuracy`` with ``standard_error``, ``auc`` on the test texts.
+    """
+    order = select(pooled, settings)
+    found: dict[str, Any] = {}
+    for k in settings.k:
+        columns = order[:k]
+        found[str(k)] = {"columns": columns.tolist(), **_fitted(pooled, _dense(pooled.values[:, columns]), settings, seed)}
+    found["all"] = _fitted(pooled, pooled.values, settings.model_copy(update={"penalty": "l2"}), seed)
+    return found
+
+
+def _dense(values: Values) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    return found
+
+
+def _fitted(pooled: Pooled, values: Values, settings: Probe, seed: int) -> dict[str, Any]:
+    if sparse.issparse(values):
+        values = values.tocsr()
+    fit, labels = values[pooled.fit], pooled.labels[pooled.fit]
+    strength = settings.C[0]
+    if len(settings.C) > 1:
+        split = len(labels) - pooled.validation
+        tried = [
+            _auc(_regression(fit[:split], labels[:split], C, settings, seed, fit[split:]), labels[split:])
+            for C in settings.C
+        ]
+        strength = settings.C[int(np.argmax(tried))]
+    logits = _regression(fit, labels, strength, settings, seed, values[pooled.test])
+    truth, groups = torch.from_numpy(pooled.labels[pooled.test]), pooled.groups[pooled.test]
+    right = ((logits > 0) == (truth == 1)).double()
+    _, numbers = groups.unique(return_inverse=True)
+    sums = torch.zeros(2, int(numbers.max()) + 1, dtype=torch.float64)
+    sums[0].index_add_(0, numbers, right)
+    sums[1].index_add_(0, numbers, torch.ones_like(right))
+    accuracy = ratio_estimate(sums[0], sums[1])
+    return {"C": strength, "accuracy": accuracy.value, "standard_error": accuracy.standard_error,
+            "auc": area_under_curve(logits, truth)}  # fmt: skip
+
+
+def _auc(logits: Tensor, labels: NDArray[np.int64]) -> float:
+    found = area_under_curve(logits, torch.from_numpy(labels))
+    return 0.5 if found is None or math.isnan(found) else found
+
+
+def _regression(
+    values: Values, labels: NDArray[np.int64], strength: float, settings: Probe, seed: int, others: Values
+) -> Tensor:
+    """``[texts]`` float64: logits of ``others``."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, max_iter=1000)
+    if settings.penalty == "l1":
+        model = LogisticRegression(C=strength, l1_ratio=1.0, solver="saga", max_iter=1000, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # weak penalties on separable texts: the originals stop there too
+        model.fit(values, labels)
+    return torch.from_numpy(np.asarray(model.decision_function(others), dtype=np.float64))
