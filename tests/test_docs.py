@@ -21,6 +21,7 @@ from saebench.evaluators.progressive import Progressive
 from saebench.evaluators.shrinkage import Shrinkage
 from saebench.explaining.n2g.baselines import BASELINES
 from saebench.probing.protocol import read_protocol
+from saebench.probing.sparse import read_sparse_protocol
 from saebench.sae import SparseAutoencoder
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,8 @@ def expanded(name: str) -> list[str]:
     """The metrics that a row with a placeholder stands for."""
     if name.startswith("BASELINE_"):
         return [name.replace("BASELINE", each) for each in BASELINES]
+    if "_K_" in name:
+        return [name.replace("_K_", f"_{k}_") for k in read_sparse_protocol("saebench").probe.k]
     if name.endswith("_K"):
         return [f"{name[:-1]}{k}" for k in read_protocol().k_sparse.probe.k]
     return [name]
