@@ -13,6 +13,7 @@ from torch import Tensor
 from saebench.evaluators.first_letter.protocol import FirstLetterProtocol, PromptSection
 from saebench.explaining.n2g.packing import END, Texts, run_texts, tree_trouble
 from saebench.lm import Cut
+from saebench.lm.positions import last_tokens, tokens_of
 from saebench.probing.memory import tensors_cached_or_computed
 from saebench.progress import Progress
 
@@ -103,17 +104,14 @@ def _prompts(words: Sequence[str], prompt: PromptSection, tokenizer: Any, genera
         others = [words[index] for index in order if words[index] not in taken][: prompt.examples]
         shown = "".join(f"\n{before}{word}{after} {first_letter(word).upper()}" for word in others)
         context = f"{shown}\n{before}"
-        ends = _encode(tokenizer, [f"{context}{word}" for word in group])
-        wholes = _encode(tokenizer, [f"{context}{word}{after}" for word in group])
-        shared = _encode(tokenizer, [context])[0]
-        for end, whole in zip(ends, wholes, strict=True):
-            ends_a_token = whole[: len(end)] == end and end[: len(shared)] == shared and len(end) > len(shared)
-            found.append(end if ends_a_token else None)
+        wholes = last_tokens(
+            tokenizer, [f"{context}{word}" for word in group], [f"{context}{word}{after}" for word in group]
+        )
+        shared = tokens_of(tokenizer, [context])[0]
+        for whole in wholes:
+            end = [] if whole is None else whole[0][: whole[1] + 1]
+            found.append(end if end[: len(shared)] == shared and len(end) > len(shared) else None)
     return found
-
-
-def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return [list(each) for each in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
 def _activations(cut: Cut, texts: list[list[int]], progress: Progress) -> tuple[Tensor, str | None]:
