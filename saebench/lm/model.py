@@ -58,6 +58,10 @@ class Prefix:
     outputs: Tensor
     residual: Tensor
 
+    def rows(self, selection: Tensor) -> Prefix:
+        """Some rows of the batch."""
+        return Prefix(*(each[selection] for each in (self.tokens, self.inputs, self.outputs, self.residual)))
+
 
 class LanguageModel:
     """A causal language model that TransformerLens can bridge, in evaluation mode, without gradients.
