@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from saebench.evaluators.forgetting.questions import Asked, Asker, batches, padded
 from saebench.lm import Cut
-from saebench.sae import Autoencoder, SparseAutoencoder
+from saebench.sae import Autoencoder, SparseAutoencoder, SparseLatents
 
 
 def active_share(sae: Autoencoder, activations: Iterable[Tensor]) -> Tensor:
@@ -29,6 +30,19 @@ def forget_latents(forget: Tensor, retain: Tensor, threshold: float) -> Tensor:
     """
     score = torch.where(retain < threshold, forget, 0.0)
     return score.argsort(descending=True, stable=True)[: int((score > 0).sum())]
+
+
+def clamp_change(sae: SparseAutoencoder, code: SparseLatents, chosen: Tensor, clamp: float) -> Tensor:
+    """``[tokens, d_out]``: what setting the ``chosen`` slots (``[tokens, slots]`` bool) to minus ``clamp`` adds.
+
+    ``clamp`` is in units of a decoder row of norm 1.
+    """
+    if code.indices.shape[1] == 0:
+        return code.values.new_zeros(code.indices.shape[0], sae.d_out)
+    values = code.values if code.factor is None else code.values * code.factor
+    norm = sae.W_dec.float().norm(dim=1)
+    weights = torch.where(chosen, -clamp - values * norm[code.indices], 0.0) / norm[code.indices].clamp_min(1e-30)
+    return F.embedding_bag(code.indices, sae.W_dec.float(), per_sample_weights=weights, mode="sum")
 
 
 @torch.no_grad()
@@ -51,23 +65,19 @@ def clamped_answers(
         advance: called with the number of questions of each batch.
     """
     right = torch.ones(len(settings), len(asked), dtype=torch.bool)
-    unit = torch.nn.functional.normalize(sae.W_dec.float(), dim=1)
-    norm = sae.W_dec.float().norm(dim=1)
     for batch in batches(asked):
         some = [asked[at] for at in batch]
         tokens, last = padded(some)
         prefix = cut.prefix(tokens)
         code = sae.encode(prefix.inputs.flatten(0, 1).float())
-        values = code.values if code.factor is None else code.values * code.factor
         places = torch.arange(tokens.shape[1]).expand_as(tokens)
-        live = ((places > 0) & (places <= last.unsqueeze(1))).flatten().to(values.device)
+        live = ((places > 0) & (places <= last.unsqueeze(1))).flatten().to(code.values.device)
         for number, (latents, clamp) in enumerate(settings):
-            chosen = torch.isin(code.indices, latents.to(code.indices.device)) & (values > 0) & live.unsqueeze(1)
+            chosen = torch.isin(code.indices, latents.to(code.indices.device)) & (code.values > 0) & live.unsqueeze(1)
             rows = chosen.any(dim=1).view(len(some), -1).any(dim=1).nonzero().flatten()
             if not rows.numel():
                 continue
-            weights = torch.where(chosen, -clamp - values * norm[code.indices], 0.0)
-            change = torch.nn.functional.embedding_bag(code.indices, unit, per_sample_weights=weights, mode="sum")
+            change = clamp_change(sae, code, chosen, clamp)
             outputs = (prefix.outputs + change.view(*tokens.shape, -1).to(prefix.outputs.dtype))[rows]
             where, ends = rows.cpu(), last[rows.cpu()]
             logits = cut.suffix(outputs, prefix.rows(rows))

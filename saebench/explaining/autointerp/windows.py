@@ -57,7 +57,7 @@ def choose_windows(
     random = np.random.default_rng([seed, latent])
     inside = (places % context >= window.before) & (places % context < context - window.after)
     centres, strengths = places[inside], values[inside]
-    top = _top(centres.tolist(), strengths, of.top + scoring.top, context, window.before)
+    top = strongest_apart(centres.tolist(), strengths, of.top + scoring.top, context, window.before)
     if len(top) < of.top + scoring.top:
         return f"only {len(top)} activations lie apart from each other and from the ends of rows"
     weakest = float(strengths[top].min())
@@ -80,7 +80,7 @@ def choose_windows(
     return Windows(latent, threshold, shown, [asked[index] for index in random.permutation(len(asked))])
 
 
-def _top(centres: Sequence[int], strengths: Tensor, count: int, context: int, reach: int) -> list[int]:
+def strongest_apart(centres: Sequence[int], strengths: Tensor, count: int, context: int, reach: int) -> list[int]:
     """Indices of the strongest of ``centres``, none within ``reach`` positions of a stronger one in its row."""
     chosen: list[int] = []
     taken: set[int] = set()
