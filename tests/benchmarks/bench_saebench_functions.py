@@ -229,7 +229,7 @@ def _other_rows(
     places = [int(centres[index]) for index in strongest_apart(centres.tolist(), dense.flatten()[centres], 12, 64, 10)]
     same = places == (theirs["largest"][:, 0] * 64 + theirs["largest"][:, 1]).tolist()
     return [
-        Row("unlearning: latents of the text to forget", "the same" if top == record["top_latents"] else "differ", "the same",
+        Row("unlearning: latents to clamp", "the same" if top == record["top_latents"] else "differ", "the same",
             f"lists of {len(top[0])} and {len(top[1])} latents, in order"),
         Row("unlearning: clamped activations", f"{difference:.1e}", "1e-3", "largest difference, clamp 25"),
         Row("autointerp: strongest windows apart", "the same" if same else "differ", "the same", "12 of 60 rows of 64"),
