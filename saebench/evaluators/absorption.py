@@ -60,7 +60,7 @@ class Absorption(Evaluator):
             )
 
     @classmethod
-    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+    def definitions(cls, setup: Setup) -> dict[str, str]:
         """The protocol's file."""
         return {f"probes/{NAME}": read_first_letter_protocol().sha256}
 

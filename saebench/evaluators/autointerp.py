@@ -64,7 +64,7 @@ class AutoInterp(StreamingEvaluator):
             client.check()
 
     @classmethod
-    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+    def definitions(cls, setup: Setup) -> dict[str, str]:
         """The protocol and its prompts."""
         return definitions_used()
 

@@ -69,7 +69,7 @@ class Ravel(Evaluator):
             )
 
     @classmethod
-    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+    def definitions(cls, setup: Setup) -> dict[str, str]:
         """The protocol's file."""
         return {f"probes/{NAME}": read_ravel_protocol().sha256}
 

@@ -97,9 +97,9 @@ class Unlearning(Evaluator):
             raise SaebenchError("The evaluator unlearning needs an autoencoder that reads single tokens: leave it out.")
 
     @classmethod
-    def definitions(cls, options: Mapping[str, Any]) -> dict[str, str]:
+    def definitions(cls, setup: Setup) -> dict[str, str]:
         """The protocol and the pair."""
-        pair = str(options.get("pair", DEFAULT_PAIR))
+        pair = str(setup.options.get("pair", DEFAULT_PAIR))
         return {f"probes/{NAME}": read_unlearning_protocol().sha256, f"{PAIRS}/{pair}": definition_hash(PAIRS, pair)}
 
     def __init__(self, setup: Setup) -> None:
