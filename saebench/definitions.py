@@ -9,11 +9,11 @@ from typing import Any
 from saebench.errors import SaebenchError
 from saebench.parsing import parse_toml
 
-KINDS = ("tasks", "probes", "explain")
+KINDS = ("tasks", "tasks/unlearning", "probes", "explain")
 
 
 def definition_folder(kind: str) -> Path:
-    """The folder ``tasks``, ``probes`` or ``explain``: of the checkout, else the copy in the wheel."""
+    """The folder of a kind, one of ``KINDS``: of the checkout, else the copy in the wheel."""
     if kind not in KINDS:
         raise ValueError(f"there are definitions of {', '.join(KINDS)}, not of {kind}")
     package = Path(__file__).resolve().parent

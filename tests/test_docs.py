@@ -28,7 +28,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 METRICS = ROOT / "tests/fixtures/metrics_of_a_result.json"
 """Unit and direction of every metric of one real result with all built-in evaluators, by evaluator."""
-EVALUATORS = sorted(name for name, each in installed_evaluators().items() if each.__module__.startswith("saebench."))
+SUITE = ROOT / "docs/saebench-suite.md"
+"""SAEBench's evaluations have a section each in this page instead of a page of their own."""
+EVALUATORS = sorted(
+    name
+    for name, each in installed_evaluators().items()
+    if each.__module__.startswith("saebench.") and f"\n## {name}\n" not in SUITE.read_text(encoding="utf-8")
+)
 HEADINGS = ["Question", "Definition", "Metrics", "Settings", "Cost", "Pitfalls"]
 FOLDERS = "saebench|tests|docs|tasks|probes|explain|leaderboards"
 

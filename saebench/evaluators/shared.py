@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from saebench.results.statistics import RowSums
 if TYPE_CHECKING:
     from saebench.text.corpus import TokenCorpus
 
+T = TypeVar("T")
 LOGIT_CHUNK = 32
 """Rows of logits processed at once: 6 MiB at a vocabulary of 49,152, so that passes over them stay in the cache."""
 
@@ -126,6 +127,17 @@ class Shared:
     frequency_bin: Tensor
     frequency_edges: list[int]
     ablated: dict[str, RowSums] = field(default_factory=dict)
+    _once: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, key: str, compute: Callable[[], T]) -> T:
+        """What ``compute`` returns, computed for the first autoencoder that needs it.
+
+        ``key`` names all that it depends on besides the language model, the hook and the text.
+        """
+        if key not in self._once:
+            self._once[key] = compute()
+        found: T = self._once[key]
+        return found
 
 
 def make_shared(corpus: TokenCorpus, vocabulary: int, parts: Mapping[str, slice] | None = None) -> Shared:

@@ -58,6 +58,10 @@ class Prefix:
     outputs: Tensor
     residual: Tensor
 
+    def rows(self, selection: Tensor) -> Prefix:
+        """Some rows of the batch."""
+        return Prefix(*(each[selection] for each in (self.tokens, self.inputs, self.outputs, self.residual)))
+
 
 class LanguageModel:
     """A causal language model that TransformerLens can bridge, in evaluation mode, without gradients.
@@ -310,6 +314,10 @@ class Cut:
 
     @torch.no_grad()
     def suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
+        """As ``differentiable_suffix``, without gradients."""
+        return self.differentiable_suffix(outputs, prefix, cache)
+
+    def differentiable_suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
         """Replace the activations at ``hook_out`` by ``outputs`` and run the layers above.
 
         Args:
@@ -323,7 +331,7 @@ class Cut:
         outputs = outputs.to(self.model.dtype)
         if self._outputs_are_residual:
             return self._from_residual(outputs, prefix.tokens, [], cache)
-        return self._from_residual(prefix.residual, prefix.tokens, self._replacing(outputs, prefix), cache)
+        return self._from_residual(prefix.residual, prefix.tokens, self.replacing(outputs, prefix), cache)
 
     def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions, cache: Any) -> Tensor:
         if self._start == 0:  # no block below returns the residual: insert it at the first block's input
@@ -338,7 +346,7 @@ class Cut:
         """The first block that the suffix runs."""
         return self._start
 
-    def _replacing(self, outputs: Tensor, prefix: Prefix) -> HookFunctions:
+    def replacing(self, outputs: Tensor, prefix: Prefix) -> HookFunctions:
         """Hooks that put ``outputs`` (``[batch, position, d_out]``) in place, at every place that is written."""
         hooks: HookFunctions = []
         widths = [part.stop - part.start for part in self.parts.values()] or [outputs.shape[-1]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from saebench.files import cache_folder, write_safetensors
 from saebench.lm import Cut
 from saebench.lm.batching import batches_by_length
+from saebench.probing.memory import read_tensors
 from saebench.probing.protocol import Pooling, TextLimits
 from saebench.results import canonical_hash
 from saebench.tasks import TaskData
@@ -90,7 +90,7 @@ def task_activations(
         }
     )  # fmt: skip
     folder, name = cache_folder() / "probing" / "activations", f"{key}.safetensors"
-    tensors = _read(folder / name) if known else None
+    tensors = read_tensors(folder / name) if known else None
     if tensors is None:
         tensors = run_texts(cut, [example.text for example in examples], limits, every, bos, advance)
         if known:
@@ -143,13 +143,3 @@ def _any_token(tokenizer: object) -> int:
     """For a text that the tokenizer turns into no token: the end-of-text token, else the first of the vocabulary."""
     end = getattr(tokenizer, "eos_token_id", None)
     return end if isinstance(end, int) else 0
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
-        return None  # absent, or truncated by a full disk: it is computed again

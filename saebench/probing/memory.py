@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saebench.files import cache_folder, write_text
+from saebench.files import cache_folder, write_safetensors, write_text
 from saebench.results import canonical_hash
 from saebench.sae import Autoencoder, ForeignAutoencoder, SparseAutoencoder
 
@@ -37,6 +37,38 @@ def cached_or_computed(key: dict[str, Any] | None, compute: Callable[[], dict[st
     data = compute()
     write_text(path, json.dumps(data, allow_nan=False))
     return json.loads(json.dumps(data)), False  # the same types whether it was computed or read
+
+
+def tensors_cached_or_computed(
+    folder: str, key: dict[str, Any] | None, compute: Callable[[], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], str | None]:
+    """``(tensors, the hash of the key)``, from a safetensors file in the cache where there is one.
+
+    Args:
+        folder: below the cache folder's ``probing``.
+        key: everything that determines the tensors; nothing is cached without one.
+        compute: called where they are not in the cache.
+    """
+    if key is None:
+        return compute(), None
+    name = canonical_hash({"version": VERSION, **key})
+    place = cache_folder() / "probing" / folder
+    tensors = read_tensors(place / f"{name}.safetensors")
+    if tensors is None:
+        tensors = compute()
+        write_safetensors(tensors, place, f"{name}.safetensors")
+    return tensors, name
+
+
+def read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file; None where it is absent, or truncated by a full disk: they are computed again."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None
 
 
 def _folder() -> Path:

@@ -90,7 +90,8 @@ class Activations:
         if self._encoded is None or self._encoded[0] is not rows:
             device = self.sae.W_enc.device if isinstance(self.sae, SparseAutoencoder) else rows.device
             code = self.sae.encode(rows.to(device))
-            self._encoded = rows, SparseLatents(code.indices.cpu(), code.values.float().cpu(), code.n_latents)
+            factor = None if code.factor is None else code.factor.cpu()
+            self._encoded = rows, SparseLatents(code.indices.cpu(), code.values.float().cpu(), code.n_latents, factor=factor)
         return self._encoded[1]
 
     def chunks(self, rows: Tensor, owner: Tensor, texts: int) -> Iterator[Tensor]:

@@ -156,11 +156,16 @@ def lookup(row: Row, name: str) -> Any:
 
 def _read_local(task: Task, data_dir: Path | None) -> tuple[str, list[Row]]:
     assert data_dir is not None
-    rows = [row for name in task.local for row in _json_lines(inside(data_dir, name), name)]
+    rows = [row for name in task.local for row in json_lines(inside(data_dir, name), name)]
     return f"data folder: {', '.join(task.local)}", rows
 
 
-def _json_lines(path: Path, name: str) -> Iterator[Row]:
+def json_lines(path: Path, name: str) -> Iterator[Row]:
+    """The rows of a file of JSON lines; ``name`` is for messages.
+
+    Raises:
+        SaebenchError: it is not readable, or a line is no JSON object.
+    """
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):

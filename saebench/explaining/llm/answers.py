@@ -65,6 +65,12 @@ class Simulation(_Form):
     activations: list[SimulatedToken]
 
 
+class ActiveTexts(_Form):
+    """Numbers of the texts in which a latent is active, from 1."""
+
+    active: list[int]
+
+
 Form = TypeVar("Form", bound=BaseModel)
 _REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL)

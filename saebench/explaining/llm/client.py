@@ -93,7 +93,7 @@ class ChatClient:
                 raise self._error(f"did not answer within {self.limits.timeout:g} seconds: is it overloaded?") from error
             except APIConnectionError as error:
                 raise SaebenchError(
-                    f"Nothing answers at {self.endpoint.url}: start the server, or correct --{self.endpoint.role}-url."
+                    f"Nothing answers at {self.endpoint.url}: start the server, or correct {self.endpoint.option('url')}."
                 ) from error
             except _Refused as refused:
                 dialect = _simpler(dialect, refused.text)
@@ -225,13 +225,13 @@ class ChatClient:
 
     def _raise_if_final(self, error: APIStatusError) -> None:
         """Raise errors that a retry cannot resolve."""
-        status, role = error.status_code, self.endpoint.role
+        status, option = error.status_code, self.endpoint.option
         if status in (401, 403):
             name = self.endpoint.key_variable
             raise self._error(f"rejects the key ({status}): set the environment variable {name} to a valid one.")
         if status == 404:
             raise self._error(
-                f"has no model {self.endpoint.model!r} or address (404): correct --{role}-model or --{role}-url."
+                f"has no model {self.endpoint.model!r} or address (404): correct {option('model')} or {option('url')}."
             )
         if getattr(error, "code", None) == "insufficient_quota":
             raise self._error("says that the account has no credit left (insufficient_quota).")

@@ -23,6 +23,7 @@ class Endpoint:
         price_in: price of a million tokens of prompts, None if unknown; ``price_out`` of a million of answers.
         price_out: see ``price_in``.
         role: ``explainer`` or ``scorer``, for messages.
+        options: in front of the names ``url``, ``model``, ``key`` and ``price`` where they are given, for messages.
     """
 
     url: str
@@ -31,26 +32,31 @@ class Endpoint:
     price_in: float | None = None
     price_out: float | None = None
     role: str = "explainer"
+    options: str = ""
+
+    def option(self, name: str) -> str:
+        """How the user gives one of this endpoint's settings."""
+        return f"{self.options or f'--{self.role}-'}{name}"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):  # it may be a key: it is not repeated
-            raise SaebenchError(f"--{self.role}-key must be the name of an environment variable that holds the key.")
+            raise SaebenchError(f"{self.option('key')} must be the name of an environment variable that holds the key.")
         try:
             parts = urlsplit(self.url)
             named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             named = False
         if not named:
-            raise SaebenchError(f"--{self.role}-url must be an address such as http://localhost:8000/v1.")
+            raise SaebenchError(f"{self.option('url')} must be an address such as http://localhost:8000/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise SaebenchError(
-                f"--{self.role}-url must be a plain address: a key belongs in the variable {self.key_variable}."
+                f"{self.option('url')} must be a plain address: a key belongs in the variable {self.key_variable}."
             )
         if not self.model.strip():
-            raise SaebenchError(f"--{self.role}-model is empty: give the model's name at the endpoint.")
+            raise SaebenchError(f"{self.option('model')} is empty: give the model's name at the endpoint.")
         if any(price is not None and not 0 <= price < float("inf") for price in (self.price_in, self.price_out)):
             raise SaebenchError(
-                f"--{self.role}-price must be two prices of 0 or more for a million tokens, as in 0.15,0.60."
+                f"{self.option('price')} must be two prices of 0 or more for a million tokens, as in 0.15,0.60."
             )
 
     @property

@@ -7,30 +7,30 @@ from collections.abc import Iterable, Sequence
 
 from saebench.explaining.llm.answers import Explanation
 from saebench.explaining.llm.endpoint import Prompt
-from saebench.explaining.llm.protocol import Protocol, make_prompt
+from saebench.explaining.llm.protocol import Protocol, WindowSection, make_prompt
 from saebench.explaining.llm.windows import Material, Window
 
 
-class Writer:
+class WindowWriter:
     """Writes windows as text.
 
     Args:
         vocabulary: each token as text.
-        protocol: defines the marks.
+        marks: the marks.
     """
 
-    def __init__(self, vocabulary: Sequence[str], protocol: Protocol) -> None:
-        self.vocabulary, self.protocol = vocabulary, protocol
+    def __init__(self, vocabulary: Sequence[str], marks: WindowSection) -> None:
+        self.vocabulary, self.marks = vocabulary, marks
 
     def pieces(self, window: Window) -> list[str]:
         """Its tokens: line breaks written as ``\\n``, the marks' own characters replaced, ``<s>`` written as ``[s]``."""
-        marks = self.protocol.window
+        marks = self.marks
         shown = {"\n": "\\n", "\r": "\\r", marks.open: "<", marks.close: ">"}
         return [_replaced(_escape_control_tokens(self.vocabulary[token]), shown) for token in window.tokens]
 
     def text(self, window: Window, marked: Iterable[int] = ()) -> str:
         """The window in one line; runs of marked tokens are enclosed in marks."""
-        marks, positions = self.protocol.window, set(marked)
+        marks, positions = self.marks, set(marked)
         text = ""
         for index, piece in enumerate(self.pieces(window)):
             inside = index in positions
@@ -40,6 +40,14 @@ class Writer:
             if inside and index + 1 not in positions:
                 text += marks.close
         return text.strip(" ")
+
+
+class Writer(WindowWriter):
+    """As ``WindowWriter``, with the marks of a protocol."""
+
+    def __init__(self, vocabulary: Sequence[str], protocol: Protocol) -> None:
+        super().__init__(vocabulary, protocol.window)
+        self.protocol = protocol
 
 
 def explanation_prompt(material: Material, writer: Writer) -> Prompt:

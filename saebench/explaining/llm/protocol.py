@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -160,19 +160,29 @@ def load_protocol(tests: Sequence[str] | None = None) -> Protocol:
 def make_prompt(protocol: Protocol, kind: str, form: type[BaseModel], **variables: Any) -> Prompt:
     """A question from its template ``explain/prompts/<kind>.jinja``, with its size estimated."""
     common = {"open": protocol.window.open, "close": protocol.window.close, "scale": protocol.simulation.scale}
-    template = _template(kind)
-    context = template.new_context(common | variables)
-    system, user = ("".join(template.blocks[part](context)).strip() for part in ("system", "user"))
+    system, user = render(kind, common | variables)
     size = (len(system) + len(user)) / protocol.estimate.characters_per_token
     return Prompt(kind, system, user, form, size, protocol.estimate.answer_tokens[kind])
 
 
+def render(kind: str, variables: Mapping[str, Any]) -> tuple[str, str]:
+    """``(system, user)`` of the template ``explain/prompts/<kind>.jinja``."""
+    template = _template(kind)
+    context = template.new_context(dict(variables))
+    system, user = ("".join(template.blocks[part](context)).strip() for part in ("system", "user"))
+    return system, user
+
+
+def prompt_hashes(kinds: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the prompts of these kinds, by path."""
+    folder = definition_folder("explain") / "prompts"
+    prompts = {f"explain/prompts/{kind}.jinja": (folder / f"{kind}.jinja").read_bytes() for kind in kinds}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in prompts.items()}
+
+
 def definitions_used() -> dict[str, str]:
     """SHA-256 of the definition and of every prompt."""
-    folder = definition_folder("explain") / "prompts"
-    prompts = {f"explain/prompts/{kind}.jinja": (folder / f"{kind}.jinja").read_bytes() for kind in KINDS}
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in prompts.items()}
-    return {"explain/llm": definition_hash("explain", "llm")} | hashes
+    return {"explain/llm": definition_hash("explain", "llm")} | prompt_hashes(KINDS)
 
 
 @cache

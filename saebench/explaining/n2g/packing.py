@@ -7,6 +7,7 @@ sequence in which each token attends to its ancestors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ END = -1
 
 SMALLEST_PACK = 64
 """Tokens of a tree; three times the length of its texts where that is more. Attention's cost grows with the square."""
+
+TOKENS_PER_BATCH = 2048
 
 WASTE = 128
 """Maximum padding tokens of a batch: about the cost of a separate batch."""
@@ -132,6 +135,19 @@ def run_packed(cut: Cut, packs: list[Pack]) -> Tensor:
         assert each.positions is not None and each.visible is not None
         positions[row, :nodes], visible[row, :nodes, :nodes] = each.positions, each.visible
     return cut.inputs_at(tokens, rows, ends, visible, positions)
+
+
+def run_texts(cut: Cut, texts: Texts, trees: bool) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Indices of texts, activations (``[some, d_in]`` float32) at their last tokens, and the tokens run, in batches.
+
+    ``trees``: whether texts with common prefixes are run as trees; see ``tree_trouble``.
+    """
+    packs = texts.trees() if trees else texts.chains()
+    numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
+    for some in batch_packs(packs, TOKENS_PER_BATCH):
+        group = [packs[each] for each in some]
+        tokens = sum(each.tokens.numel() for each in group)
+        yield torch.cat([numbers[each] for each in some]), run_packed(cut, group).float(), tokens
 
 
 @torch.no_grad()

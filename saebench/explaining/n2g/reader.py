@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saebench.explaining.n2g.packing import Texts, batch_packs, run_packed, tree_trouble
+from saebench.explaining.n2g.packing import Texts, run_texts, tree_trouble
 from saebench.lm import Cut
 from saebench.notices import notice
 from saebench.sae import Autoencoder, SparseAutoencoder
 from saebench.sae.activations import Elementwise
-
-TOKENS_PER_BATCH = 2048
 
 
 class LatentReader:
@@ -54,7 +52,8 @@ class LatentReader:
         unique, inverse = torch.unique(table, dim=0, return_inverse=True)
         texts = Texts(unique if self.bos is None else F.pad(unique, (1, 0), value=self.bos))
         found = torch.zeros(table.shape[0], dtype=torch.float64)
-        for numbers, x in self._activations(texts):
+        for numbers, x, tokens in run_texts(self.cut, texts, self.trees):
+            self.tokens += tokens
             places = torch.full((unique.shape[0],), -1)
             places[numbers] = torch.arange(numbers.numel())
             readings = (places[inverse] >= 0).nonzero().squeeze(1)
@@ -63,15 +62,6 @@ class LatentReader:
         self.asked += table.shape[0]
         self.texts += unique.shape[0]
         return found
-
-    def _activations(self, texts: Texts) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices of texts and activations (``[some, d_in]`` float32) at their last tokens, in batches."""
-        packs = texts.trees() if self.trees else texts.chains()
-        numbers = torch.arange(texts.lengths.numel()).split([each.ends.numel() for each in packs])
-        for some in batch_packs(packs, TOKENS_PER_BATCH):
-            group = [packs[each] for each in some]
-            self.tokens += sum(each.tokens.numel() for each in group)
-            yield torch.cat([numbers[each] for each in some]), run_packed(self.cut, group).float()
 
     def _values(self, x: Tensor, places: Tensor, latents: Tensor) -> Tensor:
         """``[readings]``: of activations ``x`` (``[texts, d]``), latent ``latents[i]`` at text ``places[i]``."""

@@ -135,7 +135,7 @@ def test_readings_do_not_depend_on_how_texts_are_run(
     packed = reader.read(table, latents, batches.append)
     assert reader.asked == sum(batches) == 200 and reader.texts < 200 and reader.tokens < 200 * 4
     reader.trees = False
-    monkeypatch.setattr("saebench.explaining.n2g.reader.TOKENS_PER_BATCH", 20)
+    monkeypatch.setattr("saebench.explaining.n2g.packing.TOKENS_PER_BATCH", 20)
     assert torch.allclose(reader.read(table, latents), packed, atol=1e-5)
     for row, latent, value in zip(table, latents.tolist(), packed.tolist(), strict=True):
         text = F.pad(row[row != END], (1, 0), value=1)

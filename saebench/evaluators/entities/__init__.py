@@ -1,0 +1,1 @@
+"""RAVEL: prompts about attributes of entities, and interventions on the latents of an attribute."""

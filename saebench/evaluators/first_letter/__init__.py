@@ -1,0 +1,1 @@
+"""The first letter of a word: prompts, probes on activations and latents, and absorption."""

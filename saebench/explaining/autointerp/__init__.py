@@ -1,0 +1,1 @@
+"""SAEBench's automated interpretation of latents: which windows does an explanation fit?"""

@@ -1,0 +1,254 @@
+"""RAVEL on a model with known facts, and its parts against slow, dense versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import saebench
+from saebench.errors import SaebenchError
+from saebench.evaluators.base import Measured
+from saebench.evaluators.entities.answers import is_right
+from saebench.evaluators.entities.data import Prompt, load_prompts
+from saebench.evaluators.entities.mask import Swaps, train_mask
+from saebench.evaluators.entities.pairs import Pairs, known_prompts, make_pairs
+from saebench.evaluators.entities.protocol import read_ravel_protocol
+from saebench.evaluators.ravel import Ravel
+from saebench.lm import Cut, LanguageModel
+from saebench.lm.generation import generate
+from saebench.results import EvaluatorResult
+from saebench.sae import SparseAutoencoder
+from tests.evaluators.entity_world import CLASSES, EntityWorld, entity_world
+
+MakeSae = Callable[..., SparseAutoencoder]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def world(folder: Path) -> EntityWorld:
+    return entity_world(folder)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAEBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "facts"))
+
+
+def run(world: EntityWorld, folder: Path, sae: Any, **options: int) -> EvaluatorResult:
+    card = saebench.evaluate(
+        sae, model=world.model, corpus=world.corpus, evaluators=["ravel"], progress=False, data_dir=folder,
+        options={"ravel": options},
+    )  # fmt: skip
+    assert card.result.failures == {}
+    return card.result.evaluators["ravel"]
+
+
+def values(found: EvaluatorResult) -> dict[str, float | None]:
+    return {name: each.value for name, each in found.metrics.items()}
+
+
+def test_a_latent_for_each_fact_separates_attributes(world: EntityWorld, folder: Path) -> None:
+    found = run(world, folder, world.facts())
+    assert values(found) == {"disentanglement": 1, "answered": 1, "cause": 1, "isolation": 1}
+    rows = found.details["by_attribute"]
+    assert rows["asked"] == rows["answered"] == [108] * 6 and found.details["left_out"] == {name: 0 for name in CLASSES}
+    assert [cause + other for cause, other in zip(rows["cause"], rows["isolation"], strict=True)] == [65] * 6  # 30 % of 216
+    for index, attribute in enumerate(CLASSES["city"]):
+        chosen = set(found.details["latents"][f"city: {attribute}"])
+        assert chosen == {3 * index, 3 * index + 1, 3 * index + 2}
+
+
+def test_latents_of_two_attributes_fail_isolation_or_cause(world: EntityWorld, folder: Path) -> None:
+    found = run(world, folder, world.mixed())
+    rows = found.details["by_attribute"]
+    for index in (2, 5):  # the attribute with latents of its own
+        assert (
+            rows["cause_right"][index] == rows["cause"][index] and rows["isolation_right"][index] == rows["isolation"][index]
+        )
+    value = found.metrics["disentanglement"].value
+    assert value is not None and 0.6 < value < 0.9
+    mean = sum(
+        sum(rows[f"{kind}_right"][index] / rows[kind][index] for index in range(6)) / 6 for kind in ("cause", "isolation")
+    )
+    assert value == pytest.approx(mean / 2)
+
+
+def test_latents_without_facts_score_nothing(world: EntityWorld, folder: Path) -> None:
+    """The autoencoder's error is left out, so an answer that no latent holds is lost whatever is swapped."""
+    assert values(run(world, folder, world.blind())) == {"disentanglement": 0, "answered": 1, "cause": 0, "isolation": 0}
+
+
+def test_a_model_without_knowledge_gets_a_reason(folder: Path, tmp_path: Path) -> None:
+    ignorant = entity_world(tmp_path, knows=False)
+    found = run(ignorant, tmp_path, ignorant.facts())
+    assert found.metrics["answered"].value is not None and found.metrics["answered"].value < 0.5
+    for name in ("disentanglement", "cause", "isolation"):
+        each = found.metrics[name]
+        assert each.value is None and each.reason is not None
+        assert "knows too little" in each.reason and "100 with different answers are needed" in each.reason
+
+
+def test_set_up_is_shared_and_cached(world: EntityWorld, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(world, folder, world.facts(), pairs=40)
+    asked: list[int] = []
+
+    def no_set_up(*arguments: Any, **names: Any) -> Any:
+        asked.append(1)
+        raise AssertionError("the model was asked again")
+
+    monkeypatch.setattr("saebench.evaluators.ravel.answer", no_set_up)
+    again = run(world, folder, world.facts(), pairs=40)
+    assert not asked and first.metrics == again.metrics
+    assert sum(first.details["by_attribute"]["cause"]) < sum([65] * 6) / 2
+
+
+def test_metrics_follow_from_the_details(world: EntityWorld, folder: Path) -> None:
+    found = run(world, folder, world.mixed())
+    measured = Measured(12, 1, 1, "m", 1, 1, 1, 0)
+    assert {each.name: each for each in Ravel.recomputed(found, measured)} == found.metrics
+    assert found.metrics["cause"].standard_error == pytest.approx(_error(found, "cause"))
+
+
+def _error(found: EvaluatorResult, kind: str) -> float:
+    rows = found.details["by_attribute"]
+    shares = [right / n for right, n in zip(rows[f"{kind}_right"], rows[kind], strict=True)]
+    return sum(share * (1 - share) / n for share, n in zip(shares, rows[kind], strict=True)) ** 0.5 / 6
+
+
+def test_missing_data_is_one_sentence(world: EntityWorld, tmp_path: Path) -> None:
+    with pytest.raises(SaebenchError, match=r"ravel needs ravel/city\.jsonl, but no data folder is given: .* --data-dir"):
+        saebench.evaluate(world.facts(), model=world.model, corpus=world.corpus, evaluators=["ravel"], progress=False)
+    with pytest.raises(SaebenchError, match=r"ravel/city\.jsonl, but .* lacks it"):
+        run(world, tmp_path, world.facts())
+
+
+def test_damaged_data_fails_this_evaluator_alone(world: EntityWorld, tmp_path: Path) -> None:
+    other = entity_world(tmp_path)
+    (tmp_path / "ravel" / "city.jsonl").write_text('{"entity": "x"}\n')
+    card = saebench.evaluate(
+        other.facts(), model=other.model, corpus=other.corpus, evaluators=["ravel", "dictionary"], progress=False,
+        data_dir=tmp_path,
+    )  # fmt: skip
+    assert "has no Country" in card.result.failures["ravel"] and "dictionary" in card.result.evaluators
+
+
+def test_the_data_at_hand_is_read(world: EntityWorld, shared_data: Path) -> None:
+    """Counts of RAVEL's own files: 3,552 cities; the last token of each city is found with the tokenizer."""
+    protocol = read_ravel_protocol()
+    assert protocol.classes == CLASSES
+    prompts, left_out = load_prompts(shared_data, "city", CLASSES["city"], 500, world.model.tokenizer, True, 0)
+    assert len(prompts) + left_out == 500 and {prompt.attribute for prompt in prompts} == set(CLASSES["city"])
+    everything, missed = load_prompts(shared_data, "city", ("Country",), 10**9, world.model.tokenizer, False, 0)
+    assert (len(everything) + missed) % 3552 == 0 and len({prompt.entity for prompt in everything}) <= 3552
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "completion", "right"),
+    [
+        ("is in the country of", "France", ' France", "x', True),
+        ("is in the country of", "France", " Fran", True),  # a part of the answer, where fewer tokens were generated
+        ("is in the country of", "France", " Germany", False),
+        ("is in the country of", "United States", " the United States of", True),
+        ("is in the country of", "United Kingdom", " England and", True),
+        ("is in the country of", "South Korea", " Korea, the", True),
+        ("on the continent of", "North America", " NA", True),
+        ("people speak the language", "Mandarin", " Chinese", True),
+        ("people speak the language", "French,Dutch", " Dutch and", True),
+        ("its latitude is", "57", " 56.1 N", True),
+        ("its latitude is", "57", " 51", False),
+        ("is in the country of", "", " x", False),
+        ("is in the country of", "France", ' "', False),
+    ],
+)
+def test_answers(text: str, label: str, completion: str, right: bool) -> None:
+    assert is_right(text, label, completion) is right
+
+
+@pytest.mark.parametrize("hook", ["blocks.1.hook_resid_post", "blocks.2.hook_mlp_out"])
+def test_generation_agrees_with_whole_passes(tiny_model: LanguageModel, hook: str) -> None:
+    cut = tiny_model.cut(hook)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, 200, (5, 9), generator=generator)
+    prefix = cut.prefix(tokens)
+    outputs = prefix.outputs + torch.randn(prefix.outputs.shape, generator=generator)
+    for replaced in (None, outputs):
+        found = generate(cut, tokens, 4, replaced, None if replaced is None else prefix)
+        rows = tokens
+        for _ in range(4):
+            whole = cut.prefix(rows)
+            inside = whole.outputs if replaced is None else torch.cat([replaced, whole.outputs[:, 9:]], dim=1)
+            rows = torch.cat([rows, cut.suffix(inside, whole)[:, -1].argmax(dim=1, keepdim=True)], dim=1)
+        assert torch.equal(found, rows[:, 9:])
+    kept = tiny_model.cache_argument
+    tiny_model.cache_argument = None
+    try:
+        assert torch.equal(generate(cut, tokens, 4, outputs, prefix), found)
+    finally:
+        tiny_model.cache_argument = kept
+
+
+def random_pairs(cut: Cut, generator: torch.Generator) -> tuple[list[Prompt], Tensor, Pairs]:
+    prompts = []
+    for length in torch.randint(4, 9, (20,), generator=generator).tolist():
+        ids = torch.randint(3, 200, (length,), generator=generator).tolist()
+        prompts.append(Prompt("x", "e", "a", "b", tuple(ids), int(torch.randint(length, (1,), generator=generator))))
+    inputs = torch.stack([cut.prefix(torch.tensor([p.ids])).inputs[0, p.position] for p in prompts])
+    base, source = (torch.randint(20, (16,), generator=generator) for _ in range(2))
+    return prompts, inputs, Pairs(base, source, base > 9, torch.randint(3, 200, (16,), generator=generator))
+
+
+def test_the_mask_agrees_with_a_dense_version(tiny_model: LanguageModel, make_sae: MakeSae) -> None:
+    """The same training with dense latents, one pair at a time, without padding."""
+    cut, sae, generator = tiny_model.cut("blocks.1.hook_resid_post"), make_sae(), torch.Generator().manual_seed(1)
+    prompts, inputs, pairs = random_pairs(cut, generator)
+    settings = read_ravel_protocol().mask.model_copy(update={"batch": 5, "learning_rate": 0.05})
+    found = train_mask(cut, prompts, Swaps(sae, inputs), pairs, settings, lambda amount: None)
+    dense = sae.encode(inputs).to_dense()
+    mask = torch.zeros(sae.n_latents, requires_grad=True)
+    optimizer = torch.optim.Adam([mask], lr=0.05)
+    batches = torch.arange(16).split(5)
+    for step, temperature in enumerate(torch.logspace(0, -4, 8).tolist()):
+        losses = []
+        for index in batches[step % 4].tolist():
+            own, share = prompts[int(pairs.base[index])], torch.sigmoid(mask / temperature)
+            latents = (1 - share) * dense[pairs.base[index]] + share * dense[pairs.source[index]]
+            prefix = cut.prefix(torch.tensor([own.ids]))
+            outputs = prefix.outputs.clone()
+            outputs[0, own.position] = latents @ sae.W_dec + sae.b_dec
+            logits = cut.differentiable_suffix(outputs, prefix)[0, -1]
+            losses.append(F.cross_entropy(logits[None], pairs.target[index : index + 1]))
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert torch.equal(found, mask > 0) and 5 < int(found.sum()) < 60
+
+
+def test_pairs_ask_what_they_should() -> None:
+    prompts = [
+        Prompt("x", f"e{entity}", attribute, f"{attribute}{entity % 3}", (1,), 0)
+        for entity in range(9)
+        for attribute in ("A", "B", "C")
+    ]
+    right = torch.ones(27, dtype=torch.bool)
+    right[:2] = False  # e0 is known by one prompt only
+    known = known_prompts(prompts, right, entities=8)
+    assert {prompts[index].entity for index in known} == {f"e{entity}" for entity in range(1, 9)} and len(known) == 24
+    first = torch.arange(27) * 10
+    pairs = make_pairs(prompts, known, first, "A", 100, 0)
+    assert isinstance(pairs, Pairs) and int(pairs.cause.sum()) == 8 == int((~pairs.cause).sum())
+    for base, source, cause, target in zip(*(each.tolist() for each in vars(pairs).values()), strict=True):
+        assert prompts[base].attribute == prompts[source].attribute and prompts[base].label != prompts[source].label
+        assert (prompts[base].attribute == "A") == cause and target == 10 * (source if cause else base)
+    again = make_pairs(prompts, known, first, "A", 100, 0)
+    assert isinstance(again, Pairs) and torch.equal(again.source, pairs.source)
+    assert "no two prompts" in str(make_pairs(prompts, [0, 9], first, "A", 100, 0))
