@@ -19,6 +19,7 @@ from saebench.commands.compare import compare
 from saebench.commands.dictionary import dictionary
 from saebench.commands.examples import examples
 from saebench.commands.explain import explain
+from saebench.commands.export import export
 from saebench.commands.studies import meta, scaling, stitch
 from saebench.commands.tasks import tasks
 from saebench.commands.threads import set_threads
@@ -258,6 +259,7 @@ app.command()(stitch)
 app.command()(meta)
 app.command()(scaling)
 app.add_typer(audit, name="audit")
+app.command()(export)
 
 
 def main() -> None:
