@@ -130,7 +130,7 @@ def run() -> list[Row]:
     cut = LanguageModel.load("smollm2", "float32").cut(HOOK)
     given = os.environ.get("SAEBENCH_SAE")
     sae = unit_norm(checkpoints.load_one(given) if given else topk_sae(cut.d_in, 4096, 64))
-    assert isinstance(sae.activation, TopK)
+    assert isinstance(sae.activation, TopK) and sae.scaling.kind in ("none", "layer_norm")
     letters = Letters(letter_data(cut, PROTOCOL, WORDS, True, 0, Progress(False)), sae)
     tiny = LanguageModel.load(str(FIXTURES / "saelens_evals" / "model"))
     small, small_cut = topk_sae(32, 64, 8), tiny.cut("blocks.1.hook_resid_post")
@@ -151,6 +151,7 @@ def run() -> list[Row]:
         "main_latents": {letter: each.latents for letter, each in letters.main.items()}, "train": letters.data.train,
         "k": sae.activation.k, "small_k": 8, "batch": MASK.batch, "learning_rate": MASK.learning_rate,
         "clamped_latents": list(range(0, 64, 5)), "clamp": 25, "answers": answer_cases(),
+        "normed": sae.scaling.kind == "layer_norm",
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

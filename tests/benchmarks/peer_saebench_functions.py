@@ -28,18 +28,29 @@ HOOK = "blocks.0.hook_resid_post"
 
 
 class Dense:
-    """As much of an SAELens autoencoder as these functions use, TopK or ReLU."""
+    """As much of an SAELens TopK autoencoder as these functions use.
 
-    def __init__(self, arrays, prefix, k):
+    `normed`: it reads activations with layer norm. Its latents are then in the model's units where `model_units`, so that
+    decoder rows times latents are parts of the activation, as the calculation of absorption takes for granted.
+    """
+
+    def __init__(self, arrays, prefix, k, normed=False, model_units=False):
+        self.normed, self.model_units = normed, model_units
         self.W_enc, self.W_dec = arrays[f"{prefix}.W_enc"], arrays[f"{prefix}.W_dec"]
         self.b_enc, self.b_dec, self.b_pre = (arrays[f"{prefix}.{name}"] for name in ("b_enc", "b_dec", "b_pre"))
         self.k, self.device, self.dtype = k, torch.device("cpu"), torch.float32
         self.cfg = SimpleNamespace(d_sae=self.W_enc.shape[1], hook_layer=1)
 
     def encode(self, x):
+        size = 1.0
+        if self.normed:
+            x = x - x.mean(dim=-1, keepdim=True)
+            size = x.std(dim=-1, keepdim=True)
+            x = x / (size + 1e-5)
         pre = ((x - self.b_pre) @ self.W_enc + self.b_enc).relu()
         top = pre.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter(-1, top.indices, top.values)
+        values = top.values * size if self.model_units else top.values
+        return torch.zeros_like(pre).scatter(-1, top.indices, values)
 
     def decode(self, z):
         return z @ self.W_dec + self.b_dec
@@ -155,9 +166,10 @@ def main():
     arrays, facts = load_file(folder / "arrays.safetensors"), json.loads((folder / "facts.json").read_text())
     torch.manual_seed(0)
     random.seed(0)
-    sae, small = Dense(arrays, "sae", facts["k"]), Dense(arrays, "small", facts["small_k"])
+    sae, small = Dense(arrays, "sae", facts["k"], facts["normed"]), Dense(arrays, "small", facts["small_k"])
     written = {}
-    written["fraction"], written["full"] = absorption(arrays, facts, sae)
+    in_model_units = Dense(arrays, "sae", facts["k"], facts["normed"], model_units=True)
+    written["fraction"], written["full"] = absorption(arrays, facts, in_model_units)
     chosen, swaps = ravel(arrays, facts, folder, small)
     written |= {"chosen": chosen, **swaps}
     written["clamped"] = anthropic_clamp_resid_SAE_features(
