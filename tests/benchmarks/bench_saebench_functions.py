@@ -66,13 +66,13 @@ def unit_norm(sae: SparseAutoencoder) -> SparseAutoencoder:
 class Letters:
     """Ours on the words: probes, main latents and absorption by letter."""
 
-    def __init__(self, data: LetterData, sae: SparseAutoencoder) -> None:
-        self.data, self.sae, self.probes = data, sae, _probes(data, PROTOCOL, 0)
+    def __init__(self, data: LetterData, sae: SparseAutoencoder, seed: int = 0) -> None:
+        self.data, self.sae, self.probes = data, sae, _probes(data, PROTOCOL, seed)
         self.scores = self.probes.scores(data.activations)
         train, test = slice(0, data.train), slice(data.train, len(data.words))
         source = Activations(sae, "last")
         self.code = source.encode(data.activations)
-        order = _candidates(self.code.rows(train), data.letters[train], PROTOCOL, 0)
+        order = _candidates(self.code.rows(train), data.letters[train], PROTOCOL, seed)
         self.f1, self.main = [], {}
         for number, letter in enumerate(LETTERS):
             has = data.letters == number
@@ -130,7 +130,7 @@ def run() -> list[Row]:
     cut = LanguageModel.load("smollm2", "float32").cut(HOOK)
     given = os.environ.get("SAEBENCH_SAE")
     sae = unit_norm(checkpoints.load_one(given) if given else topk_sae(cut.d_in, 4096, 64))
-    assert isinstance(sae.activation, TopK)
+    assert isinstance(sae.activation, TopK) and sae.scaling.kind in ("none", "layer_norm")
     letters = Letters(letter_data(cut, PROTOCOL, WORDS, True, 0, Progress(False)), sae)
     tiny = LanguageModel.load(str(FIXTURES / "saelens_evals" / "model"))
     small, small_cut = topk_sae(32, 64, 8), tiny.cut("blocks.1.hook_resid_post")
@@ -151,6 +151,7 @@ def run() -> list[Row]:
         "main_latents": {letter: each.latents for letter, each in letters.main.items()}, "train": letters.data.train,
         "k": sae.activation.k, "small_k": 8, "batch": MASK.batch, "learning_rate": MASK.learning_rate,
         "clamped_latents": list(range(0, 64, 5)), "clamp": 25, "answers": answer_cases(),
+        "normed": sae.scaling.kind == "layer_norm",
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -172,6 +173,7 @@ def _letter_rows(letters: Letters, theirs: dict[str, Tensor], record: dict[str, 
     fraction, full, numbers = letters.absorption()
     own_f1, their_f1 = torch.tensor(letters.f1), torch.tensor(record["probe_f1"])
     mains = record["main_latents"]
+    other = Letters(letters.data, letters.sae, seed=1)
     same = sum(set(mains[letter]["latents"]) == set(each.latents) for letter, each in letters.main.items())
     first = sum(mains[letter]["latents"][0] == each.latents[0] for letter, each in letters.main.items())
     f1 = torch.tensor([[each.f1, mains[letter]["f1"]] for letter, each in letters.main.items()])
@@ -184,11 +186,26 @@ def _letter_rows(letters: Letters, theirs: dict[str, Tensor], record: dict[str, 
             f"{fraction.numel()} words; largest difference of a word {worst:.1e}"),
         Row("full absorption, mean over letters", f"{means[2]:.4f}, theirs {means[3]:.4f}", "1e-3",
             f"{int((full != theirs['full']).sum())} words differ"),
+        *(_own_row(name, index, (letters, other), record) for index, name in enumerate(("fraction", "full"))),
         Row("probe F1, mean over letters", f"{float(own_f1.mean()):.4f}, theirs {float(their_f1.mean()):.4f}", "",
             f"other initial weights and batches; largest difference {float((own_f1 - their_f1).abs().max()):.3f}"),
         Row("main latents: F1, mean over letters", f"{float(f1[:, 0].mean()):.4f}, theirs {float(f1[:, 1].mean()):.4f}", "",
             f"standard error of the difference {spread:.4f}; first latent the same for {first} of 26, all for {same}"),
     ]  # fmt: skip
+
+
+def _own_row(name: str, index: int, ours: tuple[Letters, Letters], record: dict[str, Any]) -> Row:
+    """The whole of either side: own probes, own main latents, own words."""
+    found = []
+    for each in ours:
+        scores, numbers = each.absorption()[index].double(), each.absorption()[2]
+        found.append([float(scores[numbers == n].mean()) if bool((numbers == n).any()) else None for n in range(26)])
+    first, second, theirs = *found, record["own"][index]
+    differences = torch.tensor([a - b for a, b in zip(first, theirs, strict=True) if a is not None and b is not None])
+    average = [sum(x for x in each if x is not None) / sum(x is not None for x in each) for each in (first, theirs, second)]
+    error = float(differences.std()) / len(differences) ** 0.5
+    note = f"standard error of the difference {error:.3f}; ours with another seed {average[2]:.3f}"
+    return Row(f"absorption ({name}), own probes and latents", f"{average[0]:.3f}, theirs {average[1]:.3f}", "", note)
 
 
 def _ravel_rows(

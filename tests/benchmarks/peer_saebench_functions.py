@@ -28,18 +28,29 @@ HOOK = "blocks.0.hook_resid_post"
 
 
 class Dense:
-    """As much of an SAELens autoencoder as these functions use, TopK or ReLU."""
+    """As much of an SAELens TopK autoencoder as these functions use.
 
-    def __init__(self, arrays, prefix, k):
+    `normed`: it reads activations with layer norm. Its latents are then in the model's units where `model_units`, so that
+    decoder rows times latents are parts of the activation, as the calculation of absorption takes for granted.
+    """
+
+    def __init__(self, arrays, prefix, k, normed=False, model_units=False):
+        self.normed, self.model_units = normed, model_units
         self.W_enc, self.W_dec = arrays[f"{prefix}.W_enc"], arrays[f"{prefix}.W_dec"]
         self.b_enc, self.b_dec, self.b_pre = (arrays[f"{prefix}.{name}"] for name in ("b_enc", "b_dec", "b_pre"))
         self.k, self.device, self.dtype = k, torch.device("cpu"), torch.float32
         self.cfg = SimpleNamespace(d_sae=self.W_enc.shape[1], hook_layer=1)
 
     def encode(self, x):
+        size = 1.0
+        if self.normed:
+            x = x - x.mean(dim=-1, keepdim=True)
+            size = x.std(dim=-1, keepdim=True)
+            x = x / (size + 1e-5)
         pre = ((x - self.b_pre) @ self.W_enc + self.b_enc).relu()
         top = pre.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter(-1, top.indices, top.values)
+        values = top.values * size if self.model_units else top.values
+        return torch.zeros_like(pre).scatter(-1, top.indices, values)
 
     def decode(self, z):
         return z @ self.W_dec + self.b_dec
@@ -60,12 +71,13 @@ class Words:
         return None, {HOOK: some.unsqueeze(1).expand(-1, 7, -1)}
 
 
-def absorption(arrays, facts, sae):
-    fractions, fulls = [], []
+def absorption(arrays, sae, main_latents, weight, scored):
+    """`(fraction, full)` of each scored word, by letter."""
+    fractions, fulls = {}, {}
     x, letters = arrays["words.activations"], arrays["words.letters"]
-    for letter, main in facts["main_latents"].items():
+    for letter, main in main_latents.items():
         number = "abcdefghijklmnopqrstuvwxyz".index(letter)
-        mine = x[(letters == number) & arrays["words.scored"]]
+        mine = x[(letters == number) & scored]
         calculator = FeatureAbsorptionCalculator(
             model=Words(mine),
             icl_word_list=["ab", "cd", "ef"],
@@ -74,24 +86,34 @@ def absorption(arrays, facts, sae):
             absorption_fraction_probe_cos_sim_threshold=0.1,
         )
         found = calculator.calculate_absorption(
-            sae, [f"x{index}" for index in range(len(mine))], arrays["probe.weight"][:, number], main, 0, False
+            sae, [f"x{index}" for index in range(len(mine))], weight[:, number], main, 0, False
         )
-        fractions += [each.absorption_fraction for each in found.word_results]
-        fulls += [each.is_full_absorption for each in found.word_results]
-    return torch.tensor(fractions, dtype=torch.float64), torch.tensor(fulls)
+        fractions[letter] = [each.absorption_fraction for each in found.word_results]
+        fulls[letter] = [each.is_full_absorption for each in found.word_results]
+    return fractions, fulls
+
+
+def flat(by_letter, dtype):
+    return torch.tensor([value for each in by_letter.values() for value in each], dtype=dtype)
+
+
+def means(by_letter):
+    return [sum(each) / len(each) if each else None for each in by_letter.values()]
 
 
 def letter_probes(arrays, facts):
-    """F1 on held-out words of the probes that its protocol fits to the activations."""
+    """The probes that its protocol fits to the activations: F1 on held-out words, weights, and words that are right."""
     x, letters, train = arrays["words.activations"], arrays["words.letters"], facts["train"]
-    frames = [SimpleNamespace(__getitem__=None) for _ in range(2)]
     frames = [{"answer_class": SimpleNamespace(values=part.numpy())} for part in (letters[:train], letters[train:])]
     probe, _ = train_linear_probe_for_task(
         frames[0], frames[1], torch.device("cpu"), x[:train].numpy(), x[train:].numpy(), batch_size=64
     )
     with torch.no_grad():
-        scores = probe(x[train:])
-    return [float(f1_score((letters[train:] == n).numpy(), (scores[:, n] > 0).numpy())) for n in range(26)]
+        scores = probe(x)
+    right = (scores.gather(1, letters.unsqueeze(1)).squeeze(1) > 0) & (torch.arange(len(x)) >= train)
+    held_out = letters[train:]
+    f1 = [float(f1_score((held_out == n).numpy(), (scores[train:, n] > 0).numpy())) for n in range(26)]
+    return f1, probe.weights.detach().T, right
 
 
 def main_latents(arrays, facts, sae):
@@ -155,9 +177,14 @@ def main():
     arrays, facts = load_file(folder / "arrays.safetensors"), json.loads((folder / "facts.json").read_text())
     torch.manual_seed(0)
     random.seed(0)
-    sae, small = Dense(arrays, "sae", facts["k"]), Dense(arrays, "small", facts["small_k"])
+    sae, small = Dense(arrays, "sae", facts["k"], facts["normed"]), Dense(arrays, "small", facts["small_k"])
     written = {}
-    written["fraction"], written["full"] = absorption(arrays, facts, sae)
+    in_model_units = Dense(arrays, "sae", facts["k"], facts["normed"], model_units=True)
+    given = absorption(arrays, in_model_units, facts["main_latents"], arrays["probe.weight"], arrays["words.scored"])
+    written["fraction"], written["full"] = flat(given[0], torch.float64), flat(given[1], torch.bool)
+    f1, weight, right = letter_probes(arrays, facts)
+    mains = main_latents(arrays, facts, sae)
+    own = absorption(arrays, in_model_units, {letter: each["latents"] for letter, each in mains.items()}, weight, right)
     chosen, swaps = ravel(arrays, facts, folder, small)
     written |= {"chosen": chosen, **swaps}
     written["clamped"] = anthropic_clamp_resid_SAE_features(
@@ -167,8 +194,9 @@ def main():
     top = [get_top_features(arrays["forget"].numpy(), arrays["retain"].numpy(), each) for each in (0.001, 0.01)]
     record = {
         "version": version("sae-bench"),
-        "probe_f1": letter_probes(arrays, facts),
-        "main_latents": main_latents(arrays, facts, sae),
+        "probe_f1": f1,
+        "main_latents": mains,
+        "own": [means(each) for each in own],
         "top_latents": [np.asarray(each).tolist() for each in top],
         "answers": [bool(evaluate_completion(*case)) for case in facts["answers"]],
     }

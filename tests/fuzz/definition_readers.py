@@ -48,7 +48,7 @@ ROWS = [{"q": f"w{n} is", "a": {"b": f"x{n * n}"}, "y": n % 2, "o": [f"yes{n}", 
 
 
 @contextmanager
-def _kept_in(folder: Path) -> Iterator[None]:
+def kept_in(folder: Path) -> Iterator[None]:
     with mock.patch.object(definitions, "definition_folder", lambda kind: folder / kind):
         yield
 
@@ -93,7 +93,7 @@ def _tasks(_: Path) -> list[Case]:
 
 
 def _read_task(path: Path, case: Case, kind: str) -> None:
-    with _kept_in(path):
+    with kept_in(path):
         task = read_task("own")
         data = load_task(task, {"train": 0.6, "validation": 0.2, "test": 0.2}, 200, data_dir=path)
     texts = [example.text for part in data.parts.values() for example in part]
@@ -113,7 +113,7 @@ def _definitions(_: Path) -> list[Case]:
 
 
 def _read_definitions(path: Path, case: Case, kind: str) -> None:
-    with _kept_in(path):
+    with kept_in(path):
         _finite([read_protocol().record(), load_protocol().model_dump(), read_probes().model_dump()])
 
 

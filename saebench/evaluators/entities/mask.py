@@ -69,8 +69,7 @@ def train_mask(
             outputs = swaps.outputs(some, torch.sigmoid(mask / temperature))
             logits = _logits(cut, prompts, some, outputs)
             loss = F.cross_entropy(logits.float(), some.target.to(logits.device))
-            optimizer.zero_grad()
-            loss.backward()
+            (mask.grad,) = torch.autograd.grad(loss, mask)  # none for the language model's weights
         optimizer.step()
         advance(1)
     return (mask > 0).detach()
