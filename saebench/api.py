@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, overload
 
 from saebench import checkpoints
-from saebench.comparison.headline import HEADLINE
 from saebench.errors import SaebenchError
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
@@ -15,6 +14,7 @@ from saebench.files import check_writable
 from saebench.notices import notice
 from saebench.progress import Progress
 from saebench.report.scorecard import Scorecard
+from saebench.results.metrics import HEADLINE
 from saebench.results.verdicts import failed_of
 from saebench.suites import read_suite
 

@@ -80,6 +80,7 @@ def evaluate(
     text_field: Annotated[str, typer.Option(help="The column of a data set that holds the text, token ids or messages.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus; 0 for all. With --text, all by default.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Evaluate, up to --tokens, until relative standard errors are this small: 2%, or kl_divergence=1%,normalised_mse=2%.")] = None,
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Data type of the language model; auto by default.")] = None,
@@ -118,7 +119,7 @@ def evaluate(
     settings = {
         "model": model, "hook": hook, "hook_out": hook_out, "format": format, "activation": activation, "scale": scale,
         "corpus": str(text) if text else corpus, "corpus_revision": revision, "text_field": text_field,
-        "tokens": 0 if text and tokens is None and not suite else tokens, "context": context, "batch": batch,
+        "tokens": 0 if text and tokens is None and not suite else tokens, "context": context, "batch": batch, "precision": precision,
         "dtype": dtype and dtype.value, "device": device, "evaluators": names, "seed": seed, "exclude": exclude,
         "data_dir": data_dir, "bos": bos.value if bos else "text" if text else None,
         "options": parse_options([*(option or []), *shortcuts], names or running),

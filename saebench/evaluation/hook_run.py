@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saebench.evaluation.controls import L0_TOKENS, SAMPLE_TOKENS, Control, Sample, measured_l0, reinitialised
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
+from saebench.evaluation.precision import Looks
 from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.settings import TOKENS_PER_BATCH, EvaluationSettings
 from saebench.evaluators.base import Evaluator, Setup, StreamingEvaluator
@@ -55,8 +56,12 @@ class HookRun:
         self.plain = cut if cut.context is None else cut.model.cut(cut.hook_in, cut.hook_out)
         """Where controls read: without the earlier tokens that some autoencoders see."""
 
-    def run(self, records: Sequence[Record]) -> None:
+    def run(self, records: Sequence[Record], precision: Mapping[str, float] | None = None) -> None:
         """Run whatever the records lack; they are written as evaluators finish.
+
+        Args:
+            records: of the autoencoders.
+            precision: relative standard errors by metric; evaluation stops once they are reached.
 
         Raises:
             SaebenchError: an evaluator cannot run on one of them; raised before heavy work.
@@ -65,6 +70,10 @@ class HookRun:
         of_controls = shared if self.plain is self.cut else self._shared(self.plain)
         for record in records:
             self._check(record, self.cut, shared)
+        if precision:
+            self._until_precise(records, precision, shared)
+            shared = self._shared(self.cut)
+            of_controls = shared if self.plain is self.cut else self._shared(self.plain)
         controls = self._controls(records)
         own = [each.record for each in controls]
         for record in own:
@@ -81,6 +90,15 @@ class HookRun:
             each.finish(self.settings.seed)
         if "reinitialised" in self.settings.controls:
             self._reinitialised(records)
+
+    def _until_precise(self, records: Sequence[Record], precision: Mapping[str, float], shared: Shared) -> None:
+        """Run the evaluators of the requested metrics until these are precise; all others get the same rows afterwards."""
+        looks = Looks(precision, self.corpus.tokens.shape[0], self.corpus.context)
+        self._stream(records, self.cut, shared, {path.partition(".")[0] for path in precision}, looks)
+        self.corpus = self.corpus.first(looks.rows)
+        for index, record in enumerate(records):
+            record.stopped(self.corpus, looks.reached(index))
+            record.write()
 
     def _controls(self, records: Sequence[Record]) -> list[_ControlRun]:
         """The controls that are autoencoders of their own, each once, with the evaluators that a record still lacks."""
@@ -128,14 +146,26 @@ class HookRun:
             evaluator.check(setup)
             record.uses(evaluator.definitions(setup))
 
-    def _stream(self, records: Sequence[Record], cut: Cut, shared: Shared) -> None:
-        """One pass for all of the records' streaming evaluators; ``shared`` gets the figures of the language model alone."""
+    def _stream(
+        self,
+        records: Sequence[Record],
+        cut: Cut,
+        shared: Shared,
+        names: Collection[str] | None = None,
+        looks: Looks | None = None,
+    ) -> None:
+        """One pass for the records' streaming evaluators, or for those of ``names``.
+
+        ``shared`` gets the figures of the language model alone; ``looks`` can end the pass.
+        """
         streaming: list[tuple[Record, EvaluatedAutoencoder]] = []
         for record in records:
             watching = {
                 name: evaluator(self._setup(record.sae, cut, shared, name))
                 for name, evaluator in record.evaluators.items()
-                if issubclass(evaluator, StreamingEvaluator) and name not in record.finished
+                if issubclass(evaluator, StreamingEvaluator)
+                and name not in record.finished.keys() | record.failures.keys()
+                and (names is None or name in names)
             }
             if watching:
                 setup = self._setup(record.sae, cut, shared, next(iter(watching)))
@@ -144,13 +174,14 @@ class HookRun:
             return
         rows = self.settings.batch or max(1, TOKENS_PER_BATCH // self.corpus.context)
         some = self.corpus if self.settings.only_rows is None else self.corpus.only(self.settings.only_rows)
-        clock = stream([one for _, one in streaming], cut, some, shared, rows, self.progress)
+        clock = stream([one for _, one in streaming], cut, some, shared, rows, self.progress, looks)
         for record, one in streaming:
             record.stages |= clock.seconds
             for name, watcher in one.evaluators.items():
                 record.finish(name, watcher.compute, sum(clock.seconds.values()))
             record.failures |= {name: in_words(error) for name, error in one.failures.items()}
-            record.write()
+            if looks is None:  # else the rows are recorded first
+                record.write()
 
     def _run_standalone(self, record: Record, cut: Cut, shared: Shared) -> None:
         for name, evaluator in record.evaluators.items():

@@ -14,6 +14,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluation.controls import check_controls
 from saebench.evaluation.engine import Clock
 from saebench.evaluation.hook_run import HookRun
+from saebench.evaluation.precision import targets_of
 from saebench.evaluation.preflight import (
     check_against_config,
     check_centring,
@@ -61,6 +62,7 @@ class EvaluationRun:
         self.notices: list[str] = []
         self.evaluators = find_evaluators(settings.evaluators)
         check_controls(settings.controls)
+        self.precision = self._precision()
         self.infos: list[CheckpointInfo | None] = [None] * len(candidates)
         self.infos = self._read(self._describe)
         self.model_name = model_name(settings.model, self.infos)
@@ -74,6 +76,17 @@ class EvaluationRun:
             name = self.model_name
             config = read_config(name) if isinstance(name, str) else name.config
             check_window(name if isinstance(name, str) else name.name, config, self._context())
+
+    def _precision(self) -> dict[str, float]:
+        """The requested relative standard errors by metric; empty where all of the text is evaluated."""
+        settings = self.settings
+        if settings.precision is None:
+            return {}
+        if self.resume:
+            raise SaebenchError("An evaluation with --precision cannot be resumed: repeat it without --resume.")
+        if settings.suite or settings.only_rows is not None:
+            raise SaebenchError("A suite pins the number of tokens: use --precision without --suite.")
+        return targets_of(settings.precision, self.evaluators)
 
     def run(self) -> list[Result]:
         """Load, evaluate, write. Results are written as evaluators finish."""
@@ -94,7 +107,7 @@ class EvaluationRun:
         for place, cut in cuts.items():
             indices = [index for index, each in enumerate(places) if each == place]
             records = [self._record(index, saes[index], cut, corpus) for index in indices]
-            HookRun(self.settings, self.evaluators, cut, corpus, self.progress).run(records)
+            HookRun(self.settings, self.evaluators, cut, corpus, self.progress).run(records, self.precision)
             results |= {index: record.result() for index, record in zip(indices, records, strict=True)}
         return [results[index] for index in range(len(self.candidates))]
 

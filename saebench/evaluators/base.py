@@ -224,9 +224,18 @@ class StreamingEvaluator(Evaluator):
 
     Class attributes:
         needs_logits: whether it needs the logits of the model with the reconstruction spliced in.
+        row_columns: the names of ``row_sums``.
     """
 
     needs_logits: ClassVar[bool] = False
+    row_columns: ClassVar[tuple[str, ...]] = ()
+
+    def row_sums(self) -> Mapping[str, Tensor]:
+        """The sums by row of text so far (``[groups]`` float64 each), as ``details.by_row`` of the result will have them.
+
+        Only those that are known at any time during the pass: errors of metrics follow from them before its end.
+        """
+        return {}
 
     def start_batch(self, batch: CleanBatch) -> None:
         """Start a batch."""

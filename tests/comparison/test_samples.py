@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saebench.comparison.ratios import RATIOS
+from saebench.results.ratios import RATIOS
 from saebench.comparison.samples import Sample, combine, sample
 from saebench.comparison.verdicts import compare_metric, compare_samples
 from saebench.results import EvaluatorResult, Result
