@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saebench.evaluation.controls import L0_TOKENS, SAMPLE_TOKENS, Control, Sample, measured_l0, reinitialised
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
-from saebench.evaluation.precision import Looks
+from saebench.evaluation.precision import Looks, MakeLooks
 from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.settings import TOKENS_PER_BATCH, EvaluationSettings
 from saebench.evaluators.base import Evaluator, Setup, StreamingEvaluator
@@ -56,12 +56,12 @@ class HookRun:
         self.plain = cut if cut.context is None else cut.model.cut(cut.hook_in, cut.hook_out)
         """Where controls read: without the earlier tokens that some autoencoders see."""
 
-    def run(self, records: Sequence[Record], precision: Mapping[str, float] | None = None) -> None:
+    def run(self, records: Sequence[Record], looking: MakeLooks | None = None) -> None:
         """Run whatever the records lack; they are written as evaluators finish.
 
         Args:
             records: of the autoencoders.
-            precision: relative standard errors by metric; evaluation stops once they are reached.
+            looking: makes looks that can end the evaluation early; all evaluators then get the same rows.
 
         Raises:
             SaebenchError: an evaluator cannot run on one of them; raised before heavy work.
@@ -70,8 +70,8 @@ class HookRun:
         of_controls = shared if self.plain is self.cut else self._shared(self.plain)
         for record in records:
             self._check(record, self.cut, shared)
-        if precision:
-            self._until_precise(records, precision, shared)
+        if looking is not None:
+            self._until_stopped(records, looking, shared)
             shared = self._shared(self.cut)
             of_controls = shared if self.plain is self.cut else self._shared(self.plain)
         controls = self._controls(records)
@@ -91,10 +91,10 @@ class HookRun:
         if "reinitialised" in self.settings.controls:
             self._reinitialised(records)
 
-    def _until_precise(self, records: Sequence[Record], precision: Mapping[str, float], shared: Shared) -> None:
-        """Run the evaluators of the requested metrics until these are precise; all others get the same rows afterwards."""
-        looks = Looks(precision, self.corpus.tokens.shape[0], self.corpus.context)
-        self._stream(records, self.cut, shared, {path.partition(".")[0] for path in precision}, looks)
+    def _until_stopped(self, records: Sequence[Record], looking: MakeLooks, shared: Shared) -> None:
+        """Run the evaluators of the metrics that are looked at; all others get the same rows afterwards."""
+        looks = looking(self.corpus.tokens.shape[0], self.corpus.context)
+        self._stream(records, self.cut, shared, {path.partition(".")[0] for path in looks.paths}, looks)
         self.corpus = self.corpus.first(looks.rows)
         for index, record in enumerate(records):
             record.stopped(self.corpus, looks.reached(index))

@@ -10,7 +10,8 @@ All autoencoders of a hook are evaluated on the same rows, so that their results
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, StreamingEvaluator
@@ -22,6 +23,10 @@ from saebench.results.statistics import ratio_estimate
 
 FIRST_ROWS = 64
 GROWTH = 1.5
+
+
+MakeLooks = Callable[[int, int], "Looks"]
+"""Makes looks for a text of so many rows of so many tokens."""
 
 
 def looks(rows: int) -> list[int]:
@@ -121,26 +126,42 @@ def targets_of(precision: str | float | Mapping[str, float], evaluators: Mapping
     return dict(zip(choose_known(list(given), evaluators), given.values(), strict=True))
 
 
-class Looks:
-    """Looks at the errors of all autoencoders of a hook, and says when the last one is small enough.
+class Looks(ABC):
+    """Looks at evaluators during a pass, and says when it can end.
 
     Args:
-        targets: by metric.
+        paths: the metrics that are looked at, by ``evaluator.name``.
         rows: the most that are evaluated, of ``context`` tokens each.
     """
 
-    def __init__(self, targets: Mapping[str, float], rows: int, context: int) -> None:
-        self.targets, self.at, self.context = dict(targets), looks(rows), context
+    def __init__(self, paths: Sequence[str], rows: int, context: int) -> None:
+        self.paths, self.at, self.context = tuple(paths), looks(rows), context
         self.rows = 0
-        self._reached: dict[tuple[int, str], Reached] = {}
 
+    @abstractmethod
     def __call__(self, evaluators: Sequence[Mapping[str, StreamingEvaluator]], rows: int) -> bool:
-        """Look after ``rows`` rows: whether every error is small enough. Evaluators that failed are not waited for.
+        """Look, and say whether no more rows are needed.
 
         Args:
             evaluators: those of each autoencoder that have not failed, by name.
             rows: how many were evaluated.
         """
+
+    def reached(self, index: int) -> dict[str, Reached]:
+        """For the result of one of the autoencoders: which precision was requested and reached, by metric."""
+        return {}
+
+
+class PrecisionLooks(Looks):
+    """Ends the pass when the last error of all autoencoders is small enough; ``targets`` are by metric."""
+
+    def __init__(self, targets: Mapping[str, float], rows: int, context: int) -> None:
+        super().__init__(list(targets), rows, context)
+        self.targets = dict(targets)
+        self._reached: dict[tuple[int, str], Reached] = {}
+
+    def __call__(self, evaluators: Sequence[Mapping[str, StreamingEvaluator]], rows: int) -> bool:
+        """Whether every error is small enough after ``rows`` rows. Evaluators that failed are not waited for."""
         self.rows = rows
         for index, its in enumerate(evaluators):
             for path, target in self.targets.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluation.controls import check_controls
 from saebench.evaluation.engine import Clock
 from saebench.evaluation.hook_run import HookRun
-from saebench.evaluation.precision import targets_of
+from saebench.evaluation.precision import MakeLooks, PrecisionLooks, targets_of
 from saebench.evaluation.preflight import (
     check_against_config,
     check_centring,
@@ -54,6 +55,7 @@ class EvaluationRun:
         resume: bool,
         progress: Progress,
         skip_unreadable: bool = False,
+        looking: MakeLooks | None = None,
     ) -> None:
         self.candidates, self.settings, self.targets = candidates, settings, targets
         self.resume, self.progress, self.clock = resume, progress, Clock()
@@ -62,7 +64,7 @@ class EvaluationRun:
         self.notices: list[str] = []
         self.evaluators = find_evaluators(settings.evaluators)
         check_controls(settings.controls)
-        self.precision = self._precision()
+        self.looking = looking or self._precision()
         self.infos: list[CheckpointInfo | None] = [None] * len(candidates)
         self.infos = self._read(self._describe)
         self.model_name = model_name(settings.model, self.infos)
@@ -77,16 +79,16 @@ class EvaluationRun:
             config = read_config(name) if isinstance(name, str) else name.config
             check_window(name if isinstance(name, str) else name.name, config, self._context())
 
-    def _precision(self) -> dict[str, float]:
-        """The requested relative standard errors by metric; empty where all of the text is evaluated."""
+    def _precision(self) -> MakeLooks | None:
+        """Looks for the requested relative standard errors; None where all of the text is evaluated."""
         settings = self.settings
         if settings.precision is None:
-            return {}
+            return None
         if self.resume:
             raise SaebenchError("An evaluation with --precision cannot be resumed: repeat it without --resume.")
         if settings.suite or settings.only_rows is not None:
             raise SaebenchError("A suite pins the number of tokens: use --precision without --suite.")
-        return targets_of(settings.precision, self.evaluators)
+        return partial(PrecisionLooks, targets_of(settings.precision, self.evaluators))
 
     def run(self) -> list[Result]:
         """Load, evaluate, write. Results are written as evaluators finish."""
@@ -107,7 +109,7 @@ class EvaluationRun:
         for place, cut in cuts.items():
             indices = [index for index, each in enumerate(places) if each == place]
             records = [self._record(index, saes[index], cut, corpus) for index in indices]
-            HookRun(self.settings, self.evaluators, cut, corpus, self.progress).run(records, self.precision)
+            HookRun(self.settings, self.evaluators, cut, corpus, self.progress).run(records, self.looking)
             results |= {index: record.result() for index, record in zip(indices, records, strict=True)}
         return [results[index] for index in range(len(self.candidates))]
 

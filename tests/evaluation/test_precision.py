@@ -14,7 +14,7 @@ from torch import Tensor
 
 import saebench
 from saebench.errors import SaebenchError
-from saebench.evaluation.precision import Looks, looks, parse_precision, relative_error, targets_of
+from saebench.evaluation.precision import PrecisionLooks, looks, parse_precision, relative_error, targets_of
 from saebench.evaluators.base import installed_evaluators
 from saebench.evaluators.downstream import Downstream
 from saebench.lm import LanguageModel
@@ -81,7 +81,7 @@ def test_looks_stop_where_the_simulation_does() -> None:
     numerator, denominator = skewed_rows(40, 400, 0.5, seed=3)
     found, stops = stopped(numerator, denominator, 0.05)
     for a, b, value, stop in zip(numerator, denominator, found.tolist(), stops.tolist(), strict=True):
-        looking = Looks({KL: 0.05}, rows=400, context=128)
+        looking = PrecisionLooks({KL: 0.05}, rows=400, context=128)
         for end in looking.at:
             sums = {name: torch.ones(end) for name in Downstream.row_columns}
             sums |= {"kl_divergence": a[:end], "positions": b[:end]}
@@ -101,7 +101,7 @@ def test_looks_are_few_and_spaced() -> None:
 
 
 def test_an_error_that_rises_again_is_not_reached_and_failed_evaluators_are_not_waited_for() -> None:
-    looking = Looks({KL: 0.1}, rows=200, context=10)
+    looking = PrecisionLooks({KL: 0.1}, rows=200, context=10)
     sums = {name: torch.ones(100) for name in Downstream.row_columns}
     assert looking([{"downstream": Sums(sums)}, {}], 64)  # all rows alike; the second has failed
     assert looking.reached(0)[KL].tokens == 640
@@ -176,7 +176,8 @@ def test_a_result_is_that_of_as_many_tokens_asked_for_at_once(
     targets = {"normalised_mse": 0.01, "kl_divergence": 0.01}
     cards = saebench.evaluate(saes, corpus=long_corpus, precision=targets, out=tmp_path, batch=5, **common)
     rows = {card.result.corpus.rows for card in cards}
-    assert len(rows) == 1 and (many := rows.pop()) in looks(400)[1:-1]  # both on the same rows, of which some were needed
+    (many,) = rows
+    assert many in looks(400)[1:-1]  # both on the same rows, of which some were needed
     plain = saebench.evaluate(saes, corpus=long_corpus.first(many), **common)
     for card, other in zip(cards, plain, strict=True):
         assert card.result.failures == {} and card.result.complete
