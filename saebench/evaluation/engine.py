@@ -71,6 +71,7 @@ def stream(
     rows_per_batch: int,
     progress: Progress,
     looks: Looks | None = None,
+    ablate: bool = True,
 ) -> Clock:
     """Drive all streaming evaluators over the corpus and fill in the shared figures.
 
@@ -82,6 +83,7 @@ def stream(
         rows_per_batch: rows run together.
         progress: updated after each batch.
         looks: ends the pass early, after one of its numbers of rows.
+        ablate: whether to run the ablated model too; False where the pass is over a part of the text.
 
     Returns:
         Seconds spent in each stage.
@@ -105,12 +107,18 @@ def stream(
             if looks is not None and done in looks.at and looks([each.evaluators for each in evaluated], done):
                 advance.resize(done * corpus.context)
                 break
-    if splicing:
-        with clock.stage("ablated runs"):
-            mean = shared.moments.mean
-            values = {"zero": torch.zeros_like(mean), "mean": mean}
-            shared.ablated = ablated_losses(cut, corpus.first(done), values, rows_per_batch)
+    if splicing and ablate:
+        run_ablated(cut, corpus.first(done), shared, rows_per_batch, clock)
     return clock
+
+
+@torch.no_grad()
+def run_ablated(cut: Cut, corpus: TokenCorpus, shared: Shared, rows_per_batch: int, clock: Clock) -> None:
+    """Fill in the losses of ablated runs, once the mean activation is known."""
+    with clock.stage("ablated runs"):
+        mean = shared.moments.mean
+        values = {"zero": torch.zeros_like(mean), "mean": mean}
+        shared.ablated = ablated_losses(cut, corpus, values, rows_per_batch)
 
 
 def batch_sizes(rows: int, most: int, ends: Sequence[int] = ()) -> list[int]:

@@ -32,6 +32,7 @@ class Downstream(StreamingEvaluator):
     description = "Loss of the language model with reconstructions spliced in, against clean and ablated runs"
     needs_logits = True
     row_columns = _SUMS
+    summed = ("sums",)
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

@@ -6,7 +6,7 @@ of each token, with a fixed threshold for all tokens, and for Matryoshka autoenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +31,7 @@ class Progressive(StreamingEvaluator):
     """Rows of text on which losses are measured, and on which levels and thresholds are chosen before the pass."""
 
     samples = ("by_row", "by_sampled_row", "own_l0", "by_count", "by_prefix")
+    summed = ("_sums", "_spliced")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -97,6 +98,12 @@ class Progressive(StreamingEvaluator):
         for name, prefix in self.prefixes.items():
             latents = prefix.encode(inputs)
             yield name, latents, prefix.decode(latents, inputs).float()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the sums; the levels are chosen as for the first batch."""
+        if self._levels is None:
+            self._start()
+        super().restore(tensors)
 
     def merge(self, other: StreamingEvaluator) -> None:
         """Add another instance's sums, which must have the same levels."""

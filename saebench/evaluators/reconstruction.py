@@ -35,6 +35,7 @@ class Reconstruction(StreamingEvaluator):
     description = "Reconstruction error, sparsity, latent densities and dictionary geometry"
     samples = ("by_row", "by_latent", "unit_variance", "density_histogram")
     row_columns = (*SUMS, "variance")
+    summed = ("sums", "active_counts", "l0_histogram", "error_by")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
