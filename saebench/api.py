@@ -137,8 +137,8 @@ def _targets(out: str | Path | None, candidates: Sequence[Any]) -> list[Path | N
     if len(candidates) == 1 and Path(out).suffix == ".json":
         check_writable(Path(out))
         return [Path(out)]
-    places = [Path(out) / f"{name}.json" for name in unique_names(candidates)]
-    for place in places:
+    places: list[Path | None] = [Path(out) / f"{name}.json" for name in unique_names(candidates)]
+    for place in filter(None, places):
         check_writable(place)
     return places
 

@@ -42,7 +42,8 @@ class Need:
             terms = " + ".join(f"{name} {size / GIB:.2f}" for name, size in parts)
             total = sum(size for _, size in parts)
             raise SaebenchError(
-                f"A worker needs ({terms}) x {RESERVE} = {RESERVE * total / GIB:.2f} GiB, but has {self.available / GIB:.2f}: "
+                f"A worker needs ({terms}) x {RESERVE} = {RESERVE * total / GIB:.2f} GiB, but has "
+                f"{self.available / GIB:.2f}: "
                 "use fewer workers on each machine, a smaller --batch or --dtype bfloat16, or larger devices."
             )
         return max(1, int(room // max(self.sae, 1)))

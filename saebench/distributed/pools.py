@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -87,13 +88,11 @@ class LocalPool:
         return len(self._workers) - len(self._busy)
 
     def submit(self, unit: Unit, earlier: Earlier) -> None:
-        """Give a unit to a worker that waits, if possible one that had these autoencoders before."""
+        """Give a unit to a worker that waits."""
         place = next(each for each in range(len(self._workers)) if each not in self._busy)
         self._busy[place] = unit
-        try:
+        with contextlib.suppress(OSError):  # it died while it waited: its connection has ended, which ``events`` sees
             self._workers[place][1].send((unit, earlier))
-        except OSError:
-            pass  # it died while it waited: its connection has ended, which ``events`` sees
 
     def events(self) -> list[Event]:
         """Wait until units end or workers die."""

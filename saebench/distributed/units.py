@@ -1,7 +1,7 @@
 """Units of work: some autoencoders of a hook on a shard of the text, then the end of their evaluation.
 
-The shards depend on the text alone, never on the number of workers, and begin where a single process begins a batch: every row is
-evaluated in the same batch, so results are the same for any number of workers.
+The shards depend on the text alone, never on the number of workers, and begin where a single process begins a batch: every
+row is evaluated in the same batch, so results are the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Unit:
 
     Attributes:
         saes: numbers of the autoencoders; all are of one hook.
-        rows: first row of the shard and the row after its last one; None for the end of the evaluation, which merges the sums
-            of all shards and runs what needs the whole text.
+        rows: first row of the shard and the row after its last one; None for the end of the evaluation, which merges the
+            sums of all shards and runs what needs the whole text.
     """
 
     saes: tuple[int, ...]

@@ -162,7 +162,7 @@ class _Merge:
         first, *others = self.earlier
         evaluator.restore(_under(first, str(number)))
         for done in others:
-            part = type(evaluator)(evaluator.setup)
+            part = evaluator.empty()
             part.restore(_under(done, str(number)))
             evaluator.merge(part)
 

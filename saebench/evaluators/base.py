@@ -253,6 +253,10 @@ class StreamingEvaluator(Evaluator):
     def end_batch(self) -> None:
         """Finish a batch."""
 
+    def empty(self) -> StreamingEvaluator:
+        """A new instance with the same settings, to restore the sums of another part of the text in."""
+        return type(self)(self.setup)
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the sums by those of another instance, as ``tensors_of(other, self.name)`` gave them."""
         restored(self, self.name, tensors)
