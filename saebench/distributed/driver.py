@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from saebench.distributed.pools import Event, Pool
+from saebench.distributed.pools import Event, Loaded, Pool
 from saebench.distributed.store import Store
 from saebench.distributed.units import Done, Unit
 from saebench.progress import Progress
@@ -63,17 +63,29 @@ class Driver:
             for pack in self._packs:
                 self._add([Unit(pack.saes, shard) for shard in self.shards])
             self._end_packs()
-            running = 0
+            running: Counter[Unit] = Counter()
             while self._queue or running:
-                while self._queue and pool.idle():
-                    unit = self._queue.popleft()
-                    pool.submit(unit, self._earlier(unit))
-                    running += 1
+                while self._queue and (idle := pool.idle()):
+                    unit, to = self._next(idle, running)
+                    self._queue.remove(unit)
+                    pool.submit(unit, self._earlier(unit), to)
+                    running[unit] += 1
                 for event in pool.events():
-                    running -= 1
+                    running -= Counter([event.unit])
                     self._handle(event)
                 self._end_packs()
         return self.rejected
+
+    def _next(self, idle: Sequence[Loaded], running: Mapping[Unit, int]) -> tuple[Unit, Loaded]:
+        """A unit and the worker that gets it: loading autoencoders takes as long as evaluating them on many tokens.
+
+        A worker goes on with those that it has, else it begins with those that no worker has begun, else it helps.
+        """
+        for unit in self._queue:
+            if unit.saes in idle:
+                return unit, unit.saes
+        begun = {unit.saes for unit in running}
+        return next((unit for unit in self._queue if unit.saes not in begun), self._queue[0]), idle[0]
 
     def _add(self, units: Sequence[Unit]) -> None:
         """Queue units of a shard, but for what an earlier run has finished."""

@@ -16,6 +16,10 @@ from saebench.distributed.worker import Job, Worker, attempt
 Earlier = Sequence[Sequence[bytes]]
 
 
+Loaded = tuple[int, ...]
+"""Numbers of the autoencoders that a worker has loaded; empty for a new one."""
+
+
 @dataclass(frozen=True)
 class Event:
     """The end of a unit: ``done`` with its content, ``failed`` with words, or ``died``: its worker is gone."""
@@ -28,11 +32,11 @@ class Event:
 class Pool(Protocol):
     """Workers that run units; one that dies is replaced."""
 
-    def idle(self) -> int:
-        """Workers that wait for a unit."""
+    def idle(self) -> list[Loaded]:
+        """For each worker that waits for a unit, the autoencoders that it has loaded."""
 
-    def submit(self, unit: Unit, earlier: Earlier) -> None:
-        """Give a unit to a worker that waits."""
+    def submit(self, unit: Unit, earlier: Earlier, to: Loaded) -> None:
+        """Give a unit to a worker that waits and has loaded ``to``."""
 
     def events(self) -> list[Event]:
         """Wait until something happens; empty where that was no end of a unit."""
@@ -67,6 +71,7 @@ class LocalPool:
         self._devices = _devices(job.settings.device)
         self._workers: list[tuple[Any, Connection]] = []
         self._busy: dict[int, Unit] = {}  # by place in the list
+        self._loaded: list[Loaded] = [()] * workers
         for place in range(workers):
             self._workers.append(self._started(place))
 
@@ -83,14 +88,14 @@ class LocalPool:
         """The processes."""
         return [process.pid for process, _ in self._workers]
 
-    def idle(self) -> int:
-        """Workers that wait for a unit."""
-        return len(self._workers) - len(self._busy)
+    def idle(self) -> list[Loaded]:
+        """For each worker that waits for a unit, the autoencoders that it has loaded."""
+        return [loaded for place, loaded in enumerate(self._loaded) if place not in self._busy]
 
-    def submit(self, unit: Unit, earlier: Earlier) -> None:
-        """Give a unit to a worker that waits."""
-        place = next(each for each in range(len(self._workers)) if each not in self._busy)
-        self._busy[place] = unit
+    def submit(self, unit: Unit, earlier: Earlier, to: Loaded) -> None:
+        """Give a unit to a worker that waits and has loaded ``to``."""
+        place = next(each for each, loaded in enumerate(self._loaded) if each not in self._busy and loaded == to)
+        self._busy[place], self._loaded[place] = unit, unit.saes
         with contextlib.suppress(OSError):  # it died while it waited: its connection has ended, which ``events`` sees
             self._workers[place][1].send((unit, earlier))
 
@@ -108,7 +113,7 @@ class LocalPool:
                 process = self._workers[place][0]
                 process.join()
                 found.append(Event(unit, "died", f"its process ended with code {process.exitcode}"))
-                self._workers[place] = self._started(place)
+                self._workers[place], self._loaded[place] = self._started(place), ()
         return found
 
     def close(self) -> None:

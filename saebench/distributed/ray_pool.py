@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saebench.distributed.pools import Earlier, Event
+from saebench.distributed.pools import Earlier, Event, Loaded
 from saebench.distributed.units import Unit
 from saebench.distributed.worker import Job, Worker, attempt
 from saebench.errors import SaebenchError
@@ -40,23 +40,23 @@ class RayPool:
         self._actor = self._ray.remote(max_restarts=0, max_task_retries=0, **needs)(_Actor)
         self._job = self._ray.put(job)
         self._failed_starts = 0
-        self._waiting: list[Any] = []
-        self._starting: dict[Any, Any] = {}
+        self._waiting: list[tuple[Any, Loaded]] = []
+        self._starting: dict[Any, tuple[Any, Loaded]] = {}
         self._running: dict[Any, tuple[Any, Unit]] = {}
         for _ in range(count):
             self._start()
 
     def _start(self) -> None:
         actor = self._actor.remote(self._job)
-        self._starting[actor.ready.remote()] = actor
+        self._starting[actor.ready.remote()] = (actor, ())
 
-    def idle(self) -> int:
-        """Workers that wait for a unit."""
-        return len(self._waiting)
+    def idle(self) -> list[Loaded]:
+        """For each worker that waits for a unit, the autoencoders that it has loaded."""
+        return [loaded for _, loaded in self._waiting]
 
-    def submit(self, unit: Unit, earlier: Earlier) -> None:
-        """Give a unit to a worker that waits."""
-        actor = self._waiting.pop()
+    def submit(self, unit: Unit, earlier: Earlier, to: Loaded) -> None:
+        """Give a unit to a worker that waits and has loaded ``to``."""
+        actor, _ = self._waiting.pop(self.idle().index(to))
         self._running[actor.run.remote(unit, self._ray.put(earlier))] = (actor, unit)
 
     def events(self) -> list[Event]:
@@ -65,10 +65,10 @@ class RayPool:
         found = []
         for reference in ready:
             if reference in self._starting:
-                actor = self._starting.pop(reference)
+                worker = self._starting.pop(reference)
                 try:
                     self._ray.get(reference)
-                    self._waiting.append(actor)
+                    self._waiting.append(worker)
                 except self._ray.exceptions.RayError as error:
                     self._failed_starts += 1
                     if self._failed_starts > MOST_FAILED_STARTS:
@@ -78,17 +78,17 @@ class RayPool:
             actor, unit = self._running.pop(reference)
             try:
                 found.append(Event(unit, *self._ray.get(reference)))
-                self._waiting.append(actor)
+                self._waiting.append((actor, unit.saes))
             except self._ray.exceptions.RayError as error:  # the actor, its process or its node is gone
                 found.append(Event(unit, "died", str(error).strip().splitlines()[0]))
                 self._start()
-                self._starting |= {each.ready.remote(): each for each in self._waiting}  # are they there still?
+                self._starting |= {each[0].ready.remote(): each for each in self._waiting}  # are they there still?
                 self._waiting.clear()
         return found
 
     def close(self) -> None:
         """End all workers, and the cluster where it was started here."""
-        for actor in [*self._waiting, *self._starting.values(), *(actor for actor, _ in self._running.values())]:
+        for actor, _ in [*self._waiting, *self._starting.values(), *self._running.values()]:
             self._ray.kill(actor)
         if self._own:
             self._ray.shutdown()

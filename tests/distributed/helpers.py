@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from saebench.distributed.pools import Earlier, Event
+from saebench.distributed.pools import Earlier, Event, Loaded
 from saebench.distributed.run import Workers
 from saebench.distributed.units import Unit
 from saebench.distributed.worker import Job, Worker, attempt
@@ -22,10 +22,10 @@ class InlinePool:
         self.log: list[Unit] = []
         self.turn = 0
 
-    def idle(self) -> int:
-        return len(self.workers) - len(self.given)
+    def idle(self) -> list[Loaded]:
+        return [()] * (len(self.workers) - len(self.given))
 
-    def submit(self, unit: Unit, earlier: Earlier) -> None:
+    def submit(self, unit: Unit, earlier: Earlier, to: Loaded) -> None:
         self.given.append((unit, earlier))
 
     def events(self) -> list[Event]:
