@@ -162,7 +162,7 @@ def test_damaged_weights_and_errors_reject_one_autoencoder(
     with pytest.raises(SomeRejected, match="3 of 5") as caught:
         evaluate_on(given, Inline(2), out=tmp_path / "out", **settings)
     assert [card.result.sae.origin.rpartition("/")[2] for card in caught.value.cards] == ["relu", "topk"]
-    assert all(f"/{name}" in str(caught.value) for name in ("cut", "none", "nan"))
+    assert all(f"/{name}" in caught.value.args[0] for name in ("cut", "none", "nan"))  # str() shortens the middle
 
 
 def test_resuming_goes_on_from_finished_shards(saes: list[str], settings: dict[str, Any], tmp_path: Path) -> None:
@@ -305,3 +305,48 @@ def test_processes_one_of_which_is_killed(saes: list[str], settings: dict[str, A
     found = evaluate_on(saes, Killing(count=2), out=tmp_path / "b", **settings)
     assert [numbers(card.result) for card in found] == expected
     assert files_in(tmp_path / "b").keys() >= {"relu.json", "topk.json", "wide.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workers", "2"], "add --on local or --on ray"),
+        (["--on", "slurm"], "not on 'slurm'"),
+        (["--on", "local", "--precision", "2%"], "use it without --on"),
+    ],
+)
+def test_the_command_line_says_what_does_not_go_together(saes: list[str], arguments: list[str], words: str) -> None:
+    from typer.testing import CliRunner
+
+    from saebench.cli import app
+
+    found = CliRunner().invoke(app, ["evaluate", saes[0], "--model", MODEL, *arguments])
+    assert isinstance(found.exception, SaebenchError) and words in str(found.exception)
+
+
+def test_a_worker_goes_on_with_what_it_has_loaded() -> None:
+    """Two packs of two shards on two workers: each is loaded once."""
+    from collections import Counter
+
+    from saebench.distributed.driver import Driver
+    from saebench.progress import Progress
+
+    class Nothing:
+        def read(self, name: str) -> bytes | None:
+            return None
+
+        def write(self, name: str, content: bytes) -> None:
+            raise AssertionError
+
+        def remove(self, name: str) -> None:
+            raise AssertionError
+
+    driver = Driver([(0, 1), (2,)], [(0, 4), (4, 8)], False, ["a", "b", "c"], Nothing(), lambda *_: None, Progress(False))
+    driver._queue.extend(Unit(saes, rows) for saes in ((0, 1), (2,)) for rows in ((0, 4), (4, 8)))
+    first, _ = driver._next([(), ()], {})
+    second, _ = driver._next([()], Counter([first]))
+    assert (first.saes, second.saes) == ((0, 1), (2,))  # not two workers with the same
+    driver._queue.remove(first)
+    driver._queue.remove(second)
+    assert driver._next([(), (2,)], {}) == (Unit((2,), (4, 8)), (2,))
+    assert driver._next([()], Counter([first, second]))[0] == Unit((0, 1), (4, 8))  # all are begun: help

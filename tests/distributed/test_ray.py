@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without CPUs for workers, and a second node."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=":")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else its workers wait for all else on the machine
     found = cluster_utils.Cluster(
         initialize_head=True, connect=False, head_node_args={"num_cpus": 1, "object_store_memory": 10**8}
     )
