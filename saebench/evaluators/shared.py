@@ -72,7 +72,7 @@ class Moments:
 
     def _start(self, targets: Tensor) -> None:
         d = targets.shape[1]
-        self.reference = targets.double().mean(dim=0)
+        self.reference = targets.double().mean(dim=0).to(targets.dtype).double()  # as it is subtracted
         self._rows = RowSums(("tokens", "squares", *map(str, range(d))))
         self._unit_sum = torch.zeros(d, dtype=torch.float64, device=targets.device)
         for name, size in self._sizes.items():

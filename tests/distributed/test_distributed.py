@@ -92,13 +92,14 @@ def test_results_are_those_of_one_process_for_any_number_of_workers(
     saes: list[str], settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """By-row values are equal in every stored digit, and all else is up to the last one of sums in another order."""
+    settings |= {"tokens": 24 * CONTEXT}
     alone = evaluate(saes, **settings)
     by_workers = {}
     for count in (1, 2, 4):
         workers = Inline(count)
         cards = evaluate_on(saes, workers, out=tmp_path / str(count), **settings)
         by_workers[count] = [numbers(card.result) for card in cards]
-        assert len(workers.pool.log) == 10 + 1  # ten shards of all three, and the end
+        assert len(workers.pool.log) == 6 + 1  # six shards of all three, and the end
         for card, name in zip(cards, ("relu", "topk", "wide"), strict=True):
             assert read_result(tmp_path / str(count) / f"{name}.json") == card.result
             assert card.result.complete and card.result.failures == {}
@@ -276,12 +277,12 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
     again.restore(second.tensors(), torch.device("cpu"))
     first.merge(again)
     assert first.count == whole.count == 60
-    torch.testing.assert_close(first.mean, whole.mean, rtol=1e-12, atol=0)
-    torch.testing.assert_close(first.variance_by_row(), whole.variance_by_row(), rtol=1e-7, atol=0)
+    torch.testing.assert_close(first.mean, whole.mean, rtol=1e-8, atol=0)
+    torch.testing.assert_close(first.variance_by_row(), whole.variance_by_row(), rtol=1e-6, atol=0)
     assert first.variance == pytest.approx(float((targets - targets.mean(0)).double().square().sum()), rel=1e-6)
     assert first.unit_variance == pytest.approx(whole.unit_variance, rel=1e-12)
     for name in groups:
-        torch.testing.assert_close(first.variance_by(name)[1], whole.variance_by(name)[1], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(first.variance_by(name)[1], whole.variance_by(name)[1], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.slow

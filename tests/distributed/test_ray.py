@@ -72,6 +72,12 @@ def test_a_node_is_killed_and_the_results_are_identical(
     assert [numbers(card.result) for card in found] == expected
 
 
-def test_without_a_cluster_there_is_one_sentence() -> None:
-    with pytest.raises(SaebenchError, match=r"The Ray cluster 127\.0\.0\.1:1 cannot be reached: "):
+def test_without_a_cluster_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refused(**options: Any) -> None:
+        raise ConnectionError("no node answers\nmore words")
+
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(SaebenchError, match=r"The Ray cluster 127\.0\.0\.1:1 cannot be reached: no node answers$"):
         connect("127.0.0.1:1")
