@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from saebench import checkpoints
-from saebench.comparison.headline import HEADLINE
+from saebench.distributed.run import DistributedRun, Workers
 from saebench.errors import SaebenchError
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
@@ -15,6 +15,7 @@ from saebench.files import check_writable
 from saebench.notices import notice
 from saebench.progress import Progress
 from saebench.report.scorecard import Scorecard
+from saebench.results.metrics import HEADLINE
 from saebench.results.verdicts import failed_of
 from saebench.suites import read_suite
 
@@ -60,6 +61,8 @@ def evaluate(
         raise SaebenchError("There is nothing to evaluate: give at least one checkpoint.")
     if suite is not None:
         settings = read_suite(suite).apply(settings)
+    if out is not None and "://" in str(out):
+        raise SaebenchError(f'{out} is no local folder: add --on local, or on="local" in Python, to write there.')
     run = EvaluationRun(
         candidates, EvaluationSettings(**settings), _targets(out, candidates), resume, Progress(progress),
         skip_unreadable=len(candidates) > 1,
@@ -69,6 +72,41 @@ def evaluate(
     if run.rejected:
         raise SomeRejected(run.rejected, cards)
     return cards if several else cards[0]
+
+
+def evaluate_on(
+    saes: Sequence[str],
+    workers: Workers,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    progress: bool = True,
+    suite: str | None = None,
+    **settings: Any,
+) -> list[Scorecard]:
+    """Evaluate checkpoints on many workers: processes of this machine, or of a Ray cluster.
+
+    The numbers are the same for any number of workers.
+
+    Args:
+        saes: paths or hub names.
+        workers: where, and how many.
+        out: a folder, or an address that fsspec can open, such as ``s3://bucket/results``; it gets a file for each.
+        resume: go on from finished shards and results in ``out``.
+        progress, suite, settings: as for ``evaluate``; the language model is given by name.
+
+    Raises:
+        SaebenchError: an argument is invalid, or the work does not fit into memory; raised before heavy work.
+        SomeRejected: some checkpoints cannot be evaluated; raised after the others were evaluated and saved.
+    """
+    if suite is not None:
+        settings = read_suite(suite).apply(settings)
+    run = DistributedRun(saes, EvaluationSettings(**settings), unique_names(saes), str(out), resume, Progress(progress))
+    _warn_of_failed(run.plan.settings.evaluators)
+    cards = [Scorecard(result) for result in run.run(workers)]
+    if run.rejected:
+        raise SomeRejected(run.rejected, cards)
+    return cards
 
 
 def _warn_of_failed(evaluators: Sequence[str]) -> None:
@@ -99,11 +137,16 @@ def _targets(out: str | Path | None, candidates: Sequence[Any]) -> list[Path | N
     if len(candidates) == 1 and Path(out).suffix == ".json":
         check_writable(Path(out))
         return [Path(out)]
+    places: list[Path | None] = [Path(out) / f"{name}.json" for name in unique_names(candidates)]
+    for place in filter(None, places):
+        check_writable(place)
+    return places
+
+
+def unique_names(candidates: Sequence[Any]) -> list[str]:
+    """Names for the results of several autoencoders: their own, numbered where they are not unique."""
     names = [_short_name(candidate) for candidate in candidates]
-    unique = [f"{name}-{index}" if names.count(name) > 1 else name for index, name in enumerate(names)]
-    for name in unique:
-        check_writable(Path(out) / f"{name}.json")
-    return [Path(out) / f"{name}.json" for name in unique]
+    return [f"{name}-{index}" if names.count(name) > 1 else name for index, name in enumerate(names)]
 
 
 def _short_name(candidate: Any) -> str:

@@ -81,6 +81,7 @@ def evaluate(
     text_field: Annotated[str, typer.Option(help="The column of a data set that holds the text, token ids or messages.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus; 0 for all. With --text, all by default.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Evaluate, up to --tokens, until relative standard errors are this small: 2%, or kl_divergence=1%,normalised_mse=2%.")] = None,
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Data type of the language model; auto by default.")] = None,
@@ -95,14 +96,18 @@ def evaluate(
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets; see `saebench tasks`.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Probing tasks or sets of them, separated by commas; gao2024 by default.")] = None,
     scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
-    out: Annotated[Path, typer.Option(help="A .json file for one checkpoint, else a folder.")] = Path("saebench-results"),
+    out: Annotated[str, typer.Option(help="A .json file for one checkpoint, else a folder; with --on a folder or an address such as s3://bucket/results.")] = "saebench-results",
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every checkpoint within the folders given.")] = False,
     resume: Annotated[bool, typer.Option(help="Resume from an earlier result with the same settings.")] = False,
+    on: Annotated[str | None, typer.Option(help="Evaluate on several workers: local (processes of this machine) or ray (a cluster).")] = None,
+    workers: Annotated[int | None, typer.Option(help="With --on: how many. By default 1, and on Ray one on each GPU, or else CPU.")] = None,
+    address: Annotated[str | None, typer.Option(help="With --on ray: the cluster's, such as auto or ray://head:10001.")] = None,
 ) -> None:  # fmt: skip
     """Evaluate checkpoints: print the scorecard and write a result file."""
-    from saebench.api import SomeRejected, evaluate
+    from saebench.api import SomeRejected, evaluate, evaluate_on
     from saebench.checkpoints.collection import expand
+    from saebench.distributed.run import Workers
     from saebench.evaluation.controls import CONTROLS
     from saebench.evaluators.base import DEFAULT_EVALUATORS
     from saebench.evaluators.options import parse_options
@@ -119,23 +124,26 @@ def evaluate(
     settings = {
         "model": model, "hook": hook, "hook_out": hook_out, "format": format, "activation": activation, "scale": scale,
         "corpus": str(text) if text else corpus, "corpus_revision": revision, "text_field": text_field,
-        "tokens": 0 if text and tokens is None and not suite else tokens, "context": context, "batch": batch,
+        "tokens": 0 if text and tokens is None and not suite else tokens, "context": context, "batch": batch, "precision": precision,
         "dtype": dtype and dtype.value, "device": device, "evaluators": names, "seed": seed, "exclude": exclude,
         "data_dir": data_dir, "bos": bos.value if bos else "text" if text else None,
         "options": parse_options([*(option or []), *shortcuts], names or running),
         "controls": list(CONTROLS) if controls == "all" else names_in(controls) or None,
     }  # fmt: skip
     chosen = {name: value for name, value in settings.items() if value is not None}
-    run = partial(evaluate, expand(checkpoint, inside=all), suite=suite, out=out, resume=resume, **chosen)
+    if on is None and (workers is not None or address is not None):
+        raise SaebenchError("--workers and --address say where --on evaluates: add --on local or --on ray.")
+    given_saes = expand(checkpoint, inside=all)
+    run = partial(evaluate, given_saes) if on is None else partial(evaluate_on, given_saes, Workers(on, workers, address))
     rejected = ""
     try:
-        cards = run()
+        cards = run(suite=suite, out=out, resume=resume, **chosen)
     except SomeRejected as error:
         cards, rejected = error.cards, str(error)
     _show_evaluated(cards, rejected, out, report)
 
 
-def _show_evaluated(cards: list[Scorecard], rejected: str, out: Path, report: Path | None) -> None:
+def _show_evaluated(cards: list[Scorecard], rejected: str, out: str, report: Path | None) -> None:
     """Scorecards, where the files are, and exit code 1 where a checkpoint or an evaluator failed."""
     from saebench.report import render_terminal, write_page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -39,7 +39,7 @@ class Format(StrEnum):
 
 
 def compare(
-    results: Annotated[list[Path], typer.Argument(help="Result files; verdicts are against the first.")],
+    results: Annotated[list[str], typer.Argument(help="Result files; verdicts are against the first. With --until-decided, two checkpoints.")],
     by: Annotated[By, typer.Option(help="Compare frontiers by architecture, k or number of latents.")] = By.arch,
     at: Annotated[str, typer.Option(help="L0 at which to compare, such as 16,32; with --by k numbers of latents.")] = "",
     metric: Annotated[list[str] | None, typer.Option(help="A metric to show, such as downstream.kl_divergence; repeatable.")] = None,
@@ -48,8 +48,24 @@ def compare(
     against_controls: Annotated[bool, typer.Option("--against-controls", help="Instead compare each SAE with its controls, paired and corrected for the number of tests.")] = False,
     claims: Annotated[bool, typer.Option("--claims", help="Instead test claims of papers on the results.")] = False,
     force: Annotated[bool, typer.Option(help="Also show results of different benchmarks, marked and without verdicts.")] = False,
+    until_decided: Annotated[bool, typer.Option("--until-decided", help="Instead evaluate two checkpoints, up to --tokens, until their difference in each --metric is on one side or within --margin.")] = False,
+    margin: Annotated[str | None, typer.Option(help="With --until-decided: a difference that does not matter, such as 0.01, or 2% of the first one's value.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="With --until-decided: the most tokens; 262,144 by default.")] = None,
+    model: Annotated[str | None, typer.Option(help="With --until-decided: as for evaluate.")] = None,
+    hook: Annotated[str | None, typer.Option(help="With --until-decided: as for evaluate.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="With --until-decided: as for evaluate.")] = None,
+    context: Annotated[int | None, typer.Option(help="With --until-decided: as for evaluate.")] = None,
+    device: Annotated[str | None, typer.Option(help="With --until-decided: as for evaluate.")] = None,
 ) -> None:  # fmt: skip
     """Compare results: tables, frontiers at matched L0, and a verdict for each metric."""
+    settings = {"tokens": tokens, "model": model, "hook": hook, "corpus": corpus, "context": context, "device": device}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if until_decided:
+        _until_decided(results, metric or [], margin, given)
+        return
+    if margin is not None or given:
+        named = ", ".join(f"--{name}" for name in (*(["margin"] if margin is not None else []), *given))
+        raise SaebenchError(f"Results are compared as they are: use {named} only with --until-decided.")
     from saebench.comparison.compare import compare as run
 
     found = run(results, by=by.value, at=_numbers(at), metrics=metric or [], force=force)
@@ -63,6 +79,24 @@ def compare(
     if html is not None:
         found.page(html)
         terminal(stderr=True).print(Text(f"Page: {html}"))
+
+
+def _until_decided(checkpoints: list[str], metrics: list[str], margin: str | None, settings: dict[str, Any]) -> None:
+    from saebench.comparison.decided import until_decided as run
+
+    if len(checkpoints) != 2:
+        raise SaebenchError(f"--until-decided compares two checkpoints, not {len(checkpoints)}.")
+    decisions, results = run(*checkpoints, metrics=metrics, margin=margin, **settings)
+    table = Table("Metric", "First", "Second", "Difference", "The second is", "After", show_edge=False)
+    for each in decisions:
+        low, high = each.interval
+        difference = f"{each.second - each.first:.3g} [{low:.3g}, {high:.3g}]"
+        after = f"{each.tokens:,} tokens"
+        table.add_row(each.metric, f"{each.first:.4g}", f"{each.second:.4g}", difference, each.outcome, after)
+    console.print(table)
+    limit = results[0].corpus.tokens_requested
+    console.print(Text(f"Evaluated: {results[0].corpus.tokens:,} tokens of at most {limit or 0:,}. Intervals are paired by rows; the "
+                       "decisions of all looks together are wrong for at most 5 % of equal SAEs."))  # fmt: skip
 
 
 def _controls(found: Comparison, chosen: bool, every: bool) -> tuple[pandas.DataFrame, str]:

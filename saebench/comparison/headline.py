@@ -7,18 +7,9 @@ from typing import Protocol
 
 from saebench.errors import SaebenchError
 from saebench.results import EvaluatorResult, Metric, Result
+from saebench.results.metrics import HEADLINE
 
 L0 = "reconstruction.l0"
-HEADLINE = (
-    "reconstruction.normalised_mse",
-    "downstream.ce_difference",
-    "downstream.kl_divergence",
-    "probe_loss.probe_loss",
-    "probe_loss.probe_loss_held_out",
-    "explainability.f1",
-    "ablation.sparsity",
-)
-"""In this order, where results have them. Other evaluators are shown by their first metric that has a direction."""
 
 
 class HasMetrics(Protocol):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from saebench.evaluation.precision import Looks
 from saebench.evaluators.base import CleanBatch, Setup, StreamingEvaluator, TokenBlock
 from saebench.evaluators.downstream import clean_batch
 from saebench.evaluators.shared import Shared, ablated_losses
@@ -69,6 +70,8 @@ def stream(
     shared: Shared,
     rows_per_batch: int,
     progress: Progress,
+    looks: Looks | None = None,
+    ablate: bool = True,
 ) -> Clock:
     """Drive all streaming evaluators over the corpus and fill in the shared figures.
 
@@ -79,6 +82,8 @@ def stream(
         shared: the language model's own figures, filled in here.
         rows_per_batch: rows run together.
         progress: updated after each batch.
+        looks: ends the pass early, after one of its numbers of rows.
+        ablate: whether to run the ablated model too; False where the pass is over a part of the text.
 
     Returns:
         Seconds spent in each stage.
@@ -86,13 +91,10 @@ def stream(
     clock = Clock()
     splicing = any(each.needs_logits for one in evaluated for each in one.evaluators.values())
     with progress.task("Evaluating", total=corpus.tokens.shape[0] * corpus.context, unit="tokens") as advance:
-        batches = zip(
-            corpus.tokens.split(rows_per_batch),
-            corpus.excluded.split(rows_per_batch),
-            corpus.loss_mask.split(rows_per_batch),
-            strict=True,
-        )
-        for tokens, excluded, loss_mask in batches:
+        sizes = batch_sizes(corpus.tokens.shape[0], rows_per_batch, () if looks is None else looks.at)
+        parts = (each.split(sizes) for each in (corpus.tokens, corpus.excluded, corpus.loss_mask))
+        done = 0
+        for tokens, excluded, loss_mask in zip(*parts, strict=True):
             batch = _clean(cut, tokens, ~excluded, loss_mask, splicing, clock)
             places = _Places(batch, shared)
             shared.moments.update(places.targets, places.rows, tokens.shape[0], places.groups)
@@ -100,13 +102,33 @@ def stream(
                 moments.update(places.targets[:, part], places.rows, tokens.shape[0], places.groups)
             for one in evaluated:
                 _evaluate_batch(one, cut, batch, places, clock)
+            done += tokens.shape[0]
             advance(tokens.numel())
-    if splicing:
-        with clock.stage("ablated runs"):
-            mean = shared.moments.mean
-            values = {"zero": torch.zeros_like(mean), "mean": mean}
-            shared.ablated = ablated_losses(cut, corpus, values, rows_per_batch)
+            if looks is not None and done in looks.at and looks([each.evaluators for each in evaluated], done):
+                advance.resize(done * corpus.context)
+                break
+    if splicing and ablate:
+        run_ablated(cut, corpus.first(done), shared, rows_per_batch, clock)
     return clock
+
+
+@torch.no_grad()
+def run_ablated(cut: Cut, corpus: TokenCorpus, shared: Shared, rows_per_batch: int, clock: Clock) -> None:
+    """Fill in the losses of ablated runs, once the mean activation is known."""
+    with clock.stage("ablated runs"):
+        mean = shared.moments.mean
+        values = {"zero": torch.zeros_like(mean), "mean": mean}
+        shared.ablated = ablated_losses(cut, corpus, values, rows_per_batch)
+
+
+def batch_sizes(rows: int, most: int, ends: Sequence[int] = ()) -> list[int]:
+    """Rows of each batch, at most ``most``; each of ``ends``, numbers of rows in ascending order, ends a batch."""
+    sizes, done = [], 0
+    for end in [*(each for each in ends if each < rows), rows]:
+        whole, rest = divmod(end - done, most)
+        sizes += [most] * whole + [rest] * (rest > 0)
+        done = end
+    return sizes
 
 
 class _Places:

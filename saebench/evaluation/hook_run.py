@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from saebench.evaluation.controls import L0_TOKENS, SAMPLE_TOKENS, Control, Sample, measured_l0, reinitialised
-from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, stream
+from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, run_ablated, stream
+from saebench.evaluation.precision import Looks, MakeLooks
 from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.settings import TOKENS_PER_BATCH, EvaluationSettings
 from saebench.evaluators.base import Evaluator, Setup, StreamingEvaluator
@@ -16,6 +19,14 @@ from saebench.lm import Cut
 from saebench.progress import Progress
 from saebench.sae import Autoencoder
 from saebench.text.corpus import TokenCorpus
+
+Restore = Callable[[Shared, Sequence[EvaluatedAutoencoder]], Clock]
+"""Fills in sums that were made before, and says how long that took."""
+
+
+def rows_per_batch(settings: EvaluationSettings, corpus: TokenCorpus) -> int:
+    """Rows that are run together."""
+    return settings.batch or max(1, TOKENS_PER_BATCH // corpus.context)
 
 
 @dataclass
@@ -55,8 +66,13 @@ class HookRun:
         self.plain = cut if cut.context is None else cut.model.cut(cut.hook_in, cut.hook_out)
         """Where controls read: without the earlier tokens that some autoencoders see."""
 
-    def run(self, records: Sequence[Record]) -> None:
+    def run(self, records: Sequence[Record], looking: MakeLooks | None = None, restore: Restore | None = None) -> None:
         """Run whatever the records lack; they are written as evaluators finish.
+
+        Args:
+            records: of the autoencoders.
+            looking: makes looks that can end the evaluation early; all evaluators then get the same rows.
+            restore: fills in the sums of streaming evaluators and the shared figures, instead of a pass over the text.
 
         Raises:
             SaebenchError: an evaluator cannot run on one of them; raised before heavy work.
@@ -65,6 +81,13 @@ class HookRun:
         of_controls = shared if self.plain is self.cut else self._shared(self.plain)
         for record in records:
             self._check(record, self.cut, shared)
+        if looking is not None or restore is not None:
+            if looking is not None:
+                self._until_stopped(records, looking, shared)
+            if restore is not None:
+                self._restored(records, restore, shared)
+            shared = self._shared(self.cut)
+            of_controls = shared if self.plain is self.cut else self._shared(self.plain)
         controls = self._controls(records)
         own = [each.record for each in controls]
         for record in own:
@@ -81,6 +104,38 @@ class HookRun:
             each.finish(self.settings.seed)
         if "reinitialised" in self.settings.controls:
             self._reinitialised(records)
+
+    @property
+    def _rows_per_batch(self) -> int:
+        return rows_per_batch(self.settings, self.corpus)
+
+    def partial(self, records: Sequence[Record]) -> tuple[Shared, list[EvaluatedAutoencoder], Clock]:
+        """The sums of the streaming evaluators over the rows of ``settings.only_rows``; nothing is computed from them."""
+        shared = self._shared(self.cut)
+        for record in records:
+            self._check(record, self.cut, shared)
+        evaluated = [one for _, one in self._streaming(records, self.cut, shared)]
+        rows = torch.arange(self.corpus.tokens.shape[0]) if self.settings.only_rows is None else self.settings.only_rows
+        some = self.corpus.only(rows)
+        clock = stream(evaluated, self.cut, some, shared, self._rows_per_batch, self.progress, ablate=False)
+        return shared, evaluated, clock
+
+    def _restored(self, records: Sequence[Record], restore: Restore, shared: Shared) -> None:
+        """Finish the streaming evaluators from the sums of earlier passes over parts of the text."""
+        streaming = self._streaming(records, self.cut, shared)
+        clock = restore(shared, [one for _, one in streaming])
+        if any(each.needs_logits for _, one in streaming for each in one.evaluators.values()):
+            run_ablated(self.cut, self.corpus, shared, self._rows_per_batch, clock)
+        self._finish(streaming, clock)
+
+    def _until_stopped(self, records: Sequence[Record], looking: MakeLooks, shared: Shared) -> None:
+        """Run the evaluators of the metrics that are looked at; all others get the same rows afterwards."""
+        looks = looking(self.corpus.tokens.shape[0], self.corpus.context)
+        self._stream(records, self.cut, shared, {path.partition(".")[0] for path in looks.paths}, looks)
+        self.corpus = self.corpus.first(looks.rows)
+        for index, record in enumerate(records):
+            record.stopped(self.corpus, looks.reached(index))
+            record.write()
 
     def _controls(self, records: Sequence[Record]) -> list[_ControlRun]:
         """The controls that are autoencoders of their own, each once, with the evaluators that a record still lacks."""
@@ -128,29 +183,52 @@ class HookRun:
             evaluator.check(setup)
             record.uses(evaluator.definitions(setup))
 
-    def _stream(self, records: Sequence[Record], cut: Cut, shared: Shared) -> None:
-        """One pass for all of the records' streaming evaluators; ``shared`` gets the figures of the language model alone."""
-        streaming: list[tuple[Record, EvaluatedAutoencoder]] = []
-        for record in records:
-            watching = {
-                name: evaluator(self._setup(record.sae, cut, shared, name))
-                for name, evaluator in record.evaluators.items()
-                if issubclass(evaluator, StreamingEvaluator) and name not in record.finished
-            }
-            if watching:
-                setup = self._setup(record.sae, cut, shared, next(iter(watching)))
-                streaming.append((record, EvaluatedAutoencoder(record.sae, setup, watching)))
+    def _stream(
+        self,
+        records: Sequence[Record],
+        cut: Cut,
+        shared: Shared,
+        names: Collection[str] | None = None,
+        looks: Looks | None = None,
+    ) -> None:
+        """One pass for the records' streaming evaluators, or for those of ``names``.
+
+        ``shared`` gets the figures of the language model alone; ``looks`` can end the pass.
+        """
+        streaming = self._streaming(records, cut, shared, names)
         if not streaming:
             return
-        rows = self.settings.batch or max(1, TOKENS_PER_BATCH // self.corpus.context)
         some = self.corpus if self.settings.only_rows is None else self.corpus.only(self.settings.only_rows)
-        clock = stream([one for _, one in streaming], cut, some, shared, rows, self.progress)
+        clock = stream([one for _, one in streaming], cut, some, shared, self._rows_per_batch, self.progress, looks)
+        self._finish(streaming, clock, write=looks is None)  # else the rows are recorded first
+
+    def _finish(self, streaming: Sequence[tuple[Record, EvaluatedAutoencoder]], clock: Clock, write: bool = True) -> None:
+        """Compute the results after a pass, or note failures."""
         for record, one in streaming:
             record.stages |= clock.seconds
             for name, watcher in one.evaluators.items():
                 record.finish(name, watcher.compute, sum(clock.seconds.values()))
             record.failures |= {name: in_words(error) for name, error in one.failures.items()}
-            record.write()
+            if write:
+                record.write()
+
+    def _streaming(
+        self, records: Sequence[Record], cut: Cut, shared: Shared, names: Collection[str] | None = None
+    ) -> list[tuple[Record, EvaluatedAutoencoder]]:
+        """The records that lack streaming evaluators (of ``names``), each with new ones."""
+        streaming: list[tuple[Record, EvaluatedAutoencoder]] = []
+        for record in records:
+            watching = {
+                name: evaluator(self._setup(record.sae, cut, shared, name))
+                for name, evaluator in record.evaluators.items()
+                if issubclass(evaluator, StreamingEvaluator)
+                and name not in record.finished.keys() | record.failures.keys()
+                and (names is None or name in names)
+            }
+            if watching:
+                setup = self._setup(record.sae, cut, shared, next(iter(watching)))
+                streaming.append((record, EvaluatedAutoencoder(record.sae, setup, watching)))
+        return streaming
 
     def _run_standalone(self, record: Record, cut: Cut, shared: Shared) -> None:
         for name, evaluator in record.evaluators.items():

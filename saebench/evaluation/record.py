@@ -13,7 +13,7 @@ from saebench.evaluation.settings import EvaluationSettings
 from saebench.evaluators.base import Evaluator
 from saebench.lm import Cut
 from saebench.provenance import corpus_record, environment, model_record, sae_record
-from saebench.results import EvaluatorResult, Result, check_same_run, read_result, write_result
+from saebench.results import EvaluatorResult, Reached, Result, check_same_run, read_result, write_result
 from saebench.sae import Autoencoder
 from saebench.text.corpus import TokenCorpus
 
@@ -80,6 +80,10 @@ class Record:
             read_result(path)
         except SaebenchError as error:
             raise SaebenchError(f"{path} exists and is not a result file of this version; choose another path.") from error
+
+    def stopped(self, corpus: TokenCorpus, reached: Mapping[str, Reached]) -> None:
+        """Record that only the rows of ``corpus`` are evaluated, because errors were small enough by then."""
+        self._fixed |= {"corpus": corpus_record(corpus), "precision": dict(reached)}
 
     def uses(self, definitions: dict[str, str]) -> None:
         """Record the definition files of an evaluator.

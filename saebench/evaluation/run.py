@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluation.controls import check_controls
 from saebench.evaluation.engine import Clock
 from saebench.evaluation.hook_run import HookRun
+from saebench.evaluation.precision import MakeLooks, PrecisionLooks, targets_of
 from saebench.evaluation.preflight import (
     check_against_config,
     check_centring,
@@ -42,6 +44,7 @@ class EvaluationRun:
     """The steps of an evaluation, cheap checks first.
 
     Attributes:
+        corpus: the text, once it is read.
         rejected: why candidates could not be read; filled only with ``skip_unreadable``, where the others are evaluated.
     """
 
@@ -53,6 +56,7 @@ class EvaluationRun:
         resume: bool,
         progress: Progress,
         skip_unreadable: bool = False,
+        looking: MakeLooks | None = None,
     ) -> None:
         self.candidates, self.settings, self.targets = candidates, settings, targets
         self.resume, self.progress, self.clock = resume, progress, Clock()
@@ -61,6 +65,8 @@ class EvaluationRun:
         self.notices: list[str] = []
         self.evaluators = find_evaluators(settings.evaluators)
         check_controls(settings.controls)
+        self.looking = looking or self._precision()
+        self.corpus: TokenCorpus | None = None
         self.infos: list[CheckpointInfo | None] = [None] * len(candidates)
         self.infos = self._read(self._describe)
         self.model_name = model_name(settings.model, self.infos)
@@ -75,28 +81,48 @@ class EvaluationRun:
             config = read_config(name) if isinstance(name, str) else name.config
             check_window(name if isinstance(name, str) else name.name, config, self._context())
 
+    def _precision(self) -> MakeLooks | None:
+        """Looks for the requested relative standard errors; None where all of the text is evaluated."""
+        settings = self.settings
+        if settings.precision is None:
+            return None
+        if self.resume:
+            raise SaebenchError("An evaluation with --precision cannot be resumed: repeat it without --resume.")
+        if settings.suite or settings.only_rows is not None:
+            raise SaebenchError("A suite pins the number of tokens: use --precision without --suite.")
+        return partial(PrecisionLooks, targets_of(settings.precision, self.evaluators))
+
     def run(self) -> list[Result]:
         """Load, evaluate, write. Results are written as evaluators finish."""
         with collect_notices() as self.notices:
             return self._run()
 
     def _run(self) -> list[Result]:
+        results: dict[int, Result] = {}
+        for hook_run, records in self.hook_runs():
+            hook_run.run(list(records.values()), self.looking)
+            results |= {index: record.result() for index, record in records.items()}
+        return [results[index] for index in range(len(self.candidates))]
+
+    def hook_runs(self) -> Iterator[tuple[HookRun, dict[int, Record]]]:
+        """For each hook what runs its autoencoders, and their records by number."""
         with self.clock.stage("loading autoencoders"):  # first: a damaged one is found before the model is loaded
             loaded = self._read(self._load_checkpoint)
             self.hooks = [self._hooks(info) for info in self.infos]
         with self.clock.stage("tokenising"):  # with the tokenizer alone: a text is checked before the model is loaded
-            corpus = self._corpus()
+            corpus = self.corpus = self._corpus()
         model = self._load_model()
         places = [(*hooks, context_of(sae)) for sae, hooks in zip(loaded, self.hooks, strict=True)]
         cuts = {place: model.cut(*place) for place in dict.fromkeys(places)}
         saes = [self._fitted(sae, cuts[place]) for sae, place in zip(loaded, places, strict=True)]
-        results: dict[int, Result] = {}
         for place, cut in cuts.items():
             indices = [index for index, each in enumerate(places) if each == place]
-            records = [self._record(index, saes[index], cut, corpus) for index in indices]
-            HookRun(self.settings, self.evaluators, cut, corpus, self.progress).run(records)
-            results |= {index: record.result() for index, record in zip(indices, records, strict=True)}
-        return [results[index] for index in range(len(self.candidates))]
+            records = {index: self._record(index, saes[index], cut, corpus) for index in indices}
+            yield HookRun(self.settings, self.evaluators, cut, corpus, self.progress), records
+
+    def text(self) -> TokenCorpus:
+        """The text, by the tokenizer and the checkpoints' metadata alone; no weights are loaded."""
+        return self._corpus()
 
     def open(self) -> tuple[list[Autoencoder], Cut]:
         """The candidates, and their language model cut at their common hook; nothing is evaluated.

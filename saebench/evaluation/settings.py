@@ -45,6 +45,8 @@ class EvaluationSettings:
         data_dir: a folder with the files of probing data sets; its path is not a setting of the result.
         suite: name and version of the suite that these settings are of, for the record.
         only_rows: numbers of the corpus's rows to which evaluators by row are limited, to reproduce a part of a result.
+        precision: relative standard errors, such as ``2%`` or ``kl_divergence=1%,normalised_mse=2%``: rows are evaluated,
+            up to ``tokens``, until they are that small; see ``saebench.evaluation.precision``.
     """
 
     model: str | LanguageModel | None = None
@@ -70,6 +72,7 @@ class EvaluationSettings:
     data_dir: str | Path | None = None
     suite: str = ""
     only_rows: Tensor | None = None
+    precision: str | float | Mapping[str, float] | None = None
 
     @property
     def given(self) -> dict[str, str | None]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.options import read_options
+from saebench.evaluators.state import restored
 from saebench.lm import Cut, Prefix
 from saebench.progress import Progress
 from saebench.results import EvaluatorResult, Metric, Result
@@ -224,9 +225,21 @@ class StreamingEvaluator(Evaluator):
 
     Class attributes:
         needs_logits: whether it needs the logits of the model with the reconstruction spliced in.
+        row_columns: the names of ``row_sums``.
+        summed: the attributes that hold its sums (``saebench.evaluators.state``), so that several processes can each
+            evaluate a part of the text; empty where they cannot.
     """
 
     needs_logits: ClassVar[bool] = False
+    row_columns: ClassVar[tuple[str, ...]] = ()
+    summed: ClassVar[tuple[str, ...]] = ()
+
+    def row_sums(self) -> Mapping[str, Tensor]:
+        """The sums by row of text so far (``[groups]`` float64 each), as ``details.by_row`` of the result will have them.
+
+        Only those that are known at any time during the pass: errors of metrics follow from them before its end.
+        """
+        return {}
 
     def start_batch(self, batch: CleanBatch) -> None:
         """Start a batch."""
@@ -239,6 +252,14 @@ class StreamingEvaluator(Evaluator):
 
     def end_batch(self) -> None:
         """Finish a batch."""
+
+    def empty(self) -> StreamingEvaluator:
+        """A new instance with the same settings, to restore the sums of another part of the text in."""
+        return type(self)(self.setup)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the sums by those of another instance, as ``tensors_of(other, self.name)`` gave them."""
+        restored(self, self.name, tensors)
 
     @abstractmethod
     def merge(self, other: StreamingEvaluator) -> None:

@@ -48,6 +48,7 @@ class Core(StreamingEvaluator):
     description = "SAEBench's core metrics under its own names, with corrected values where its definitions are wrong"
     needs_logits = True
     samples = ("by_row", "frequency", "similarity", "variance")
+    summed = ("downstream", "sums", "zero", "active_counts")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

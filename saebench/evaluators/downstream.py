@@ -31,6 +31,8 @@ class Downstream(StreamingEvaluator):
     version = 1
     description = "Loss of the language model with reconstructions spliced in, against clean and ablated runs"
     needs_logits = True
+    row_columns = _SUMS
+    summed = ("sums",)
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -69,6 +71,10 @@ class Downstream(StreamingEvaluator):
             kl_divergence=(divergence.double() * counted).sum(dim=1),
             top1_agreement=(agree & counted).sum(dim=1),
         )
+
+    def row_sums(self) -> Mapping[str, Tensor]:
+        """The sums by row so far; those of ablated runs are known at the end of the pass."""
+        return {name: self.sums.column(name) for name in _SUMS}
 
     def merge(self, other: StreamingEvaluator) -> None:
         """Add another instance's sums."""

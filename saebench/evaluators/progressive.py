@@ -6,7 +6,7 @@ of each token, with a fixed threshold for all tokens, and for Matryoshka autoenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +31,7 @@ class Progressive(StreamingEvaluator):
     """Rows of text on which losses are measured, and on which levels and thresholds are chosen before the pass."""
 
     samples = ("by_row", "by_sampled_row", "own_l0", "by_count", "by_prefix")
+    summed = ("_sums", "_spliced")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -45,7 +46,8 @@ class Progressive(StreamingEvaluator):
 
     def _start(self) -> None:
         """Choose levels on the first batch, so that an error there counts as a failure of this evaluator alone."""
-        self._levels = find_levels(self.setup, self.options["calibration_rows"])
+        if self._levels is None:
+            self._levels = find_levels(self.setup, self.options["calibration_rows"])
         names = variants(self._levels.counts, self.prefixes)
         self._sums = RowSums(columns(names))
         self._spliced = SplicedRows(self.setup, self.options["downstream_rows"], names)
@@ -70,7 +72,7 @@ class Progressive(StreamingEvaluator):
 
     def start_batch(self, batch: CleanBatch) -> None:
         """Start a batch."""
-        if self._levels is None:
+        if self._sums is None:
             self._start()
         self.sums.start_batch(batch.tokens.shape[0])
         self.spliced.start_batch(batch)
@@ -97,6 +99,18 @@ class Progressive(StreamingEvaluator):
         for name, prefix in self.prefixes.items():
             latents = prefix.encode(inputs)
             yield name, latents, prefix.decode(latents, inputs).float()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the sums; the levels are chosen as for the first batch."""
+        if self._sums is None:
+            self._start()
+        super().restore(tensors)
+
+    def empty(self) -> Progressive:
+        """A new instance with the same levels."""
+        found = type(self)(self.setup)
+        found._levels = self._levels
+        return found
 
     def merge(self, other: StreamingEvaluator) -> None:
         """Add another instance's sums, which must have the same levels."""

@@ -6,6 +6,7 @@ the relative reconstruction bias; Bricken et al. 2023 for densities.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class Reconstruction(StreamingEvaluator):
     version = 1
     description = "Reconstruction error, sparsity, latent densities and dictionary geometry"
     samples = ("by_row", "by_latent", "unit_variance", "density_histogram")
+    row_columns = (*SUMS, "variance")
+    summed = ("sums", "active_counts", "l0_histogram", "error_by")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -85,6 +88,11 @@ class Reconstruction(StreamingEvaluator):
     def end_batch(self) -> None:
         """Finish a batch."""
         self.sums.end_batch()
+
+    def row_sums(self) -> Mapping[str, Tensor]:
+        """The sums by row so far, with the targets' variance about their mean so far."""
+        variance = self.setup.shared.moments.variance_by_row()
+        return {"variance": variance, **{name: self.sums.column(name) for name in SUMS}}
 
     def merge(self, other: StreamingEvaluator) -> None:
         """Add another instance's sums."""

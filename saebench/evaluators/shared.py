@@ -40,6 +40,11 @@ class Moments:
         self._by: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self._sizes = {"position": positions, "frequency": frequency_bins}
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Positions and bins of frequency, as given."""
+        return self._sizes["position"], self._sizes["frequency"]
+
     def update(self, targets: Tensor, rows: Tensor, n_rows: int, groups: dict[str, Tensor]) -> None:
         """Add a batch.
 
@@ -67,12 +72,56 @@ class Moments:
 
     def _start(self, targets: Tensor) -> None:
         d = targets.shape[1]
-        self.reference = targets.double().mean(dim=0)
+        self.reference = targets.double().mean(dim=0).to(targets.dtype).double()  # as it is subtracted
         self._rows = RowSums(("tokens", "squares", *map(str, range(d))))
         self._unit_sum = torch.zeros(d, dtype=torch.float64, device=targets.device)
         for name, size in self._sizes.items():
             zeros = torch.zeros(size, dtype=torch.float64, device=targets.device)
             self._by[name] = (zeros, zeros.clone(), zeros.new_zeros(size, d))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All sums by name; empty where nothing was counted."""
+        if self.reference is None or self._rows is None or self._unit_sum is None:
+            return {}
+        found = {"reference": self.reference, "count": torch.tensor(self.count), "unit_sum": self._unit_sum}
+        found |= {f"rows/{name}": each for name, each in self._rows.tensors().items()}
+        return found | {f"by/{name}/{place}": each for name, its in self._by.items() for place, each in enumerate(its)}
+
+    def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """Replace the sums by those that ``tensors`` gave."""
+        if not tensors:
+            return
+        self._start(tensors["reference"].to(device).unsqueeze(0))
+        assert self._rows is not None
+        self.count, self._unit_sum = int(tensors["count"]), tensors["unit_sum"].to(device)
+        self._rows = RowSums.of_tensors(self._rows.names, {name: tensors[f"rows/{name}"] for name in ("groups", "grouping")})
+        for name in self._by:
+            counts, squares, sums = (tensors[f"by/{name}/{place}"].to(device) for place in range(3))
+            self._by[name] = (counts, squares, sums)
+
+    def merge(self, other: Moments) -> None:
+        """Add the moments of later rows; they are taken about this one's reference point."""
+        if other.reference is None:
+            return
+        assert self.reference is not None, "the first part counts at least one position"
+        assert self._rows is not None and other._rows is not None
+        assert self._unit_sum is not None and other._unit_sum is not None
+        shift = other.reference - self.reference  # x - mine = (x - theirs) + shift
+        moved = RowSums(self._rows.names)
+        groups = other._rows.groups()
+        counts, squares, sums = groups[:, :1], groups[:, 1:2], groups[:, 2:]
+        moved_to = shift.cpu()
+        squares = squares + 2 * (sums @ moved_to).unsqueeze(1) + counts * moved_to.square().sum()
+        moved.rows_per_group, moved._filled = other._rows.rows_per_group, other._rows._filled
+        moved._groups = list(torch.cat([counts, squares, sums + counts * moved_to], dim=1).unbind(dim=0))
+        self._rows.merge(moved)
+        self.count += other.count
+        self._unit_sum += other._unit_sum
+        for name, (own_counts, own_squares, own_sums) in self._by.items():
+            counts, by_squares, by_sums = other._by[name]
+            own_counts += counts
+            own_squares += by_squares + 2 * (by_sums @ shift) + counts * shift.square().sum()
+            own_sums += by_sums + counts.unsqueeze(1) * shift
 
     @property
     def mean(self) -> Tensor:
@@ -138,6 +187,25 @@ class Shared:
             self._once[key] = compute()
         found: T = self._once[key]
         return found
+
+
+def shared_tensors(shared: Shared) -> dict[str, Tensor]:
+    """The moments of shared figures as tensors, by path."""
+    every = {"all": shared.moments} | {f"part {name}": moments for name, (_, moments) in shared.parts.items()}
+    return {f"{name}/{key}": each.cpu() for name, moments in every.items() for key, each in moments.tensors().items()}
+
+
+def add_shared(shared: Shared, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Add the moments of later rows, as ``shared_tensors`` gave them."""
+    every = {"all": shared.moments} | {f"part {name}": moments for name, (_, moments) in shared.parts.items()}
+    for name, moments in every.items():
+        own = {key.removeprefix(f"{name}/"): each for key, each in tensors.items() if key.startswith(f"{name}/")}
+        if moments.reference is None:
+            moments.restore(own, device)
+        else:
+            part = Moments(*moments.sizes)
+            part.restore(own, device)
+            moments.merge(part)
 
 
 def make_shared(corpus: TokenCorpus, vocabulary: int, parts: Mapping[str, slice] | None = None) -> Shared:

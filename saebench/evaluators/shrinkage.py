@@ -35,6 +35,7 @@ class Shrinkage(StreamingEvaluator):
     """Rows of text on which the losses before and after are measured."""
     needs_weights = True
     samples = ("by_row", "by_sampled_row")
+    summed = ("sums", "spliced", "by_magnitude")
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

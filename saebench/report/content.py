@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from saebench.errors import plain
-from saebench.results import Metric, Result
+from saebench.results import Metric, Reached, Result
 from saebench.results.verdicts import cautions_on
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
@@ -122,9 +122,18 @@ def facts(result: Result) -> list[tuple[str, str]]:
         ("Text", f"{corpus.name}{revision}: {corpus.rows:,} rows of {corpus.context} tokens"),
         ("Counted", f"{corpus.tokens_counted:,} of {corpus.tokens:,} tokens; left out ({excluded:,}): {corpus.excluded}"),
     ]
+    found += [("Precision", _precision(path, each, corpus.tokens)) for path, each in result.precision.items()]
     if not result.complete:
         found.append(("Incomplete", "not every requested evaluator has finished"))
     return [(name, plain(value)) for name, value in found]
+
+
+def _precision(path: str, found: Reached, tokens: int) -> str:
+    """Whether a metric became as precise as requested, and after how many tokens."""
+    if found.tokens is not None:
+        return f"{path}: a relative error of {found.target:.2%} was reached after {found.tokens:,} tokens"
+    error = "undefined" if found.relative_error is None else f"{found.relative_error:.2%}"
+    return f"{path}: a relative error of {found.target:.2%} was not reached in {tokens:,} tokens; it is {error}"
 
 
 def provenance(result: Result) -> list[tuple[str, str]]:

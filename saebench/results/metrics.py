@@ -10,6 +10,16 @@ from saebench.results.schema import Metric
 from saebench.results.statistics import Estimate
 
 Direction = Literal["lower", "higher", "none"]
+HEADLINE = (
+    "reconstruction.normalised_mse",
+    "downstream.ce_difference",
+    "downstream.kl_divergence",
+    "probe_loss.probe_loss",
+    "probe_loss.probe_loss_held_out",
+    "explainability.f1",
+    "ablation.sparsity",
+)
+"""In this order, where results have them. Other evaluators are shown by their first metric that has a direction."""
 
 
 def metric(

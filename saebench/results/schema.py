@@ -133,6 +133,14 @@ class CorpusRecord(_Strict):
     documents_null: int = Field(default=0, description="rows of the source without text, skipped")
 
 
+class Reached(_Strict):
+    """What a metric reached in an evaluation that goes on until standard errors are as small as requested."""
+
+    target: float = Field(gt=0, description="the largest relative standard error allowed")
+    relative_error: float | None = Field(ge=0, description="at the last look; null where undefined")
+    tokens: Count | None = Field(description="of text at the look from which on the target was met; null where it was not")
+
+
 class Environment(_Strict):
     """The software and hardware of the run."""
 
@@ -161,6 +169,9 @@ class Result(_Strict):
     failures: dict[str, str] = Field(default_factory=dict, description="evaluators that failed, and how")
     controls: dict[str, dict[str, EvaluatorResult]] = Field(
         default_factory=dict, description="the same evaluators on controls, which should score badly"
+    )
+    precision: dict[str, Reached] = Field(
+        default_factory=dict, description="by evaluator.name, where rows were evaluated until errors were small enough"
     )
     stages: dict[str, float] = Field(default_factory=dict, description="seconds spent in each stage")
     notices: list[str] = Field(default_factory=list, description="where a slower or other path was taken, and why")

@@ -6,7 +6,7 @@ Tokens of one row share a context and are not independent, so standard errors tr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +56,18 @@ class RowSums:
     def record(self) -> dict[str, Any]:
         """The sums as JSON data, with seven digits: ``rows_per_group`` and one list for each name."""
         return {"rows_per_group": self.rows_per_group, **{name: digits(self.column(name)) for name in self.names}}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums as tensors: ``groups`` (``[groups, names]``) and how rows are grouped."""
+        return {"groups": self.groups(), "grouping": torch.tensor([self.rows_per_group, self._filled])}
+
+    @classmethod
+    def of_tensors(cls, names: Sequence[str], tensors: Mapping[str, Tensor]) -> RowSums:
+        """The sums that ``tensors`` gave."""
+        sums = cls(names)
+        sums._groups = list(tensors["groups"].unbind(dim=0))
+        sums.rows_per_group, sums._filled = map(int, tensors["grouping"])
+        return sums
 
     def start_batch(self, rows: int) -> None:
         """Begin a batch of ``rows``."""

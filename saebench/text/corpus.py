@@ -90,6 +90,10 @@ class TokenCorpus:
         """Some of the rows (``rows``: their numbers)."""
         return replace(self, tokens=self.tokens[rows], excluded=self.excluded[rows], loss_mask=self.loss_mask[rows])
 
+    def first(self, rows: int) -> TokenCorpus:
+        """The first ``rows`` rows."""
+        return self.only(torch.arange(rows))
+
     @property
     def sha256(self) -> str:
         """Hash of the token ids, the shape of the rows and the positions that count."""

@@ -27,6 +27,8 @@ class SplicedRows:
         variants: names of the reconstructions that are given for each block.
     """
 
+    summed = ("_losses", "_rows")
+
     def __init__(self, setup: Setup, rows: int, variants: Sequence[str]) -> None:
         self._setup = setup
         drawn = sampled_rows(setup, rows)
@@ -76,6 +78,7 @@ class SplicedRows:
         """Add the sums of an instance that was updated with later rows."""
         for name, losses in self._losses.items():
             losses.merge(other._losses[name])
+        self._rows = torch.cat([self._rows, other._rows]).unique()
 
     def losses(self) -> RowLosses:
         """The sums by sampled row."""

@@ -1,0 +1,166 @@
+"""Gives units to workers, keeps what they return, and deals with those that die."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from saebench.distributed.pools import Event, Loaded, Pool
+from saebench.distributed.store import Store
+from saebench.distributed.units import Done, Unit
+from saebench.progress import Progress
+
+MOST_DEATHS = 3
+"""Workers that a unit may cost, before its autoencoders are tried one at a time, and one alone is given up."""
+
+
+@dataclass
+class _Pack:
+    """Autoencoders of a hook that are evaluated together: which units have been done for each shard."""
+
+    saes: tuple[int, ...]
+    done: dict[tuple[int, int], list[Unit]] = field(default_factory=dict)
+    ending: bool = False
+
+
+class Driver:
+    """Runs an evaluation on a pool.
+
+    Args:
+        packs: numbers of autoencoders that are evaluated together.
+        shards: of the text.
+        one_by_one: whether evaluations end in a unit for each autoencoder, not for each pack.
+        names: of the autoencoders, for messages.
+        store: of finished units; those that are there already are not run again.
+        finished: called with an autoencoder's number and its result as JSON.
+        progress: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[tuple[int, ...]],
+        shards: Sequence[tuple[int, int]],
+        one_by_one: bool,
+        names: Sequence[str],
+        store: Store,
+        finished: Callable[[int, str], None],
+        progress: Progress,
+    ) -> None:
+        self.shards, self.one_by_one, self.names = tuple(shards), one_by_one, names
+        self.store, self.finished, self.progress = store, finished, progress
+        self.rejected: dict[int, str] = {}
+        self.deaths: Counter[Unit] = Counter()
+        self._packs = [_Pack(saes, {shard: [] for shard in shards}) for saes in packs]
+        self._queue: deque[Unit] = deque()
+        self._ended: set[int] = set()
+
+    def run(self, pool: Pool) -> dict[int, str]:
+        """Run everything; returns why autoencoders were rejected, by number."""
+        total = sum(len(pack.saes) for pack in self._packs) * (len(self.shards) + 1)
+        with self.progress.task("Evaluating", total=total, unit="units") as self._advance:
+            for pack in self._packs:
+                self._add([Unit(pack.saes, shard) for shard in self.shards])
+            self._end_packs()
+            running: Counter[Unit] = Counter()
+            while self._queue or running:
+                while self._queue and (idle := pool.idle()):
+                    unit, to = self._next(idle, running)
+                    self._queue.remove(unit)
+                    pool.submit(unit, self._earlier(unit), to)
+                    running[unit] += 1
+                for event in pool.events():
+                    running -= Counter([event.unit])
+                    self._handle(event)
+                self._end_packs()
+        return self.rejected
+
+    def _next(self, idle: Sequence[Loaded], running: Mapping[Unit, int]) -> tuple[Unit, Loaded]:
+        """A unit and the worker that gets it: loading autoencoders takes as long as evaluating them on many tokens.
+
+        A worker goes on with those that it has, else it begins with those that no worker has begun, else it helps.
+        """
+        for unit in self._queue:
+            if unit.saes in idle:
+                return unit, unit.saes
+        begun = {unit.saes for unit in running}
+        return next((unit for unit in self._queue if unit.saes not in begun), self._queue[0]), idle[0]
+
+    def _add(self, units: Sequence[Unit]) -> None:
+        """Queue units of a shard, but for what an earlier run has finished."""
+        for unit in units:
+            if self._is_stored(unit):
+                continue
+            alone = unit.alone() if len(unit.saes) > 1 else []
+            left = [each for each in alone if not self._is_stored(each)]
+            self._queue += [unit] if len(left) == len(alone) else left
+
+    def _is_stored(self, unit: Unit) -> bool:
+        content = self.store.read(self._file(unit))
+        if content is not None:
+            self._note(unit, Done.from_bytes(content))
+        return content is not None
+
+    def _handle(self, event: Event) -> None:
+        unit = event.unit
+        if event.kind == "done":
+            done = Done.from_bytes(event.content)
+            if unit.rows is not None:
+                self.store.write(self._file(unit), event.content)
+            for number, text in done.results.items():
+                self._ended.add(number)
+                self.finished(number, text)
+            self._note(unit, done)
+            return
+        self.deaths[unit] += 1
+        if event.kind == "died" and self.deaths[unit] < MOST_DEATHS:
+            self._queue.appendleft(unit)
+        elif len(unit.saes) > 1:
+            self._queue.extendleft(unit.alone())
+        else:
+            words = str(event.content).rstrip(".")
+            cause = (
+                f"its evaluation fails: {words}" if event.kind == "failed" else f"it ended {MOST_DEATHS} workers ({words})"
+            )
+            self._reject(unit.saes[0], f"{self.names[unit.saes[0]]}: {cause}.")
+
+    def _note(self, unit: Unit, done: Done) -> None:
+        for number, words in done.rejected.items():
+            self._reject(number, words)
+        if unit.rows is not None:
+            pack = next(each for each in self._packs if unit.saes[0] in each.saes)
+            pack.done[unit.rows].append(unit)
+        self._advance(len(unit.saes))
+
+    def _reject(self, number: int, words: str) -> None:
+        """Give an autoencoder up; the others of its units go on without it."""
+        self.rejected.setdefault(number, words)
+        left = (Unit(tuple(each for each in unit.saes if each != number), unit.rows) for unit in self._queue)
+        self._queue = deque(unit for unit in left if unit.saes)
+
+    def _end_packs(self) -> None:
+        """Queue the end of each pack whose shards are all done."""
+        for pack in self._packs:
+            alive = tuple(each for each in pack.saes if each not in self.rejected and each not in self._ended)
+            there = (all(any(each in unit.saes for unit in units) for each in alive) for units in pack.done.values())
+            if not pack.ending and alive and all(there):
+                pack.ending = True
+                whole = Unit(alive, None)
+                self._queue += whole.alone() if self.one_by_one else [whole]
+
+    def _earlier(self, unit: Unit) -> list[list[bytes]]:
+        """For the end of an evaluation, what was done for its autoencoders, by shard."""
+        if unit.rows is not None:
+            return []
+        pack = next(each for each in self._packs if unit.saes[0] in each.saes)
+        wanted = set(unit.saes)
+        return [
+            [self.store.read(self._file(each)) or b"" for each in pack.done[shard] if wanted & set(each.saes)]
+            for shard in self.shards
+        ]
+
+    def _file(self, unit: Unit) -> str:
+        saes = hashlib.sha256(repr(unit.saes).encode()).hexdigest()[:16]
+        start, end = unit.rows or (0, 0)
+        return f"rows-{start}-{end}-{saes}.safetensors"

@@ -1,0 +1,1 @@
+"""Checks and timings for a GPU: ``python -m tests.device``."""

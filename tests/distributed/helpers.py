@@ -1,0 +1,59 @@
+"""Pools for tests: workers within this process, some of which die."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from saebench.distributed.pools import Earlier, Event, Loaded
+from saebench.distributed.run import Workers
+from saebench.distributed.units import Unit
+from saebench.distributed.worker import Job, Worker, attempt
+
+
+class InlinePool:
+    """``count`` workers in this process, which take turns; ``dies`` says which units end their worker."""
+
+    def __init__(self, job: Job, count: int, dies: Callable[[Unit, int], bool] = lambda unit, number: False) -> None:
+        self.job, self.workers, self.dies = job, [Worker(job) for _ in range(count)], dies
+        self.given: deque[tuple[Unit, Earlier]] = deque()
+        self.log: list[Unit] = []
+        self.turn = 0
+
+    def idle(self) -> list[Loaded]:
+        return [()] * (len(self.workers) - len(self.given))
+
+    def submit(self, unit: Unit, earlier: Earlier, to: Loaded) -> None:
+        self.given.append((unit, earlier))
+
+    def events(self) -> list[Event]:
+        unit, earlier = self.given.pop()  # the last first, so that units end out of order
+        self.log.append(unit)
+        self.turn = (self.turn + 1) % len(self.workers)
+        if self.dies(unit, len(self.log)):
+            self.workers[self.turn] = Worker(self.job)
+            return [Event(unit, "died", "killed")]
+        return [Event(unit, *attempt(self.workers[self.turn], unit, earlier))]
+
+    def close(self) -> None:
+        pass
+
+
+class Inline(Workers):
+    """Workers of an ``InlinePool``, which is kept in ``pool``."""
+
+    pool: InlinePool
+
+    def __init__(self, count: int, dies: Callable[[Unit, int], bool] = lambda unit, number: False, **more: Any) -> None:
+        super().__init__(count=count, threads=None, **more)
+        object.__setattr__(self, "dies", dies)
+
+    def start(self, job: Job) -> InlinePool:
+        object.__setattr__(self, "pool", InlinePool(job, self.count or 1, self.dies))  # type: ignore[attr-defined]
+        return self.pool
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
