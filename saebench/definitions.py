@@ -9,7 +9,7 @@ from typing import Any
 from saebench.errors import SaebenchError
 from saebench.parsing import parse_toml
 
-KINDS = ("tasks", "tasks/unlearning", "probes", "explain")
+KINDS = ("tasks", "tasks/classes", "tasks/unlearning", "probes", "explain")
 
 
 def definition_folder(kind: str) -> Path:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Setup
-from saebench.tasks import Task, availability, find_tasks
+from saebench.tasks import availability, find_tasks
 
 
 class TaskEvaluator(Evaluator):
@@ -28,7 +28,7 @@ class TaskEvaluator(Evaluator):
         raise NotImplementedError
 
     @classmethod
-    def requested(cls, setup: Setup) -> list[Task]:
+    def requested(cls, setup: Setup) -> list[Any]:
         """The tasks: those of the option ``tasks`` (names and sets, with commas), else the default."""
         return find_tasks(str(setup.options.get("tasks") or cls.default_tasks(setup)), setup.data_dir)
 
@@ -49,7 +49,7 @@ class TaskEvaluator(Evaluator):
             )
 
     def over_tasks(
-        self, words: str, one: Callable[[Task, Callable[[float], None]], dict[str, Any]]
+        self, words: str, one: Callable[[Any, Callable[[float], None]], dict[str, Any]]
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """``one`` of every task, by name, and why others are missing.
 

@@ -77,36 +77,67 @@ def task_activations(
         bos: whether a BOS token is prepended to each text; it is not pooled.
         advance: called for each text.
     """
-    every = pooling != "last"
     examples = [example for part in PARTS for example in data.parts[part]]
     numbers: dict[str, int] = {}
-    known = "@unknown/" not in cut.model.identity
-    context = {} if cut.context is None else {"context": cut.context.key}
-    key = canonical_hash(
-        {
-            "version": VERSION, "model": cut.model.identity, "device": cut.model.device.type, "hook": cut.hook_in.name,
-            "texts": data.sha256, "limits": limits.model_dump(), "every_token": every, "bos": bos,
-            **context,
-        }
-    )  # fmt: skip
-    folder, name = cache_folder() / "probing" / "activations", f"{key}.safetensors"
-    tensors = read_tensors(folder / name) if known else None
-    if tensors is None:
-        tensors = run_texts(cut, [example.text for example in examples], limits, every, bos, advance)
-        if known:
-            write_safetensors(tensors, folder, name)
-    else:
-        advance(len(examples))
+    texts = [example.text for example in examples]
+    found = text_activations(cut, texts, data.sha256, limits, pooling, bos, advance)
     return TaskActivations(
-        rows=tensors["rows"],
-        owner=tensors["owner"],
+        rows=found.rows,
+        owner=found.owner,
         labels=torch.tensor([example.label for example in examples]),
         groups=torch.tensor([numbers.setdefault(example.group, len(numbers)) for example in examples]),
         sizes={part: len(data.parts[part]) for part in PARTS},
-        truncated=int(tensors["truncated"]),
-        key=key,
-        cached=known,
+        truncated=found.truncated,
+        key=found.key,
+        cached=found.cached,
     )
+
+
+@dataclass(frozen=True)
+class TextActivations:
+    """The autoencoder's input on some texts; see ``TaskActivations``."""
+
+    rows: Tensor
+    owner: Tensor
+    truncated: int
+    key: str
+    cached: bool
+
+
+def text_activations(
+    cut: Cut, texts: Sequence[str], sha256: str, limits: TextLimits, pooling: Pooling, bos: bool,
+    advance: Callable[[float], None],
+) -> TextActivations:  # fmt: skip
+    """Run the layers below the hook on texts, or read the activations that an earlier run cached.
+
+    Args:
+        cut, limits, pooling, bos, advance: as ``task_activations`` has them.
+        texts: the texts; ``sha256``, a hash of them.
+        sha256: see ``texts``.
+    """
+    every, known = pooling != "last", "@unknown/" not in cut.model.identity
+    key = activations_key(cut, sha256, limits, pooling, bos)
+    folder, name = cache_folder() / "probing" / "activations", f"{key}.safetensors"
+    tensors = read_tensors(folder / name) if known else None
+    if tensors is None:
+        tensors = run_texts(cut, texts, limits, every, bos, advance)
+        if known:
+            write_safetensors(tensors, folder, name)
+    else:
+        advance(len(texts))
+    return TextActivations(tensors["rows"], tensors["owner"], int(tensors["truncated"]), key, known)
+
+
+def activations_key(cut: Cut, sha256: str, limits: TextLimits, pooling: Pooling, bos: bool) -> str:
+    """Hash of everything that determines the activations on texts; arguments as ``text_activations`` has them."""
+    context = {} if cut.context is None else {"context": cut.context.key}
+    return canonical_hash(
+        {
+            "version": VERSION, "model": cut.model.identity, "device": cut.model.device.type, "hook": cut.hook_in.name,
+            "texts": sha256, "limits": limits.model_dump(), "every_token": pooling != "last", "bos": bos,
+            **context,
+        }
+    )  # fmt: skip
 
 
 def run_texts(

@@ -15,11 +15,13 @@ Pooling = Literal["last", "mean", "max"]
 Of = Literal["pre-activations", "activations"]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a definition: unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Examples(_Strict):
+class Examples(Strict):
     """How many examples of which tasks, and how they are split."""
 
     tasks: str
@@ -37,42 +39,42 @@ class Examples(_Strict):
         return self
 
 
-class TextLimits(_Strict):
+class TextLimits(Strict):
     """The maximum number of tokens of a text (without BOS), and the side on which a longer one is truncated."""
 
     most_tokens: int = Field(ge=1)
     drop: Literal["start", "end"]
 
 
-class Values(_Strict):
+class Values(Strict):
     """Which values of the latents are probed, and how they are pooled over a text's tokens."""
 
     of: Of
     pooling: Pooling
 
 
-class BestLatent(_Strict):
+class BestLatent(Strict):
     """Settings of the one-dimensional probes."""
 
     candidates: int = Field(ge=1)
     bootstrap: int = Field(ge=100)
 
 
-class KSparse(_Strict):
+class KSparse(Strict):
     """Settings of the probes on a few latents."""
 
     k: tuple[int, ...]
     C: float = Field(gt=0)
 
 
-class Dense(_Strict):
+class Dense(Strict):
     """Settings of the baselines."""
 
     directions: tuple[Literal["channels", "pca", "random"], ...]
     C: tuple[float, ...]
 
 
-class _Gao(_Strict):
+class _Gao(Strict):
     version: int
     citation: str
     examples: Examples
@@ -81,20 +83,20 @@ class _Gao(_Strict):
     probe: BestLatent
 
 
-class _KSparseFile(_Strict):
+class _KSparseFile(Strict):
     version: int
     citation: str
     values: Values
     probe: KSparse
 
 
-class _DenseFile(_Strict):
+class _DenseFile(Strict):
     version: int
     citation: str
     probe: Dense
 
 
-class Protocol(_Strict):
+class Protocol(Strict):
     """All three protocols together; ``sha256`` by name of the file."""
 
     best: _Gao

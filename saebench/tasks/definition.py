@@ -33,11 +33,13 @@ def _file_name(name: str) -> str:
 FileName = Annotated[str, AfterValidator(_file_name)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a definition: unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Rule(_Strict):
+class Rule(Strict):
     """How a row of a data set becomes labelled texts.
 
     ``labelled``: one text a row, with a label. ``choices``: a right and a wrong answer a row, as two texts.
@@ -89,7 +91,7 @@ class Rule(_Strict):
         return self
 
 
-class HubPart(_Strict):
+class HubPart(Strict):
     """Rows of a data set on the Hugging Face hub.
 
     Attributes:
@@ -109,7 +111,7 @@ class HubPart(_Strict):
     constants: dict[str, str] = Field(default_factory=dict)
 
 
-class PackagePart(_Strict):
+class PackagePart(Strict):
     """Rows of a file of the installed package ``sae-probes``.
 
     Attributes:
@@ -123,32 +125,40 @@ class PackagePart(_Strict):
     constants: dict[str, str] = Field(default_factory=dict)
 
 
-class Task(_Strict):
-    """A binary probing task.
+class Sourced(Strict):
+    """Data with its sources.
 
     Attributes:
         name: of its file; ``sha256``, of the file's content.
         version: increased where a change affects the examples.
-        title: what the two classes are.
-        sets: the suites it belongs to.
+        title: what the classes are.
         licence, citation: of the data.
         same: when two texts count as duplicates: ``words`` (ignoring case, punctuation and white space) or ``spaces``
             (ignoring white space, for arithmetic and code, where punctuation is the content).
         hub, local, sae_probes: sources of rows; ``local`` names files below the data folder.
-        rows: how they are read; ``hub_rows``, ``local_rows`` and ``sae_probes_rows`` where a source's columns differ.
     """
 
     name: str
     sha256: str
     version: int = 1
     title: str
-    sets: tuple[str, ...]
     licence: str
     citation: str
     same: Literal["words", "spaces"] = "words"
     hub: tuple[HubPart, ...] = ()
     local: tuple[FileName, ...] = ()
     sae_probes: tuple[PackagePart, ...] = ()
+
+
+class Task(Sourced):
+    """A binary probing task.
+
+    Attributes:
+        sets: the suites it belongs to.
+        rows: how they are read; ``hub_rows``, ``local_rows`` and ``sae_probes_rows`` where a source's columns differ.
+    """
+
+    sets: tuple[str, ...]
     rows: Rule | None = None
     hub_rows: Rule | None = None
     local_rows: Rule | None = None

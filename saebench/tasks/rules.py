@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,7 @@ def _choices(row: Row, rule: Rule) -> list[Example]:
     wrong = [each for each in wrong if each != right]
     if not right.strip() or not wrong:
         return []
-    drawn = wrong[_hash_number(_format_template(rule.text, row, {"option": right})) % len(wrong)]
+    drawn = wrong[_hash_number(filled(rule.text, row, {"option": right})) % len(wrong)]
     return [_example(row, rule, 1, {"option": right}), _example(row, rule, 0, {"option": drawn})]
 
 
@@ -92,14 +92,19 @@ def _ordered_pair(row: Row, rule: Rule) -> list[Example]:
 
 
 def _example(row: Row, rule: Rule, label: int, names: dict[str, str]) -> Example:
-    text = _format_template(rule.text, row, names)
+    text = filled(rule.text, row, names)
     if rule.remove:
         text = re.sub(rule.remove, "", text)
-    return Example(text, label, _format_template(rule.group, row, names) if rule.group else text)
+    return Example(text, label, filled(rule.group, row, names) if rule.group else text)
 
 
-def _format_template(template: str, row: Row, names: dict[str, str]) -> str:
-    return _FIELD.sub(lambda match: names.get(match[1]) or str(lookup(row, match[1])), template)
+def filled(template: str, row: Row, names: Mapping[str, str] | None = None) -> str:
+    """A template with its fields replaced by ``names``, else by the row's columns.
+
+    Raises:
+        SaebenchError: there is no such column.
+    """
+    return _FIELD.sub(lambda match: (names or {}).get(match[1]) or str(lookup(row, match[1])), template)
 
 
 def _values(row: Row, columns: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from saebench.errors import SaebenchError
 from saebench.files import TIMEOUT_SECONDS, hub_reachable
 from saebench.parsing import parse_json
-from saebench.tasks.definition import SOURCES, HubPart, PackagePart, Task
+from saebench.tasks.definition import SOURCES, HubPart, PackagePart, Sourced
 
 Row = dict[str, Any]
 
@@ -35,12 +35,12 @@ class Rows:
     tried: tuple[str, ...] = field(default=())
 
 
-def availability(task: Task, data_dir: Path | None) -> dict[str, str]:
+def availability(task: Sourced, data_dir: Path | None) -> dict[str, str]:
     """For each source: an empty string where it seems to be available, else why it is not. Nothing is read."""
     return {source: _missing(task, source, data_dir) for source in SOURCES}
 
 
-def load_rows(task: Task, data_dir: Path | None) -> Rows:
+def load_rows(task: Sourced, data_dir: Path | None) -> Rows:
     """Read the rows of a task from the first source that has them.
 
     Raises:
@@ -63,7 +63,7 @@ def load_rows(task: Task, data_dir: Path | None) -> Rows:
     raise SaebenchError(f"The data of the task {task.name} is not available ({'; '.join(tried)}): {advice}.")
 
 
-def _missing(task: Task, source: str, data_dir: Path | None) -> str:
+def _missing(task: Sourced, source: str, data_dir: Path | None) -> str:
     if not getattr(task, source):
         return {"hub": "it is not on the hub", "local": "it has no local form", "sae_probes": "sae-probes does not have it"}[
             source
@@ -107,7 +107,7 @@ def _package_file(folder: Path, part: PackagePart) -> Path:
     return inside(folder, f"{part.file}.csv.zst")
 
 
-def _read_hub(task: Task, data_dir: Path | None) -> tuple[str, list[Row]]:
+def _read_hub(task: Sourced, data_dir: Path | None) -> tuple[str, list[Row]]:
     rows, described = [], []
     for part in task.hub:
         commit, found = _hub_part(part)
@@ -154,7 +154,7 @@ def lookup(row: Row, name: str) -> Any:
     return value
 
 
-def _read_local(task: Task, data_dir: Path | None) -> tuple[str, list[Row]]:
+def _read_local(task: Sourced, data_dir: Path | None) -> tuple[str, list[Row]]:
     assert data_dir is not None
     rows = [row for name in task.local for row in json_lines(inside(data_dir, name), name)]
     return f"data folder: {', '.join(task.local)}", rows
@@ -178,7 +178,7 @@ def json_lines(path: Path, name: str) -> Iterator[Row]:
         raise SaebenchError(f"{name} is not readable JSON lines ({error})") from error
 
 
-def _read_package(task: Task, data_dir: Path | None) -> tuple[str, list[Row]]:
+def _read_package(task: Sourced, data_dir: Path | None) -> tuple[str, list[Row]]:
     folder = package_folder()
     assert folder is not None
     rows: list[Row] = []

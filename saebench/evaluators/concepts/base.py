@@ -1,0 +1,174 @@
+"""What both evaluators on linear probes share: protocol, options, texts, and probes that are trained once."""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, ValidationError
+
+from saebench.definitions import definition_hash, load_definition
+from saebench.errors import SaebenchError
+from saebench.evaluators.base import Measured, Setup
+from saebench.evaluators.concepts.effects import Concepts, check_writes_where_it_reads, concepts, together
+from saebench.evaluators.concepts.texts import Unit
+from saebench.evaluators.over_tasks import TaskEvaluator
+from saebench.probing.linear import Dense, Fitted, LinearSettings, fit_linear
+from saebench.probing.memory import cached_or_computed, fingerprint
+from saebench.probing.pooled import pooled_key, pooled_texts
+from saebench.probing.protocol import Strict, TextLimits
+from saebench.results import EvaluatorResult, Metric
+from saebench.sae import SparseAutoencoder
+from saebench.tasks.classes import ClassSet, find_class_sets
+
+PROTOCOL = "linear-concepts"
+FEWEST = 40
+"""Training and test texts of a probe."""
+
+
+class _Examples(Strict):
+    scr: str
+    tpp: str
+    train: int = Field(ge=40)
+    test: int = Field(ge=40)
+
+
+class _Ablate(Strict):
+    n: tuple[int, ...]
+    least_gap: float = Field(gt=0)
+
+
+class ConceptProtocol(Strict):
+    """The protocol of both evaluators; ``sha256`` of its file."""
+
+    version: int
+    citation: str
+    examples: _Examples
+    text: TextLimits
+    probe: LinearSettings
+    ablate: _Ablate
+    sha256: str
+
+
+def read_concept_protocol() -> ConceptProtocol:
+    """The protocol in ``probes/linear-concepts.toml``.
+
+    Raises:
+        SaebenchError: it is missing or invalid.
+    """
+    try:
+        return ConceptProtocol(**load_definition("probes", PROTOCOL), sha256=definition_hash("probes", PROTOCOL))
+    except (ValidationError, TypeError) as error:
+        raise SaebenchError(f"The protocol probes/{PROTOCOL}.toml is invalid: {error}.") from error
+
+
+class ConceptEvaluator(TaskEvaluator):
+    """Probes on the model's activations, read again after the latents of one concept are set to 0."""
+
+    option_names: ClassVar[tuple[str, ...]] = ("tasks", "train", "test")
+    samples: ClassVar[tuple[str, ...]] = ("sets", "missing")
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.protocol = read_concept_protocol()
+        self.weights = fingerprint(setup.sae)
+        self.bos = setup.corpus.bos != "none" and setup.cut.model.tokenizer.bos_token_id is not None
+        text = self.protocol.text
+        self.limits = text.model_copy(update={"most_tokens": max(1, text.most_tokens - self.bos)})
+        examples, options = self.protocol.examples, setup.options
+        self.sizes = options.get("train", examples.train), options.get("test", examples.test)
+
+    @classmethod
+    def requested(cls, setup: Setup) -> list[ClassSet]:
+        """The sets: those of the option ``tasks``, else the protocol's."""
+        return find_class_sets(str(setup.options.get("tasks") or getattr(read_concept_protocol().examples, cls.name)))
+
+    @classmethod
+    def check(cls, setup: Setup) -> None:
+        """Raise ``SaebenchError`` where an option is invalid, no data are available, or latents cannot be ablated."""
+        super().check(setup)
+        for name in ("train", "test"):
+            value = setup.options.get(name, FEWEST)
+            if type(value) is not int or value < FEWEST:
+                raise SaebenchError(f"The option {name} of {cls.name} is a whole number of texts, {FEWEST} or more.")
+        if not isinstance(setup.sae, SparseAutoencoder):
+            raise SaebenchError(
+                f"The evaluator {cls.name} needs weights, which a {type(setup.sae).__name__} does not have: "
+                "leave it out or give a checkpoint."
+            )
+        check_writes_where_it_reads(setup, cls.name)
+
+    @classmethod
+    def definitions(cls, setup: Setup) -> dict[str, str]:
+        """SHA-256 of the protocol and of the sets."""
+        sets = {f"tasks/classes/{each.name}": each.sha256 for each in cls.requested(setup)}
+        return {f"probes/{PROTOCOL}": read_concept_protocol().sha256, **sets}
+
+    @abstractmethod
+    def units(self, of: ClassSet) -> dict[str, Unit]:
+        """A set's units by name."""
+
+    @abstractmethod
+    def measure(self, found: Concepts, unit: Unit) -> dict[str, Any]:
+        """What a unit's metrics are computed from; JSON data."""
+
+    @classmethod
+    @abstractmethod
+    def metrics_of(cls, details: dict[str, Any]) -> list[Metric]:
+        """All metrics, from what ``measure`` returned for all sets."""
+
+    def compute(self) -> EvaluatorResult:
+        """Measure every set whose data are available.
+
+        Raises:
+            SaebenchError: none could be measured.
+        """
+        found, missing = self.over_tasks("Ablating concepts", self._set)
+        details = {"sets": found, "missing": missing}
+        settings = {"protocol": self.protocol.model_dump(mode="json", exclude={"sha256"}), "bos": self.bos}
+        return self.result(self.metrics_of(details), details, settings)
+
+    @classmethod
+    def recomputed(cls, found: EvaluatorResult, measured: Measured) -> list[Metric]:
+        """All metrics, from the accuracies of the probes."""
+        return cls.metrics_of(found.details)
+
+    def _set(self, of: ClassSet, advance: Callable[[float], None]) -> dict[str, Any]:
+        units = self.units(of)
+        texts = sum(len(each.texts) for each in units.values())
+        found = {
+            name: {"data": unit.record, **self._unit(of, unit, lambda amount: advance(amount / texts))}
+            for name, unit in units.items()
+        }
+        return {"title": of.title, "version": of.version, "units": found}
+
+    def _unit(self, of: ClassSet, unit: Unit, advance: Callable[[float], None]) -> dict[str, Any]:
+        setup = self.setup
+        key = pooled_key(setup.cut, unit.texts, self.limits, "mean", self.bos)
+        known = {"evaluator": [self.name, self.version], "set": of.sha256, "protocol": self.protocol.sha256, "texts": key,
+                 "sizes": self.sizes, "problems": list(unit.problems), "seed": setup.seed}  # fmt: skip
+
+        @functools.cache
+        def probes() -> Fitted:
+            def fitted() -> dict[str, Any]:
+                acts = pooled_texts(setup.cut, unit.texts, self.limits, "mean", self.bos, None, lambda amount: None)
+                splits = [each.train for each in unit.problems.values()]
+                return _written(fit_linear(Dense(acts.activations), together(splits), self.protocol.probe, setup.seed))
+
+            return _read(cached_or_computed({**known, "probes": True} if key else None, fitted)[0])
+
+        def measured() -> dict[str, Any]:
+            return self.measure(concepts(setup, unit.texts, self.limits, self.bos, probes(), advance), unit)
+
+        return cached_or_computed({**known, "sae": self.weights} if key and self.weights else None, measured)[0]
+
+
+def _written(fitted: Fitted) -> dict[str, Any]:
+    return {name: each.tolist() for name, each in fitted._asdict().items()}
+
+
+def _read(data: dict[str, Any]) -> Fitted:
+    return Fitted(torch.tensor(data["weight"]), torch.tensor(data["bias"]), torch.tensor(data["epoch"]))
