@@ -18,7 +18,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write to, with a folder for each evaluation.")],
     format: Annotated[Literal["saebench"], typer.Option(help="Whose files: saebench (SAEBench 0.6).")] = "saebench",
 ) -> None:
-    """Write results in another suite's format; `saebench leaderboard import` reads it."""
+    """Write results in another suite's format; `saebench leaderboard import-saebench` reads it."""
     from saebench.leaderboard.saebench_export import export_saebench
     from saebench.results import read_result
 
