@@ -127,7 +127,7 @@ class Driver:
 
     def _note(self, unit: Unit, done: Done) -> None:
         for number, words in done.rejected.items():
-            self._reject(number, words)
+            self._reject(number, f"{self.names[number]}: {words}")
         if unit.rows is not None:
             pack = next(each for each in self._packs if unit.saes[0] in each.saes)
             pack.done[unit.rows].append(unit)
