@@ -18,6 +18,7 @@ HEADLINE = (
     "probe_loss.probe_loss_held_out",
     "explainability.f1",
     "ablation.sparsity",
+    "ablation.sparsity_excess",
 )
 """In this order, where results have them. Other evaluators are shown by their first metric that has a direction."""
 
