@@ -14,7 +14,7 @@ from saebench.evaluators.base import Measured, Setup
 from saebench.evaluators.over_tasks import Steps, TaskEvaluator
 from saebench.probing.activations import task_activations
 from saebench.probing.memory import cached_or_computed, fingerprint
-from saebench.probing.sparse import Pooled, SparseProtocol, pooled_channels, pooled_latents, probe, read_sparse_protocol
+from saebench.probing.sparse import Pooled, SparseProtocol, latents_of, pooled_channels, probe, read_sparse_protocol
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate
@@ -72,7 +72,7 @@ class SparseProbing(TaskEvaluator):
         common = {"protocol": protocol.model_dump(mode="json"), "activations": acts.key, "seed": seed}
 
         def latents() -> dict[str, Any]:
-            return probe(Pooled.of(acts, pooled_latents(sae, acts, pooling)), protocol.probe, seed)
+            return probe(Pooled.of(acts, latents_of(sae, acts, pooling)), protocol.probe, seed)
 
         def channels() -> dict[str, Any]:
             return probe(Pooled.of(acts, pooled_channels(acts, pooling)), protocol.probe, seed)

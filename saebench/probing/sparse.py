@@ -19,7 +19,8 @@ from torch import Tensor
 
 from saebench.definitions import definition_hash, load_definition
 from saebench.errors import SaebenchError
-from saebench.probing.activations import TaskActivations
+from saebench.probing.activations import TaskActivations, TextActivations
+from saebench.probing.pooled import pooled_latents
 from saebench.probing.protocol import Pooling, TextLimits
 from saebench.probing.scores import area_under_curve
 from saebench.probing.values import pool
@@ -27,7 +28,6 @@ from saebench.results.statistics import ratio_estimate
 from saebench.sae import Autoencoder
 
 SPARSE_PROTOCOLS = ("saebench", "sae-probes")
-ROWS_AT_ONCE = 16_384
 VALIDATION_SHARE = 0.2
 """Of the training texts, on which C is chosen where a protocol gives several."""
 Values = Any
@@ -115,27 +115,10 @@ class Pooled:
         return Pooled(values, acts.labels.numpy(), acts.groups, fit, acts.span("test"), acts.sizes["validation"])
 
 
-def pooled_latents(sae: Autoencoder, acts: TaskActivations, pooling: Pooling) -> Values:
-    """``[texts, latents]``: the latents of each text, averaged over its tokens (or of its last one), sparse.
-
-    Raises:
-        SaebenchError: the maximum over tokens is asked for, which no protocol uses.
-    """
-    if pooling == "max":
-        raise SaebenchError("Sparse probing averages over tokens or reads the last one: pooling by max is not available.")
-    lengths = torch.bincount(acts.owner, minlength=acts.texts).clamp_min(1)
-    parts = []
-    for start in range(0, acts.rows.shape[0], ROWS_AT_ONCE):
-        owner = acts.owner[start : start + ROWS_AT_ONCE]
-        code = sae.encode(acts.rows[start : start + ROWS_AT_ONCE])
-        row, slot = code.active.cpu().nonzero(as_tuple=True)
-        values = code.values.cpu()[row, slot].double() / lengths[owner[row]]
-        at = (owner[row].numpy(), code.indices.cpu()[row, slot].numpy())
-        parts.append(sparse.coo_matrix((values.numpy(), at), shape=(acts.texts, sae.n_latents)).tocsr())
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total.tocsc()
+def latents_of(sae: Autoencoder, acts: TaskActivations, pooling: Pooling) -> Values:
+    """``[texts, latents]`` float64, sparse by columns."""
+    found = TextActivations(acts.rows, acts.owner, acts.truncated, acts.key, acts.cached)
+    return pooled_latents(sae, found, acts.texts, pooling).tocsc().astype(np.float64)
 
 
 def pooled_channels(acts: TaskActivations, pooling: Pooling) -> NDArray[np.float64]:

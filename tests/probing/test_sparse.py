@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from saebench.errors import SaebenchError
 from saebench.probing.activations import TaskActivations
-from saebench.probing.sparse import Pooled, pooled_channels, pooled_latents, probe, read_sparse_protocol, select
+from saebench.probing.sparse import Pooled, latents_of, pooled_channels, probe, read_sparse_protocol, select
 from saebench.sae import SparseAutoencoder
 
 
@@ -36,7 +36,7 @@ def dense_means(sae: SparseAutoencoder, acts: TaskActivations) -> np.ndarray:
 def test_saebenchs_protocol(make_sae: Callable[..., SparseAutoencoder]) -> None:
     protocol, sae, acts = read_sparse_protocol("saebench"), make_sae(), activations("mean")
     x, y = dense_means(sae, acts), acts.labels.numpy()
-    pooled = Pooled.of(acts, pooled_latents(sae, acts, "mean"))
+    pooled = Pooled.of(acts, latents_of(sae, acts, "mean"))
     np.testing.assert_allclose(pooled.values.toarray(), x, atol=1e-6)
     found = probe(pooled, protocol.probe, 0)
     difference = np.abs(x[:150][y[:150] == 1].mean(axis=0) - x[:150][y[:150] == 0].mean(axis=0))
@@ -62,7 +62,7 @@ def test_sae_probes_protocol(make_sae: Callable[..., SparseAutoencoder]) -> None
     means = np.abs(train).sum(axis=0) / ((train != 0).sum(axis=0) + 1e-6)
     scaled = train / (means + 1e-6)
     difference = np.abs(scaled[labels == 1].mean(axis=0) - scaled[labels == 0].mean(axis=0))
-    pooled = Pooled.of(acts, pooled_latents(sae, acts, "last"))
+    pooled = Pooled.of(acts, latents_of(sae, acts, "last"))
     assert select(pooled, protocol.probe)[:5].tolist() == np.argsort(-difference)[:5].tolist()
     best = np.argsort(-difference)[:2]
     tried = []
@@ -77,5 +77,3 @@ def test_sae_probes_protocol(make_sae: Callable[..., SparseAutoencoder]) -> None
 def test_unknown_protocols_are_named() -> None:
     with pytest.raises(SaebenchError, match="saebench, sae-probes"):
         read_sparse_protocol("gao2024")
-    with pytest.raises(SaebenchError, match="pooling by max"):
-        pooled_latents(None, activations("last"), "max")  # type: ignore[arg-type]
