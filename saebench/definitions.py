@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from saebench.errors import SaebenchError
 from saebench.parsing import parse_toml
 
 KINDS = ("tasks", "tasks/classes", "tasks/unlearning", "probes", "explain")
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 def definition_folder(kind: str) -> Path:
@@ -46,6 +50,23 @@ def load_definition(kind: str, name: str) -> dict[str, Any]:
         return parse_toml(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SaebenchError(f"The definition {kind}/{name}.toml is not TOML: {error}.") from error
+
+
+def read_definition(form: type[Form], kind: str, name: str, **more: Any) -> Form:
+    """A definition's content, checked strictly.
+
+    Args:
+        form: its schema; ``more``: fields that are not in the file, such as its hash.
+
+    Raises:
+        SaebenchError: there is no such definition, or it is invalid.
+    """
+    try:
+        return form(**load_definition(kind, name), **more)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SaebenchError(f"{kind}/{name}.toml is invalid: {where}: {first['msg']}.") from error
 
 
 def definition_hash(kind: str, name: str) -> str:

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 from torch import Tensor
 
-from saebench.definitions import definition_hash, load_definition
+from saebench.definitions import definition_hash, read_definition
 from saebench.errors import SaebenchError
 from saebench.probing.activations import TaskActivations, TextActivations
 from saebench.probing.pooled import pooled_latents
@@ -83,12 +83,7 @@ def read_sparse_protocol(name: str) -> SparseProtocol:
     """
     if name not in SPARSE_PROTOCOLS:
         raise SaebenchError(f"There is no protocol {name!r} of sparse probing; there are: {', '.join(SPARSE_PROTOCOLS)}.")
-    try:
-        return SparseProtocol(**load_definition("probes", name), sha256=definition_hash("probes", name))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SaebenchError(f"The protocol probes/{name}.toml is invalid: {where}: {first['msg']}.") from error
+    return read_definition(SparseProtocol, "probes", name, sha256=definition_hash("probes", name))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from saebench.definitions import definition_hash, load_definition
+from saebench.definitions import definition_hash, read_definition
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Measured, Setup
 from saebench.evaluators.concepts.effects import Concepts, check_writes_where_it_reads, concepts, together
@@ -59,10 +59,7 @@ def read_concept_protocol() -> ConceptProtocol:
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    try:
-        return ConceptProtocol(**load_definition("probes", PROTOCOL), sha256=definition_hash("probes", PROTOCOL))
-    except (ValidationError, TypeError) as error:
-        raise SaebenchError(f"The protocol probes/{PROTOCOL}.toml is invalid: {error}.") from error
+    return read_definition(ConceptProtocol, "probes", PROTOCOL, sha256=definition_hash("probes", PROTOCOL))
 
 
 class ConceptEvaluator(TaskEvaluator):

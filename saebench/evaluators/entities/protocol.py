@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from saebench.definitions import definition_hash, load_definition
-from saebench.errors import SaebenchError
+from saebench.definitions import definition_hash, read_definition
 
 NAME = "ravel"
 
@@ -57,8 +56,4 @@ def read_ravel_protocol() -> RavelProtocol:
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    try:
-        return RavelProtocol(**load_definition("probes", NAME), sha256=definition_hash("probes", NAME))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SaebenchError(f"probes/{NAME}.toml: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    return read_definition(RavelProtocol, "probes", NAME, sha256=definition_hash("probes", NAME))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from saebench.definitions import definition_hash, load_definition
-from saebench.errors import SaebenchError
+from saebench.definitions import definition_hash, read_definition
 from saebench.tasks.sources import inside
 
 NAME, PAIRS, DEFAULT_PAIR = "unlearning", "tasks/unlearning", "wmdp-bio"
@@ -108,16 +106,13 @@ class Pair(_Section):
         return [name for name in self.files() if folder is None or not inside(folder, name).is_file()]
 
 
-Kind = TypeVar("Kind", bound=BaseModel)
-
-
 def read_unlearning_protocol() -> UnlearningProtocol:
     """Read the protocol.
 
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    return _read(UnlearningProtocol, "probes", NAME, sha256=definition_hash("probes", NAME))
+    return read_definition(UnlearningProtocol, "probes", NAME, sha256=definition_hash("probes", NAME))
 
 
 def read_pair(name: str) -> Pair:
@@ -126,12 +121,4 @@ def read_pair(name: str) -> Pair:
     Raises:
         SaebenchError: there is none of that name, or it is invalid.
     """
-    return _read(Pair, PAIRS, name)
-
-
-def _read(form: type[Kind], kind: str, name: str, **more: str) -> Kind:
-    try:
-        return form(**load_definition(kind, name), **more)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SaebenchError(f"{kind}/{name}.toml: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    return read_definition(Pair, PAIRS, name)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from saebench.definitions import definition_hash, load_definition
-from saebench.errors import SaebenchError
+from saebench.definitions import definition_hash, read_definition
 from saebench.explaining.llm.endpoint import Sampling
 from saebench.explaining.llm.protocol import SamplingSection, WindowSection, prompt_hashes
 
@@ -63,11 +62,7 @@ def read_autointerp_protocol() -> AutoInterpProtocol:
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    try:
-        return AutoInterpProtocol(**load_definition("explain", NAME))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SaebenchError(f"explain/{NAME}.toml: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    return read_definition(AutoInterpProtocol, "explain", NAME)
 
 
 def definitions_used() -> dict[str, str]:
