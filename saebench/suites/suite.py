@@ -12,7 +12,7 @@ from typing import Any
 from saebench.errors import SaebenchError
 from saebench.parsing import parse_toml
 
-SUITES = ("quick", "standard", "full")
+SUITES = ("quick", "standard", "full", "saebench")
 PINNED = ("evaluators", "controls", "tokens", "context", "seed", "dtype", "options")
 """The settings of an evaluation that a suite decides."""
 

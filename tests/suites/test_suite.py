@@ -15,6 +15,7 @@ from saebench.comparison.benchmark import differing_fields
 from saebench.errors import SaebenchError
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.evaluators.base import Setup, find_evaluators, installed_evaluators
+from saebench.evaluators.sparse_probing import SparseProbing
 from saebench.lm import LanguageModel
 from saebench.results import read_result
 from saebench.sae import SparseAutoencoder
@@ -39,15 +40,20 @@ def test_settings_of_a_suite_are_valid(name: str, tiny_model: LanguageModel, tin
     for evaluator, options in settings.options.items():
         if evaluator == "probe_loss":
             assert len(find_tasks(str(options["tasks"]))) == 12
-        elif evaluator != "explainability":
+        elif evaluator == "sparse_probing":
+            assert len(find_tasks(str(options["tasks"]))) == 8
+            assert set(options) <= set(SparseProbing.option_names)
+        elif evaluator not in ("explainability", "tpp", "absorption"):
             from dataclasses import replace
 
             assert found[evaluator].read_options(replace(setup, options=dict(options))).items() >= options.items()
 
 
-def test_the_standard_suite_has_every_built_in_evaluator() -> None:
+def test_two_suites_have_every_built_in_evaluator_that_needs_nothing_else() -> None:
     own = {name for name, each in installed_evaluators().items() if each.__module__.startswith("saebench.")}
-    assert set(read_suite("standard").settings["evaluators"]) == own
+    needs_more = {"scr", "ravel", "unlearning", "autointerp"}  # data, a model that knows answers, an endpoint
+    named = [set(read_suite(name).settings["evaluators"]) for name in ("standard", "saebench")]
+    assert named[0] | named[1] == own - needs_more and not named[0] & named[1]
 
 
 def test_a_suite_decides_and_is_recorded(text: Path, tmp_path: Path, make_sae: Callable[..., SparseAutoencoder]) -> None:
