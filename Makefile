@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest
 
 test-all: $(VENV)/.installed-dev
-	$(call install,-c constraints.txt -e '.[gpu]')
+	$(call install,-c constraints.txt -e '.[gpu,ray]')
 	$(VENV)/bin/python -m pytest -m 'not benchmark'
 
 # The same tests with the newest versions of everything, upper bounds lifted, and with the lower bounds.

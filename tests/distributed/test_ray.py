@@ -51,14 +51,16 @@ def test_a_node_is_killed_and_the_results_are_identical(
     class Killing(Workers):
         def start(self, job: Any) -> RayPool:
             pool = RayPool(job, 2, self.address)
+            while pool._starting:  # both nodes have a worker before any unit is given out
+                pool.events()
             real = pool.events
 
             def watched() -> Any:
-                found = real()
-                events.extend(each.kind for each in found)
                 if events.count("done") >= 2 and not killed.is_set() and len(pool._running) == 2:
                     killed.set()
                     cluster.remove_node(second, allow_graceful=False)
+                found = real()
+                events.extend(each.kind for each in found)
                 return found
 
             pool.events = watched  # type: ignore[method-assign]
