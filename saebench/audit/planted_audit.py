@@ -8,7 +8,7 @@ from typing import Any
 
 from saebench.audit.output import as_json, verdict_data, write_audit
 from saebench.audit.plan import QUICK, Plan
-from saebench.audit.planted_run import run_plan, usable_cores
+from saebench.audit.planted_run import run_plan
 from saebench.audit.thresholds import read_thresholds
 from saebench.audit.verdicts import Audited, audit_scores
 from saebench.evaluators.base import find_evaluators
@@ -17,7 +17,7 @@ from saebench.progress import Progress
 
 
 def audit_planted(
-    folder: Path, quick: bool = False, seed: int = 0, evaluator: str = "", workers: int = 0, progress: Progress | None = None
+    folder: Path, quick: bool = False, seed: int = 0, evaluator: str = "", workers: int = 1, progress: Progress | None = None
 ) -> list[Audited]:
     """Audit metrics on the planted model; writes ``audit.json``, ``audit.html`` and, unless quick, ``verdicts.json``.
 
@@ -26,7 +26,7 @@ def audit_planted(
         quick: few doses and autoencoders, in under a minute; no verdict of it can be carried by the package.
         seed: of the world, the damages and the training.
         evaluator: the only one to audit, besides the reconstruction error that others are held against.
-        workers: processes; 0 for one on each core, and for a single one where it is quick.
+        workers: processes; the numbers do not depend on it.
         progress: where progress is shown.
 
     Raises:
@@ -39,7 +39,7 @@ def audit_planted(
     for name in ("audit.json", "audit.html"):
         check_writable(folder / name)
     thresholds = read_thresholds()
-    scores, failures = run_plan(plan, seed, workers or (1 if quick else usable_cores()), progress)
+    scores, failures = run_plan(plan, seed, workers, progress)
     audited = audit_scores(scores, thresholds, plan.tokens)
     facts: dict[str, Any] = {"audit": "planted", "quick": quick, "seed": seed, "tokens": plan.tokens}
     data = as_json(audited, thresholds, facts, failures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -182,8 +181,3 @@ def _data_folder(plan: Plan, seed: int) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(prefix="saebench-audit-") as folder:
         write_tasks(plant(PlantedConfig(seed=seed, context=64)), Path(folder), seed)
         yield Path(folder)
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from saebench.commands.threads import usable_cores
 from saebench.terminal import terminal
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def planted(out: Out, quick: Quick = False, seed: Seed = 0, workers: Workers = 0
     from saebench.audit.planted_audit import audit_planted
     from saebench.progress import Progress
 
-    _show(audit_planted(out, quick, seed, workers=workers, progress=Progress(True)), out)
+    _show(audit_planted(out, quick, seed, workers=_count(workers, quick), progress=Progress(True)), out)
 
 
 @audit.command()
@@ -44,7 +45,7 @@ def evaluator(
     from saebench.audit.planted_audit import audit_planted
     from saebench.progress import Progress
 
-    _show(audit_planted(out, quick, seed, evaluator=name, workers=workers, progress=Progress(True)), out)
+    _show(audit_planted(out, quick, seed, evaluator=name, workers=_count(workers, quick), progress=Progress(True)), out)
 
 
 @audit.command()
@@ -56,6 +57,11 @@ def references(
     from saebench.audit.references import audit_references
 
     _show(audit_references(runs, out), out)
+
+
+def _count(workers: int, quick: bool) -> int:
+    """Processes: as asked for, else one on each core, but for a quick audit, which is over sooner than they start."""
+    return workers or (1 if quick else usable_cores())
 
 
 def _show(audited: Sequence[Audited], out: Path) -> None:

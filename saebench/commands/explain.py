@@ -92,7 +92,7 @@ def explain(
         "key_variable": scorer_key or explainer_key,
     }
     prices = explainer_price, scorer_price or (explainer_price if scoring == asked else None)
-    explainer, scorer = _clients(asked, scoring, prices, protocol.make_sampling(), limits, answers)
+    explainer, scorer = _clients(asked, scoring, prices, protocol.sampling.made(), limits, answers)
     collected = ActivatingExamples.open(examples)
     sae = _load(checkpoint, collected)
     progress = Progress()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
 from saebench.errors import SaebenchError
-from saebench.files import check_writable, put_in_place
+from saebench.files import check_writable, write_bytes
 
 
 class Store(Protocol):
@@ -50,17 +48,7 @@ class _Folder:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        path = self._folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            put_in_place(Path(temporary), path)
-        except OSError as error:
-            raise SaebenchError(f"Cannot write {path}: {error.strerror}.") from error
+        write_bytes(self._folder / name, content)
 
     def remove(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)

@@ -222,4 +222,4 @@ def _client(setup: Setup) -> tuple[ChatClient, int]:
     numbers = read_options("autointerp", given, NUMBERS | {"latents": protocol.latents})
     endpoint = Endpoint(str(text["url"]), str(text["model"]), str(text["key"]), options="--option autointerp.")
     limits = Limits(numbers["concurrency"], timeout=float(numbers["timeout"]), retries=numbers["retries"])
-    return ChatClient(endpoint, protocol.make_sampling(), limits, AnswerCache()), numbers["latents"]
+    return ChatClient(endpoint, protocol.sampling.made(), limits, AnswerCache()), numbers["latents"]

@@ -177,11 +177,16 @@ def _model(features: PlantedFeatures) -> PlantedModel:
 
 
 def _tokenizer(vocabulary: int) -> Any:
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{index}": index for index in range(FIRST_WORD, vocabulary)}
+    return word_tokenizer(words, "planted")
+
+
+def word_tokenizer(numbers: dict[str, int], name: str) -> Any:
+    """A tokenizer of the words between white space; ``<unk>``, ``<s>`` (BOS) and ``</s>`` (EOS) are among them."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{index}": index for index in range(FIRST_WORD, vocabulary)}
-    split = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    split = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     split.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=split, name_or_path="planted", add_bos_token=True, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=split, name_or_path=name, add_bos_token=True, **special)

@@ -25,7 +25,7 @@ def held_out(logits: Tensor, labels: Tensor, groups: Tensor, trained_on: int, dr
         seed: of the bootstrap.
     """
     losses = clipped_losses(logits, labels, trained_on)
-    sums, counts = _by_group(losses, groups)
+    sums, counts = sums_by_group(losses, groups)
     estimate = ratio_estimate(sums, counts)
     assert estimate.value is not None
     correct = ((logits > 0) == (labels == 1)).double()
@@ -45,7 +45,8 @@ def clipped_losses(logits: Tensor, labels: Tensor, trained_on: int) -> Tensor:
     return -torch.where(labels == 1, probability, 1 - probability).log()
 
 
-def _by_group(losses: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def sums_by_group(losses: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """``(sums, counts)`` of each group of examples, ``[groups]`` float64 each, from ``[examples]``."""
     _, numbers = groups.unique(return_inverse=True)
     sums = torch.zeros(int(numbers.max()) + 1, dtype=torch.float64)
     return sums.index_add(0, numbers, losses), sums.index_add(0, numbers, torch.ones_like(losses))

@@ -22,7 +22,7 @@ from saebench.errors import SaebenchError
 from saebench.probing.activations import TaskActivations, TextActivations
 from saebench.probing.pooled import pooled_latents
 from saebench.probing.protocol import Pooling, TextLimits
-from saebench.probing.scores import area_under_curve
+from saebench.probing.scores import area_under_curve, sums_by_group
 from saebench.probing.values import pool
 from saebench.results.statistics import ratio_estimate
 from saebench.sae import Autoencoder
@@ -170,11 +170,7 @@ def _fitted(pooled: Pooled, values: Values, settings: Probe, seed: int) -> dict[
     logits = _regression(fit, labels, strength, settings, seed, values[pooled.test])
     truth, groups = torch.from_numpy(pooled.labels[pooled.test]), pooled.groups[pooled.test]
     right = ((logits > 0) == (truth == 1)).double()
-    _, numbers = groups.unique(return_inverse=True)
-    sums = torch.zeros(2, int(numbers.max()) + 1, dtype=torch.float64)
-    sums[0].index_add_(0, numbers, right)
-    sums[1].index_add_(0, numbers, torch.ones_like(right))
-    accuracy = ratio_estimate(sums[0], sums[1])
+    accuracy = ratio_estimate(*sums_by_group(right, groups))
     return {"C": strength, "accuracy": accuracy.value, "standard_error": accuracy.standard_error,
             "auc": area_under_curve(logits, truth)}  # fmt: skip
 

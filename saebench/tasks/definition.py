@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from saebench.definitions import definition_folder, definition_hash, load_definition
+from saebench.definitions import definition_file, definition_folder
 from saebench.errors import SaebenchError
 from saebench.parsing import names_in, parse_toml
 
@@ -191,16 +192,19 @@ def read_task(name: str, data_dir: Path | None = None) -> Task:
 
 
 def _read(name: str, own: Path | None) -> Task:
+    file = definition_file("tasks", name) if own is None else own
     try:
-        if own is None:
-            content, sha256 = load_definition("tasks", name), definition_hash("tasks", name)
-        else:
-            content, sha256 = parse_toml(own.read_text(encoding="utf-8")), hashlib.sha256(own.read_bytes()).hexdigest()
-        return Task(name=name, sha256=sha256, **content)
+        return _parsed(name, file.read_bytes())
     except (ValidationError, TypeError, ValueError, OSError, re.error) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(map(str, first["loc"])) or "the file"
         raise SaebenchError(f"The task tasks/{name}.toml is invalid: {where}: {first['msg']}.") from error
+
+
+@lru_cache(maxsize=1024)
+def _parsed(name: str, content: bytes) -> Task:
+    """A task from its file's content; an evaluation asks for the same ones several times, a named suite for all."""
+    return Task(name=name, sha256=hashlib.sha256(content).hexdigest(), **parse_toml(content.decode()))
 
 
 def own_tasks(data_dir: Path | None) -> dict[str, Path]:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from saebench.lm import LanguageModel
+from saebench.planted.world import word_tokenizer
 from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
 from saebench.text.corpus import TokenCorpus, make_corpus
+from tests.evaluators.blank_llama import blank_llama
 
 HOOK = "blocks.0.hook_resid_post"
 ASKED = ("country", "continent", "language")
@@ -73,7 +75,9 @@ def entity_world(folder: Path, knows: bool = True) -> EntityWorld:
     numbers = {word: index for index, word in enumerate(words)}
     write_data(folder, names)
     width = OWN + 54
-    model = LanguageModel(_llama(numbers, names, answers, width, knows), _tokenizer(numbers), f"facts-{knows}", revision="1")
+    model = LanguageModel(
+        _llama(numbers, names, answers, width, knows), word_tokenizer(numbers, "facts"), f"facts-{knows}", revision="1"
+    )
     rows = torch.randint(3, len(words), (8, 16), generator=torch.Generator().manual_seed(0))
     rows[:, 0] = 1
     return EntityWorld(model, make_corpus(rows, model.tokenizer, name="words", bos="row"), width)
@@ -95,19 +99,8 @@ def write_data(folder: Path, names: dict[str, list[str]]) -> None:
 
 
 def _llama(numbers: dict[str, int], names: dict[str, list[str]], answers: list[str], width: int, knows: bool) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(numbers), hidden_size=width, intermediate_size=9, num_hidden_layers=2, num_attention_heads=1,
-            num_key_value_heads=1, head_dim=4, max_position_embeddings=64, tie_word_embeddings=False,
-            attn_implementation="eager", bos_token_id=1, eos_token_id=2, pad_token_id=None,
-        )
-    )  # fmt: skip
+    llama = blank_llama(len(numbers), width, neurons=9, layers=2, head=4)
     with torch.no_grad():
-        for name, parameter in llama.named_parameters():
-            if "norm" not in name:
-                parameter.zero_()
         embedded = llama.model.embed_tokens.weight
         for index, word in enumerate(ASKED):
             embedded[numbers[word], ASK + index] = 1.0
@@ -128,13 +121,3 @@ def _llama(numbers: dict[str, int], names: dict[str, list[str]], answers: list[s
         for index, answer in enumerate(answers):
             llama.lm_head.weight[numbers[answer], ANSWER + index] = 1.0
     return llama
-
-
-def _tokenizer(numbers: dict[str, int]) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    split = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
-    split.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=split, name_or_path="facts", add_bos_token=True, **special)

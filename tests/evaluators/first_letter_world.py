@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from saebench.lm import LanguageModel
+from saebench.planted.world import word_tokenizer
 from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
 from saebench.text.corpus import TokenCorpus, make_corpus
 
@@ -88,21 +88,11 @@ def letter_world(known: bool = True) -> LetterWorld:
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 parameter.zero_()
         llama.model.embed_tokens.weight.copy_(embedded)
-    model = LanguageModel(llama, _tokenizer(words), f"letters-{known}", revision="1")
+    numbers = {word: index for index, word in enumerate([*SPECIAL, *words, "letter:"])}
+    model = LanguageModel(llama, word_tokenizer(numbers, "letters"), f"letters-{known}", revision="1")
     rows = torch.randint(3, vocabulary, (8, 16), generator=generator)
     rows[:, 0] = 1
     return LetterWorld(model, make_corpus(rows, model.tokenizer, name="words", bos="row"), words)
-
-
-def _tokenizer(words: list[str]) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    numbers = {word: index for index, word in enumerate([*SPECIAL, *words, "letter:"])}
-    split = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
-    split.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=split, name_or_path="letters", add_bos_token=True, **special)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

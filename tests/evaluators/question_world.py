@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from saebench.lm import LanguageModel
+from saebench.planted.world import word_tokenizer
 from saebench.sae import CheckpointInfo, JumpReLU, SparseAutoencoder
 from saebench.text.corpus import TokenCorpus, make_corpus
+from tests.evaluators.blank_llama import blank_llama
 
 HOOK = "blocks.0.hook_resid_post"
 CONSTANT, MARK, SCIENCE, SENSE, LETTER, SEEN, READ, WIDTH = 0, 1, 2, 3, 4, 8, 12, 24
@@ -50,7 +52,7 @@ def question_world(folder: Path, knows: bool = True, marks_in_retained_text: boo
     words = ["<unk>", "<s>", "</s>", *(f"{letter}." for letter in letters), *letters, "(", "Answer:", "word", *options]
     numbers = {word: index for index, word in enumerate(words)}
     _write(folder, marks_in_retained_text)
-    model = LanguageModel(_llama(numbers, knows), _tokenizer(numbers), f"questions-{knows}", revision="1")
+    model = LanguageModel(_llama(numbers, knows), word_tokenizer(numbers, "questions"), f"questions-{knows}", revision="1")
     rows = torch.randint(3, len(words), (8, 16), generator=torch.Generator().manual_seed(0))
     rows[:, 0] = 1
     return QuestionWorld(model, make_corpus(rows, model.tokenizer, name="words", bos="row"))
@@ -76,19 +78,8 @@ def _write(folder: Path, marks_in_retained_text: bool) -> None:
 
 
 def _llama(numbers: dict[str, int], knows: bool) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(numbers), hidden_size=WIDTH, intermediate_size=4, num_hidden_layers=3, num_attention_heads=1,
-            num_key_value_heads=1, head_dim=8, max_position_embeddings=64, tie_word_embeddings=False,
-            attn_implementation="eager", bos_token_id=1, eos_token_id=2, pad_token_id=None,
-        )
-    )  # fmt: skip
+    llama = blank_llama(len(numbers), WIDTH, neurons=4, layers=3, head=8)
     with torch.no_grad():
-        for name, parameter in llama.named_parameters():
-            if "norm" not in name:
-                parameter.zero_()
         embedded: Tensor = llama.model.embed_tokens.weight
         embedded[:, CONSTANT] = 1.0
         for word, number in numbers.items():
@@ -108,13 +99,3 @@ def _llama(numbers: dict[str, int], knows: bool) -> Any:
         two.q_proj.weight[3, CONSTANT] = 20.0  # the slowest rotation: nearly independent of the position
         two.k_proj.weight[3, MARK] = 20.0
     return llama
-
-
-def _tokenizer(numbers: dict[str, int]) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    split = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
-    split.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=split, name_or_path="questions", add_bos_token=True, **special)

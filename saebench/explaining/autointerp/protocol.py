@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from saebench.definitions import definition_hash, read_definition
-from saebench.explaining.llm.endpoint import Sampling
 from saebench.explaining.llm.protocol import SamplingSection, WindowSection, prompt_hashes
 
 NAME = "saebench"
@@ -50,10 +49,6 @@ class AutoInterpProtocol(_Section):
     scoring: ScoringWindows
     sampling: SamplingSection
     estimate: Estimate
-
-    def make_sampling(self) -> Sampling:
-        """How answers are sampled."""
-        return Sampling(self.sampling.temperature, self.sampling.max_tokens, self.sampling.seed)
 
 
 def read_autointerp_protocol() -> AutoInterpProtocol:

@@ -89,6 +89,10 @@ class SamplingSection(_Section):
     max_tokens: PositiveInt
     seed: int
 
+    def made(self) -> Sampling:
+        """As clients take it."""
+        return Sampling(self.temperature, self.max_tokens, self.seed)
+
 
 class EstimateSection(_Section):
     """For the estimated cost of a run."""
@@ -115,10 +119,6 @@ class Protocol(_Section):
     pool: PoolSection
     sampling: SamplingSection
     estimate: EstimateSection
-
-    def make_sampling(self) -> Sampling:
-        """How answers are sampled."""
-        return Sampling(self.sampling.temperature, self.sampling.max_tokens, self.sampling.seed)
 
     def problem(self) -> str | None:
         """An inconsistency, if there is one."""

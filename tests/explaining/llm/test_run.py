@@ -51,7 +51,7 @@ def run_with(planted: Planted, tmp_path: Path) -> Callable[..., EvaluatorResult]
         with serve(answer) as server, serve(scorer or answer) as other:
             clients = [
                 ChatClient(
-                    Endpoint(each.url, "m", role=role), protocol.make_sampling(), limits, AnswerCache(tmp_path / "answers")
+                    Endpoint(each.url, "m", role=role), protocol.sampling.made(), limits, AnswerCache(tmp_path / "answers")
                 )
                 for each, role in ((server, "explainer"), (other, "scorer"))
             ]

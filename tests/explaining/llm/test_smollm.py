@@ -38,7 +38,7 @@ def test_the_embedded_model_explains_and_scores(tmp_path: Path) -> None:
 
     def explain(url: str) -> EvaluatorResult:
         endpoint, limits = Endpoint(url, "smollm2"), Limits(concurrency=2, timeout=300.0)
-        client = ChatClient(endpoint, protocol.make_sampling(), limits, AnswerCache(tmp_path / "answers"))
+        client = ChatClient(endpoint, protocol.sampling.made(), limits, AnswerCache(tmp_path / "answers"))
         run = ExplanationRun(examples, protocol, client, client, latents=[0], progress=Progress(False))
         run.find_inactive(sae, cut, corpus, 64)
         return evaluator_result(run, run.run())
