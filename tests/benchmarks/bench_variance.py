@@ -1,26 +1,33 @@
-"""Where the variance of the ablation metric is: between rows, between tokens of a row, and between latents of a token.
+"""Where the variance of metrics is; for ablation: between rows, between tokens of a row, and between latents of a token.
 
 The suites' samples were chosen by it (docs/suites.md). Every active latent of some tokens is ablated; a balanced nested
 analysis of variance gives the components, and these the standard error of any design with its cost in positions that the
 layers above the hook run. ``SAEBENCH_SAE`` and ``SAEBENCH_TEXT`` name a checkpoint and a held-out text.
+
+The other metrics' variance is read from two results of one suite, in the folder ``SAEBENCH_RESULTS``: the error of each metric,
+the spread of one unit of sampling, and what pairing two SAEs by these units saves.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from saebench.comparison.samples import Sample, combine, sample
 from saebench.evaluation.run import prepare
 from saebench.evaluators.ablation import Ablation
 from saebench.evaluators.base import Setup
 from saebench.evaluators.shared import make_shared
 from saebench.progress import Progress
+from saebench.results import Result, read_result
+from saebench.results.metrics import HEADLINE
 from tests.benchmarks.table import Row
 
-TITLE = "Variance of ablation sparsity by level of sampling"
+TITLE = "Variance by level of sampling"
 TOKENS, TOKENS_PER_ROW, CONTEXT, HORIZON = 24, 3, 128, 16
 BASELINES = 2
 FORMER = "64 latents of 2 tokens a row"
@@ -63,7 +70,45 @@ def cost(tokens: int, latents: int, baselines: int) -> float:
     return 2 * CONTEXT + tokens * HORIZON * (min(latents, 32) + 2 * baselines + 2)
 
 
+def paired(first: Sample, second: Sample) -> tuple[float, float]:
+    """Standard errors of a difference, paired by units and with the units taken as independent."""
+    return combine([(1.0, first), (-1.0, second)]).error or math.nan, math.hypot(
+        first.error or math.nan, second.error or math.nan
+    )
+
+
+def sampled(first: Result, second: Result) -> list[Row]:
+    """For each headline metric of both results: its error, the spread of one unit, and the error of the difference."""
+    rows = []
+    for path in HEADLINE:
+        a, b = sample(first, path), sample(second, path)
+        if a is None or b is None or a.error is None:
+            continue
+        units = len(a.influence) if a.influence is not None else 0
+        spread = (
+            f"{units} {a.unit or 'units'}, spread of one {a.error * math.sqrt(units):.3g}" if units else "no units recorded"
+        )
+        with_pairs, without = paired(a, b)
+        rows.append(
+            Row(
+                f"{path} = {a.value:.4g}",
+                f"± {a.error:.2g}",
+                "",
+                f"{spread}; difference ± {with_pairs:.2g}, unpaired {without:.2g}",
+            )
+        )
+    return rows
+
+
 def run() -> list[Row]:
+    rows = of_ablation()
+    if folder := os.environ.get("SAEBENCH_RESULTS"):
+        first, second = [read_result(each) for each in sorted(Path(folder).glob("*.json"))[:2]]
+        rows += sampled(first, second)
+    return rows
+
+
+def of_ablation() -> list[Row]:
     checkpoint, text = os.environ.get("SAEBENCH_SAE"), os.environ.get("SAEBENCH_TEXT")
     if not checkpoint or not text:
         return [Row("variance components", "not measured", "", "set SAEBENCH_SAE and SAEBENCH_TEXT")]
