@@ -4,7 +4,7 @@ The suites' samples were chosen by it (docs/suites.md). Every active latent of s
 analysis of variance gives the components, and these the standard error of any design with its cost in positions that the
 layers above the hook run. ``SAEBENCH_SAE`` and ``SAEBENCH_TEXT`` name a checkpoint and a held-out text.
 
-The other metrics' variance is read from two results of one suite, in the folder ``SAEBENCH_RESULTS``: the error of each metric,
+The variance of the others is read from two results of one suite in the folder ``SAEBENCH_RESULTS``: the errors,
 the spread of one unit of sampling, and what pairing two SAEs by these units saves.
 """
 
