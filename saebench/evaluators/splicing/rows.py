@@ -58,20 +58,26 @@ class SplicedRows:
                 self._places.append((rows[keep], block.positions[keep]))
 
     def end_batch(self) -> None:
-        """Run the layers above for the batch's clean rows and for each variant."""
+        """Run the layers above for the batch's clean rows, and for the variants, several together."""
         batch, self._batch = self._batch, None
         assert batch is not None, "no batch was started"
         if not self._places:
             return
         chosen, cut = (self._number >= 0).nonzero().flatten(), self._setup.cut
-        prefix = _rows(batch.prefix, chosen.to(batch.prefix.outputs.device))
         some = (batch.tokens[chosen], batch.counted[chosen], batch.loss_mask[chosen])
+        prefix = _rows(batch.prefix, chosen)
         clean = clean_batch(*some, prefix, cut.suffix(prefix.outputs, prefix))
         rows, positions = (torch.cat(each) for each in zip(*self._places, strict=True))
-        for name, losses in self._losses.items():
+        names, count = list(self._losses), len(chosen)
+        together = max(1, batch.tokens.shape[0] // count)  # no more rows at a time than the batch has
+        for start in range(0, len(names), together):
+            part = names[start : start + together]
+            prefix = _rows(batch.prefix, chosen.repeat(len(part)))
             outputs = prefix.outputs.clone()
-            outputs[rows, positions] = torch.cat(self._parts[name]).to(outputs.dtype)
-            losses.splice(clean, cut.suffix(outputs, prefix))
+            for number, name in enumerate(part):
+                outputs[number * count + rows, positions] = torch.cat(self._parts[name]).to(outputs.dtype)
+            for name, logits in zip(part, cut.suffix(outputs, prefix).split(count), strict=True):
+                self._losses[name].splice(clean, logits)
         self._parts, self._places = {}, []
 
     def merge(self, other: SplicedRows) -> None:
@@ -149,4 +155,5 @@ def sampled_rows(setup: Setup, rows: int) -> Tensor:
 
 
 def _rows(prefix: Prefix, chosen: Tensor) -> Prefix:
+    chosen = chosen.to(prefix.outputs.device)
     return Prefix(prefix.tokens[chosen], prefix.inputs[chosen], prefix.outputs[chosen], prefix.residual[chosen])
