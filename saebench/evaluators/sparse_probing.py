@@ -1,30 +1,48 @@
 """k-sparse probing: how well a few latents classify texts, next to as many channels and to all of them.
 
+A task is binary, or a set of classes with a probe for each class against equally many texts of each other class.
 Sources: Karvonen et al. 2025 (SAEBench) and Kantamneni et al. 2025 (sae-probes); one evaluator, two protocols.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from scipy.sparse import csr_array
+
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Measured, Setup
 from saebench.evaluators.over_tasks import Steps, TaskEvaluator
+from saebench.parsing import names_in
 from saebench.probing.activations import task_activations
+from saebench.probing.class_texts import prepared_classes
 from saebench.probing.memory import cached_or_computed, fingerprint
-from saebench.probing.sparse import Pooled, SparseProtocol, latents_of, pooled_channels, probe, read_sparse_protocol
+from saebench.probing.pooled import PooledTexts, pooled_key, pooled_texts
+from saebench.probing.sparse import (
+    Pooled,
+    SparseProtocol,
+    Values,
+    latents_of,
+    pooled_channels,
+    probe,
+    read_sparse_protocol,
+)
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate
-from saebench.tasks import Task, load_task
+from saebench.tasks import Task, find_tasks, load_task
+from saebench.tasks.classes import ClassSet, class_set_names, find_class_sets
 
 
 class SparseProbing(TaskEvaluator):
     """Accuracy of probes on k latents, on k channels, and on all of either; finished tasks are cached on disk."""
 
     name = "sparse_probing"
+    version = 2
     description = "Accuracy of probes on a few latents (SAEBench's protocol, or that of sae-probes), against channels"
     option_names: ClassVar[tuple[str, ...]] = ("tasks", "protocol", "train", "test")
     samples: ClassVar[tuple[str, ...]] = ("tasks", "missing", "k")
@@ -41,10 +59,21 @@ class SparseProbing(TaskEvaluator):
         return _protocol(setup.options).examples.tasks
 
     @classmethod
+    def requested(cls, setup: Setup) -> list[Task | ClassSet]:
+        """The sets of classes and the binary tasks of the option ``tasks``, else of the protocol."""
+        found: dict[str, Task | ClassSet] = {}
+        for name in names_in(str(setup.options.get("tasks") or cls.default_tasks(setup))):
+            is_set = name in class_set_names()
+            found |= {each.name: each for each in (find_class_sets(name) if is_set else find_tasks(name, setup.data_dir))}
+        return list(found.values())
+
+    @classmethod
     def definitions(cls, setup: Setup) -> dict[str, str]:
         """SHA-256 of the protocol and of the requested tasks."""
         name, protocol = _name(setup.options), _protocol(setup.options)
-        return {f"probes/{name}": protocol.sha256, **{f"tasks/{task.name}": task.sha256 for task in cls.requested(setup)}}
+        folders = {each.name: "tasks/classes" if isinstance(each, ClassSet) else "tasks" for each in cls.requested(setup)}
+        tasks = {f"{folders[each.name]}/{each.name}": each.sha256 for each in cls.requested(setup)}
+        return {f"probes/{name}": protocol.sha256, **tasks}
 
     def compute(self) -> EvaluatorResult:
         """Probe every task whose data are available.
@@ -52,7 +81,7 @@ class SparseProbing(TaskEvaluator):
         Raises:
             SaebenchError: none could be probed.
         """
-        found, missing = self.over_tasks("Sparse probing", self._task)
+        found, missing = self.over_tasks("Sparse probing", self._one)
         details = {"tasks": found, "missing": missing, "k": list(self.protocol.probe.k)}
         settings = {"protocol": self.protocol.model_dump(mode="json", exclude={"sha256"}), "bos": self.bos}
         return self.result(_metrics(details), details, settings)
@@ -62,6 +91,9 @@ class SparseProbing(TaskEvaluator):
         """All metrics, from the numbers of the tasks."""
         return _metrics(found.details)
 
+    def _one(self, task: Task | ClassSet, advance: Callable[[float], None]) -> dict[str, Any]:
+        return self._classes(task, advance) if isinstance(task, ClassSet) else self._task(task, advance)
+
     def _task(self, task: Task, advance: Callable[[float], None]) -> dict[str, Any]:
         protocol, seed, sae = self.protocol, self.setup.seed, self.setup.sae
         most = 2 * (protocol.examples.train + protocol.examples.test)
@@ -69,7 +101,6 @@ class SparseProbing(TaskEvaluator):
         steps = Steps(advance, sum(map(len, data.parts.values())))
         pooling = protocol.probe.pooling
         acts = task_activations(self.setup.cut, data, protocol.text, pooling, self.bos, steps)
-        common = {"protocol": protocol.model_dump(mode="json"), "activations": acts.key, "seed": seed}
 
         def latents() -> dict[str, Any]:
             return probe(Pooled.of(acts, latents_of(sae, acts, pooling)), protocol.probe, seed)
@@ -77,11 +108,47 @@ class SparseProbing(TaskEvaluator):
         def channels() -> dict[str, Any]:
             return probe(Pooled.of(acts, pooled_channels(acts, pooling)), protocol.probe, seed)
 
-        known = {"sparse_probing": self.version, "sae": self.weights, **common} if self.weights and acts.cached else None
-        base = {"sparse_probing": self.version, "channels": True, **common} if acts.cached else None
-        own, _ = cached_or_computed(known, latents)
-        other, _ = cached_or_computed(base, channels)
+        own, other = self._cached({"activations": acts.key} if acts.cached else None, latents, channels)
         return {"title": task.title, "data": {**data.record, "truncated": acts.truncated}, "sae": own, "llm": other}
+
+    def _classes(self, of: ClassSet, advance: Callable[[float], None]) -> dict[str, Any]:
+        setup, settings = self.setup, self.protocol.probe
+        sizes = self.protocol.examples
+        unit = prepared_classes(of, 2 * sizes.train, 2 * sizes.test, setup.seed, setup.data_dir)
+        steps, limits = Steps(advance, len(unit.texts)), self.protocol.text.with_bos(self.bos)
+
+        def probes(values: Values) -> dict[str, Any]:
+            return {
+                name: probe(Pooled.of_problem(values, problem), settings, setup.seed)
+                for name, problem in unit.problems.items()
+            }
+
+        @functools.cache
+        def encoded() -> PooledTexts:
+            return pooled_texts(setup.cut, unit.texts, limits, settings.pooling, self.bos, setup.sae, steps)
+
+        def latents() -> dict[str, Any]:
+            return probes(csr_array(encoded().latents).astype(np.float64))
+
+        def channels() -> dict[str, Any]:
+            return probes(encoded().activations.double().numpy())
+
+        texts = pooled_key(setup.cut, unit.texts, limits, settings.pooling, self.bos)
+        data = {"texts": texts, "problems": list(unit.problems)} if texts else None
+        own, other = self._cached(data, latents, channels)
+        if not encoded.cache_info().currsize:
+            advance(1)
+        return {"title": of.title, "data": unit.record, "classes": list(unit.problems), "sae": own, "llm": other}
+
+    def _cached(
+        self, data: dict[str, Any] | None, latents: Callable[[], dict[str, Any]], channels: Callable[[], dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Numbers of the autoencoder and of the channels; those with a key come from the cache where they are in it."""
+        common = {"sparse_probing": self.version, "protocol": self.protocol.model_dump(mode="json"),
+                  "seed": self.setup.seed, **(data or {})}  # fmt: skip
+        own, _ = cached_or_computed({"sae": self.weights, **common} if data and self.weights else None, latents)
+        other, _ = cached_or_computed({"channels": True, **common} if data else None, channels)
+        return own, other
 
 
 def _name(options: Mapping[str, Any]) -> str:
@@ -113,7 +180,8 @@ def _metrics(details: Mapping[str, Any]) -> list[Metric]:
     for whose, words in (("sae", "latents"), ("llm", "channels of the activations")):
         direction: Literal["higher", "none"] = "higher" if whose == "sae" else "none"
         for k in (*map(str, details["k"]), "all"):
-            scores = [each[whose][k] for each in tasks]
+            scores = [_of_classes([by[k] for by in (each[whose][name] for name in each["classes"])]) if "classes" in each
+                      else each[whose][k] for each in tasks]  # fmt: skip
             name = f"{whose}_test" if k == "all" else f"{whose}_top_{k}_test"
             what = f"of a probe on {k} {words}, mean over tasks"
             made.append(_mean(f"{name}_accuracy", scores, "accuracy", wanted, direction, f"Accuracy {what}"))
@@ -121,13 +189,23 @@ def _metrics(details: Mapping[str, Any]) -> list[Metric]:
     return made
 
 
-def _mean(name: str, scores: list[Any], of: str, wanted: int, direction: Literal["higher", "none"], words: str) -> Metric:
-    """The mean over tasks, which are a fixed list: its error combines theirs."""
+def _of_classes(scores: list[Any]) -> dict[str, float | None]:
+    """A set's score: the mean over its classes."""
+    accuracy = _combined(scores, "accuracy")
+    return {"accuracy": accuracy.value, "standard_error": accuracy.standard_error, "auc": _combined(scores, "auc").value}
+
+
+def _combined(scores: list[Any], of: str) -> Estimate:
+    """The mean of several scores, which are a fixed list: its error combines theirs."""
     values = [float(each[of]) for each in scores]
     errors = [each["standard_error"] for each in scores] if of == "accuracy" else []
     known = errors and all(error is not None for error in errors)
     error = math.sqrt(sum(float(each) ** 2 for each in errors)) / len(errors) if known else None
+    return Estimate(sum(values) / len(values), error)
+
+
+def _mean(name: str, scores: list[Any], of: str, wanted: int, direction: Literal["higher", "none"], words: str) -> Metric:
     unit = "tasks" if len(scores) == wanted else f"of {wanted} tasks"
     remark = "" if len(scores) == wanted else f" (over {len(scores)} of {wanted} tasks: the others' data is missing)"
-    return metric(name, Estimate(sum(values) / len(values), error), unit="1", direction=direction, n=len(scores),
-                  n_unit=unit, description=words + remark)  # fmt: skip
+    return metric(name, _combined(scores, of), unit="1", direction=direction, n=len(scores), n_unit=unit,
+                  description=words + remark)  # fmt: skip

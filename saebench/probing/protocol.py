@@ -45,6 +45,10 @@ class TextLimits(Strict):
     most_tokens: int = Field(ge=1)
     drop: Literal["start", "end"]
 
+    def with_bos(self, bos: bool) -> TextLimits:
+        """The limits where the maximum counts a BOS token, as SAEBench's does."""
+        return self.model_copy(update={"most_tokens": max(1, self.most_tokens - bos)})
+
 
 class Values(Strict):
     """Which values of the latents are probed, and how they are pooled over a text's tokens."""

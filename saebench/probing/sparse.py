@@ -21,6 +21,7 @@ from saebench.definitions import definition_hash, read_definition
 from saebench.errors import SaebenchError
 from saebench.probing.activations import TaskActivations, TextActivations
 from saebench.probing.pooled import pooled_latents
+from saebench.probing.problems import Problem
 from saebench.probing.protocol import Pooling, TextLimits
 from saebench.probing.scores import area_under_curve, sums_by_group
 from saebench.probing.values import pool
@@ -108,6 +109,17 @@ class Pooled:
         """With the labels and parts of ``acts``."""
         fit = slice(0, acts.sizes["train"] + acts.sizes["validation"])
         return Pooled(values, acts.labels.numpy(), acts.groups, fit, acts.span("test"), acts.sizes["validation"])
+
+    @staticmethod
+    def of_problem(values: Values, problem: Problem) -> Pooled:
+        """Of a problem on some of the texts whose ``values`` are given; its training texts are in random order."""
+        rows = torch.cat([problem.train.rows, problem.test.rows])
+        labels = torch.cat([problem.train.labels, problem.test.labels])
+        count = problem.train.rows.numel()
+        chosen = values[rows.numpy()]
+        chosen = chosen.tocsc() if sparse.issparse(chosen) else chosen
+        validation = round(count * VALIDATION_SHARE)
+        return Pooled(chosen, labels.numpy(), rows, slice(0, count), slice(count, rows.numel()), validation)
 
 
 def latents_of(sae: Autoencoder, acts: TaskActivations, pooling: Pooling) -> Values:

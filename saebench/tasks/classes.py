@@ -169,13 +169,18 @@ def read_class_set(name: str) -> ClassSet:
         raise SaebenchError(f"The set tasks/classes/{name}.toml is invalid: {where}: {first['msg']}.") from error
 
 
+def class_set_names() -> list[str]:
+    """The names of all sets."""
+    return sorted(path.stem for path in definition_folder("tasks/classes").glob("*.toml"))
+
+
 def find_class_sets(wanted: str) -> list[ClassSet]:
     """Sets by name, several separated by commas.
 
     Raises:
         SaebenchError: there is none of that name (those there are are listed), or none is given.
     """
-    known = sorted(path.stem for path in definition_folder("tasks/classes").glob("*.toml"))
+    known = class_set_names()
     names = list(dict.fromkeys(names_in(wanted)))
     for name in names:
         if name not in known:

@@ -22,7 +22,7 @@ from saebench import checkpoints
 from saebench.evaluators.concepts.base import read_concept_protocol
 from saebench.evaluators.concepts.effects import Concepts, together
 from saebench.evaluators.concepts.scr import SpuriousCorrelationRemoval, _splits
-from saebench.evaluators.concepts.texts import Unit
+from saebench.probing.class_texts import Unit
 from saebench.evaluators.concepts.tpp import TargetedProbePerturbation
 from saebench.lm import LanguageModel
 from saebench.probing.activations import TextActivations, run_texts

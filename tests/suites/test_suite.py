@@ -21,6 +21,7 @@ from saebench.results import read_result
 from saebench.sae import SparseAutoencoder
 from saebench.suites import SUITES, Suite, read_suite
 from saebench.tasks import find_tasks
+from saebench.tasks.classes import find_class_sets
 from saebench.text.corpus import TokenCorpus
 from tests.conftest import FIXTURES, HOOK
 
@@ -41,7 +42,7 @@ def test_settings_of_a_suite_are_valid(name: str, tiny_model: LanguageModel, tin
         if evaluator == "probe_loss":
             assert len(find_tasks(str(options["tasks"]))) == 12
         elif evaluator == "sparse_probing":
-            assert len(find_tasks(str(options["tasks"]))) == 8
+            assert len(find_class_sets(str(options["tasks"]))) == 2
             assert set(options) <= set(SparseProbing.option_names)
         elif evaluator not in ("explainability", "tpp", "absorption"):
             from dataclasses import replace

@@ -14,8 +14,8 @@ from saebench.definitions import definition_hash, read_definition
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Measured, Setup
 from saebench.evaluators.concepts.effects import Concepts, check_writes_where_it_reads, concepts, together
-from saebench.evaluators.concepts.texts import Unit
 from saebench.evaluators.over_tasks import TaskEvaluator
+from saebench.probing.class_texts import Unit
 from saebench.probing.linear import Dense, Fitted, LinearSettings, fit_linear
 from saebench.probing.memory import cached_or_computed, fingerprint
 from saebench.probing.pooled import pooled_key, pooled_texts
@@ -73,8 +73,7 @@ class ConceptEvaluator(TaskEvaluator):
         self.protocol = read_concept_protocol()
         self.weights = fingerprint(setup.sae)
         self.bos = setup.corpus.bos != "none" and setup.cut.model.tokenizer.bos_token_id is not None
-        text = self.protocol.text
-        self.limits = text.model_copy(update={"most_tokens": max(1, text.most_tokens - self.bos)})
+        self.limits = self.protocol.text.with_bos(self.bos)
         examples, options = self.protocol.examples, setup.options
         self.sizes = options.get("train", examples.train), options.get("test", examples.test)
 

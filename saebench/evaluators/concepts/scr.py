@@ -18,7 +18,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.base import Setup
 from saebench.evaluators.concepts.base import ConceptEvaluator, read_concept_protocol
 from saebench.evaluators.concepts.effects import Concepts, correct, largest, paired
-from saebench.evaluators.concepts.texts import Unit
+from saebench.probing.class_texts import Unit
 from saebench.probing.problems import Problem, Split, shuffled
 from saebench.results import Metric
 from saebench.results.metrics import metric
