@@ -22,10 +22,10 @@ from saebench import checkpoints
 from saebench.evaluators.concepts.base import read_concept_protocol
 from saebench.evaluators.concepts.effects import Concepts, together
 from saebench.evaluators.concepts.scr import SpuriousCorrelationRemoval, _splits
-from saebench.probing.class_texts import Unit
 from saebench.evaluators.concepts.tpp import TargetedProbePerturbation
 from saebench.lm import LanguageModel
 from saebench.probing.activations import TextActivations, run_texts
+from saebench.probing.class_texts import Unit
 from saebench.probing.linear import Dense, Fitted, fit_linear
 from saebench.probing.pooled import pooled_latents
 from saebench.probing.problems import Problem, one_against_rest

@@ -1,0 +1,245 @@
+"""The same evaluation of the same autoencoders by SAEBench 0.6's own runner and by ours.
+
+SmolLM2-135M at layer 15. ``SAEBENCH_SAES`` names autoencoders (with commas), ``SAEBENCH_DATA`` a folder with
+``ag_news/test.jsonl`` and ``europarl/*.jsonl``, ``SAEBENCH_TEXT`` a text for core.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import saebench
+from saebench import checkpoints
+from saebench.checkpoints.convert import save_saelens
+from saebench.evaluators.absorption import _probes
+from saebench.evaluators.concepts.base import read_concept_protocol
+from saebench.evaluators.concepts.effects import together
+from saebench.evaluators.first_letter.probes import fit_sparse
+from saebench.evaluators.first_letter.protocol import read_first_letter_protocol
+from saebench.evaluators.first_letter.words import LETTERS, _prompts, letter_data, vocabulary_words
+from saebench.lm import LanguageModel
+from saebench.lm.embedded import embedded_model_folder
+from saebench.probing.class_texts import Unit, prepared_classes
+from saebench.probing.linear import Dense, fit_linear
+from saebench.probing.pooled import pooled_texts
+from saebench.probing.values import Activations
+from saebench.progress import Progress
+from saebench.results import EvaluatorResult
+from saebench.sae import SparseAutoencoder
+from saebench.tasks.classes import PARTS, find_class_sets
+from saebench.text.corpus import TokenCorpus, load_corpus
+from tests.benchmarks.table import run_peer
+
+HOOK = "blocks.15.hook_resid_post"
+SPECIAL = 17
+"""SmolLM2's special tokens have lower numbers; SAEBench leaves some of them out, in another way than ours."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the samples. Attributes: ``train`` and ``test`` texts of a class, ``words``, ``rows`` of 128 tokens for core."""
+
+    sets: str = "ag_news,europarl"
+    train: int = 40
+    test: int = 25
+    words: int = 3000
+    rows: int = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """An evaluation of some autoencoders by both.
+
+    Attributes:
+        evaluation: ``core``, ``sparse_probing``, ``tpp`` or ``absorption``.
+        saes: folders by name.
+        sizes: of the samples.
+        threads: of torch, on both sides.
+        padded: whether SAEBench pads texts to 128 tokens, as it does, or to the length of the longest.
+        stop: the number of layers that SAEBench computes for absorption, where it would compute all; 0 for all.
+    """
+
+    evaluation: str
+    saes: dict[str, Path]
+    sizes: Sizes = field(default_factory=Sizes)
+    threads: int = 1
+    padded: bool = True
+    stop: int = 0
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder with the sets of classes."""
+        return Path(os.environ["SAEBENCH_DATA"])
+
+    def options(self) -> dict[str, Any]:
+        """Ours, of the evaluator."""
+        sizes = self.sizes
+        by_evaluation: dict[str, dict[str, Any]] = {
+            "core": {},
+            "sparse_probing": {"tasks": sizes.sets, "train": sizes.train, "test": sizes.test},
+            "tpp": {"tasks": sizes.sets, "train": 2 * sizes.train, "test": 2 * sizes.test},
+            "absorption": {"words": sizes.words},
+        }
+        return by_evaluation[self.evaluation]
+
+    def units(self) -> dict[str, Unit]:
+        """The sets of classes."""
+        sizes = (2 * self.sizes.train, 2 * self.sizes.test)
+        return {each.name: prepared_classes(each, *sizes, SEED, self.data_dir) for each in find_class_sets(self.sizes.sets)}
+
+
+def given_saes() -> dict[str, Path]:
+    """Those of ``SAEBENCH_SAES``, by folder name."""
+    return {Path(each).name: Path(each) for each in os.environ["SAEBENCH_SAES"].split(",")}
+
+
+def is_ready() -> bool:
+    """Whether the environment names what is compared."""
+    return all(os.environ.get(name) for name in ("SAEBENCH_SAES", "SAEBENCH_DATA", "SAEBENCH_TEXT"))
+
+
+def core_rows(model: LanguageModel, rows: int) -> TokenCorpus:
+    """Rows of the text without special tokens; every position counts."""
+    text = load_corpus(
+        os.environ["SAEBENCH_TEXT"], model.tokenizer, context=128, tokens=4 * rows * 128, bos="none", exclude=False
+    )
+    plain = (text.tokens >= SPECIAL).all(dim=1).nonzero().squeeze(1)[:rows]
+    return replace(
+        text, tokens=text.tokens[plain], excluded=text.excluded[plain], loss_mask=text.loss_mask[plain],
+        tokens_requested=None,
+    )  # fmt: skip
+
+
+def run_ours(job: Job) -> tuple[dict[str, EvaluatorResult], float]:
+    """``(results, seconds)``: the model is loaded, and the cache is that of ``SAEBENCH_CACHE``."""
+    torch.set_num_threads(job.threads)
+    start = time.perf_counter()
+    model = LanguageModel.load("smollm2", dtype="float32")
+    corpus = core_rows(model, job.sizes.rows)
+    settings: dict[str, Any] = {"exclude": False} if job.evaluation == "core" else {"data_dir": job.data_dir}
+    if job.evaluation != "core":
+        corpus = replace(corpus, bos="row")
+    cards = saebench.evaluate(
+        [str(each) for each in job.saes.values()], model=model, hook=HOOK, corpus=corpus, evaluators=[job.evaluation],
+        options={job.evaluation: job.options()}, seed=SEED, progress=False, **settings,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    return {name: card.result.evaluators[job.evaluation] for name, card in zip(job.saes, cards, strict=True)}, seconds
+
+
+def run_theirs(job: Job, folder: Path, draws: str) -> dict[str, Any]:
+    """``found`` (metrics by autoencoder), ``seconds`` and ``peak`` bytes of SAEBench's runner in a prepared folder.
+
+    Args:
+        job: the job.
+        folder: what ``prepare`` wrote.
+        draws: ``own``, or ``given`` for our random choices and probes.
+
+    Raises:
+        RuntimeError: its environment is absent.
+    """
+    printed = run_peer("saebench", "peer_saebench_runner.py", str(folder), draws)
+    if printed is None:
+        raise RuntimeError("SAEBench's environment is absent")
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return found
+
+
+def prepare(job: Job, folder: Path, given: bool) -> None:
+    """Write what SAEBench's runner reads: texts, and with ``given`` our random choices and probes too."""
+    folder.mkdir(parents=True)
+    saes = {}
+    for name, path in job.saes.items():
+        sae = checkpoints.load(path)
+        assert isinstance(sae, SparseAutoencoder)
+        saes[name] = str(save_saelens(sae, folder / "saes" / name))
+    settings = {
+        "evaluation": job.evaluation, "saes": saes, "model": str(embedded_model_folder()), "threads": job.threads,
+        "stop": job.stop,
+        "rows": job.sizes.rows, "batches": 1, "variance_batches": 1, "k": [1, 2, 5, 20, 50],
+    }  # fmt: skip
+    model = LanguageModel.load("smollm2", dtype="float32")
+    tensors: dict[str, Tensor] = {"none": torch.zeros(1)}
+    texts: dict[str, Any] = {}
+    if job.evaluation == "core":
+        tensors = {"tokens": core_rows(model, job.sizes.rows).tokens}
+    elif job.evaluation == "absorption":
+        texts, settings["train"] = _words(job, model)
+        tensors |= _letter_probes(job, model) if given else {}
+    else:
+        units = job.units()
+        texts = {name: _texts(unit) for name, unit in units.items()}
+        ids = model.tokenizer([text for unit in units.values() for text in unit.texts])["input_ids"]
+        settings["context"] = 128 if job.padded else min(128, max(map(len, ids)) + 1)
+        for name, unit in units.items() if given else ():
+            tensors |= _problems(name, unit) | (_concept_probes(name, unit, model) if job.evaluation == "tpp" else {})
+    (folder / "job.json").write_text(json.dumps(settings))
+    (folder / "texts.json").write_text(json.dumps(texts))
+    save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "data.safetensors")
+
+
+def _texts(unit: Unit) -> dict[str, dict[str, list[str]]]:
+    """By part and class; a unit has its training texts first, class by class."""
+    found: dict[str, dict[str, list[str]]] = {}
+    start = 0
+    for part in PARTS:
+        found[part] = {}
+        for name in unit.problems:
+            stop = start + unit.record["texts_of_a_class"][part]
+            found[part][name] = unit.texts[start:stop]
+            start = stop
+    return found
+
+
+def _problems(task: str, unit: Unit) -> dict[str, Tensor]:
+    first = len(unit.problems) * unit.record["texts_of_a_class"]["train"]
+    found: dict[str, Tensor] = {}
+    for name, problem in unit.problems.items():
+        for part, split, offset in (("train", problem.train, 0), ("test", problem.test, first)):
+            found |= {f"{task}.{name}.{part}.rows": split.rows - offset, f"{task}.{name}.{part}.labels": split.labels}
+    return found
+
+
+def _concept_probes(task: str, unit: Unit, model: LanguageModel) -> dict[str, Tensor]:
+    protocol, cut = read_concept_protocol(), model.cut(HOOK)
+    pooled = pooled_texts(cut, unit.texts, protocol.text.with_bos(True), "mean", True, None, lambda amount: None)
+    splits = together([each.train for each in unit.problems.values()])
+    fitted = fit_linear(Dense(pooled.activations), splits, protocol.probe, SEED)
+    return {f"{task}.weight": fitted.weight, f"{task}.bias": fitted.bias}
+
+
+def _words(job: Job, model: LanguageModel) -> tuple[dict[str, list[str]], int]:
+    """Our words with their prompts as text, and how many of them probes are fitted to."""
+    protocol, tokenizer = read_first_letter_protocol(), model.tokenizer
+    generator = torch.Generator().manual_seed(SEED)
+    vocabulary = vocabulary_words(tokenizer)
+    drawn = [vocabulary[index] for index in torch.randperm(len(vocabulary), generator=generator)[: job.sizes.words]]
+    train = int(len(drawn) * protocol.words.train)
+    ids = [each for part in (drawn[:train], drawn[train:]) for each in _prompts(part, protocol.prompt, tokenizer, generator)]
+    after = protocol.prompt.template.split("{word}")[1]
+    kept = [index for index, each in enumerate(ids) if each is not None]
+    prompts = [tokenizer.decode(ids[index]) + after for index in kept]
+    return {"words": [drawn[index] for index in kept], "prompts": prompts}, sum(index < train for index in kept)
+
+
+def _letter_probes(job: Job, model: LanguageModel) -> dict[str, Tensor]:
+    protocol = read_first_letter_protocol()
+    data = letter_data(model.cut(HOOK), protocol, job.sizes.words, True, SEED, Progress(shown=False))
+    dense = _probes(data, protocol, SEED)
+    found = {"letters.weight": dense.weight.T, "letters.bias": dense.bias}
+    for name, path in job.saes.items():
+        sae = checkpoints.load(path)
+        code = Activations(sae, "last").encode(data.activations[: data.train])
+        fitted = fit_sparse(code, data.letters[: data.train], len(LETTERS), protocol.selection, SEED)
+        found |= {f"{name}.weight": fitted.weight.T, f"{name}.bias": fitted.bias}
+    return found
