@@ -208,7 +208,9 @@ def absorption(saes):
         probing.train_multi_probe = functools.partial(fitted, "letters")
         k_sparse.train_multi_probe = lambda *args, **kwargs: fitted(waiting.pop(0))
     torch.manual_seed(0)
-    main.run_eval(main.AbsorptionEvalConfig(model_name=MODEL, random_seed=0), saes, "cpu", "out")
+    least, letters = JOB.get("letters", (0.6, 20))
+    config = main.AbsorptionEvalConfig(model_name=MODEL, random_seed=0, min_GT_probe_f1=least, min_feats_for_eval=letters)
+    main.run_eval(config, saes, "cpu", "out")
     return Path("out")
 
 
@@ -228,16 +230,17 @@ def main():
     import sae_bench.evals.core.main
     import sae_bench.evals.scr_and_tpp.main  # noqa: F401
 
-    start = time.perf_counter()
+    start, began = time.perf_counter(), time.time()
     with contextlib.redirect_stdout(io.StringIO()):
         out = EVALUATIONS[JOB["evaluation"]](autoencoders())
     seconds = time.perf_counter() - start
-    found = {}
+    found, finished = {}, {}
     for name in JOB["saes"]:
-        files = list(out.glob(f"{name}_custom_sae_eval_results.json"))
-        found[name] = json.loads(files[0].read_text())["eval_result_metrics"] if files else None
+        file = out / f"{name}_custom_sae_eval_results.json"
+        found[name] = json.loads(file.read_text())["eval_result_metrics"] if file.exists() else None
+        finished[name] = file.stat().st_mtime - began if file.exists() else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"found": found, "seconds": seconds, "peak": peak}))
+    print(json.dumps({"found": found, "seconds": seconds, "finished": finished, "peak": peak}))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
@@ -25,7 +28,7 @@ from saebench.evaluators.concepts.base import read_concept_protocol
 from saebench.evaluators.concepts.effects import together
 from saebench.evaluators.first_letter.probes import fit_sparse
 from saebench.evaluators.first_letter.protocol import read_first_letter_protocol
-from saebench.evaluators.first_letter.words import LETTERS, _prompts, letter_data, vocabulary_words
+from saebench.evaluators.first_letter.words import LETTERS, _prompts, first_letter, letter_data, vocabulary_words
 from saebench.lm import LanguageModel
 from saebench.lm.embedded import embedded_model_folder
 from saebench.probing.class_texts import Unit, prepared_classes
@@ -49,11 +52,11 @@ SEED = 0
 class Sizes:
     """Of the samples. Attributes: ``train`` and ``test`` texts of a class, ``words``, ``rows`` of 128 tokens for core."""
 
-    sets: str = "ag_news,europarl"
+    sets: str = "ag_news"
     train: int = 40
-    test: int = 25
-    words: int = 3000
-    rows: int = 8
+    test: int = 20
+    words: int = 800
+    rows: int = 16
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Job:
         threads: of torch, on both sides.
         padded: whether SAEBench pads texts to 128 tokens, as it does, or to the length of the longest.
         stop: the number of layers that SAEBench computes for absorption, where it would compute all; 0 for all.
+        letters: SAEBench's bar for absorption: the F1 of a letter's probe, and how many letters reach it.
     """
 
     evaluation: str
@@ -75,6 +79,7 @@ class Job:
     threads: int = 1
     padded: bool = True
     stop: int = 0
+    letters: tuple[float, int] = (0.0, 1)
 
     @property
     def data_dir(self) -> Path:
@@ -137,6 +142,16 @@ def run_ours(job: Job) -> tuple[dict[str, EvaluatorResult], float]:
     return {name: card.result.evaluators[job.evaluation] for name, card in zip(job.saes, cards, strict=True)}, seconds
 
 
+@contextmanager
+def any_number_of_letters() -> Iterator[None]:
+    """Ours scores absorption however few letters the model knows, as SAEBench with ``Job.letters`` of 0 and 1."""
+    protocol = read_first_letter_protocol()
+    least = protocol.least.model_copy(update={"letters": 1, "f1": 0.0})
+    changed = protocol.model_copy(update={"least": least})
+    with patch("saebench.evaluators.absorption.read_first_letter_protocol", lambda: changed):
+        yield
+
+
 def run_theirs(job: Job, folder: Path, draws: str) -> dict[str, Any]:
     """``found`` (metrics by autoencoder), ``seconds`` and ``peak`` bytes of SAEBench's runner in a prepared folder.
 
@@ -165,7 +180,7 @@ def prepare(job: Job, folder: Path, given: bool) -> None:
         saes[name] = str(save_saelens(sae, folder / "saes" / name))
     settings = {
         "evaluation": job.evaluation, "saes": saes, "model": str(embedded_model_folder()), "threads": job.threads,
-        "stop": job.stop,
+        "stop": job.stop, "letters": job.letters,
         "rows": job.sizes.rows, "batches": 1, "variance_batches": 1, "k": [1, 2, 5, 20, 50],
     }  # fmt: skip
     model = LanguageModel.load("smollm2", dtype="float32")
@@ -174,7 +189,7 @@ def prepare(job: Job, folder: Path, given: bool) -> None:
     if job.evaluation == "core":
         tensors = {"tokens": core_rows(model, job.sizes.rows).tokens}
     elif job.evaluation == "absorption":
-        texts, settings["train"] = _words(job, model)
+        texts, settings["train"] = _words(job, model, at_least=0 if given else 8)
         tensors |= _letter_probes(job, model) if given else {}
     else:
         units = job.units()
@@ -218,18 +233,33 @@ def _concept_probes(task: str, unit: Unit, model: LanguageModel) -> dict[str, Te
     return {f"{task}.weight": fitted.weight, f"{task}.bias": fitted.bias}
 
 
-def _words(job: Job, model: LanguageModel) -> tuple[dict[str, list[str]], int]:
-    """Our words with their prompts as text, and how many of them probes are fitted to."""
-    protocol, tokenizer = read_first_letter_protocol(), model.tokenizer
+def word_ids(most: int, tokenizer: Any) -> tuple[list[str], list[list[int] | None], int]:
+    """The words that absorption uses, each one's prompt up to it, and how many of them probes are fitted to."""
+    protocol = read_first_letter_protocol()
     generator = torch.Generator().manual_seed(SEED)
     vocabulary = vocabulary_words(tokenizer)
-    drawn = [vocabulary[index] for index in torch.randperm(len(vocabulary), generator=generator)[: job.sizes.words]]
+    drawn = [vocabulary[index] for index in torch.randperm(len(vocabulary), generator=generator)[:most]]
     train = int(len(drawn) * protocol.words.train)
     ids = [each for part in (drawn[:train], drawn[train:]) for each in _prompts(part, protocol.prompt, tokenizer, generator)]
-    after = protocol.prompt.template.split("{word}")[1]
-    kept = [index for index, each in enumerate(ids) if each is not None]
-    prompts = [tokenizer.decode(ids[index]) + after for index in kept]
-    return {"words": [drawn[index] for index in kept], "prompts": prompts}, sum(index < train for index in kept)
+    return drawn, ids, train
+
+
+def _words(job: Job, model: LanguageModel, at_least: int) -> tuple[dict[str, list[str]], int]:
+    """Our words with their prompts as text, and how many of them probes are fitted to.
+
+    Where SAEBench draws the words that its probes are fitted to, some are replaced, so that there are ``at_least`` of each
+    letter: without one of them it stops with an error.
+    """
+    drawn, ids, train = word_ids(job.sizes.words, model.tokenizer)
+    if at_least:
+        vocabulary = vocabulary_words(model.tokenizer)
+        rare = [[each for each in vocabulary if first_letter(each) == letter][:at_least] for letter in LETTERS]
+        some = list(dict.fromkeys(word for words in rare for word in words))
+        return {"words": [*some, *(each for each in drawn if each not in some)][: len(drawn)], "prompts": []}, 0
+    after = read_first_letter_protocol().prompt.template.split("{word}")[1]
+    kept = [(index, each) for index, each in enumerate(ids) if each is not None]
+    prompts = [model.tokenizer.decode(each) + after for _, each in kept]
+    return {"words": [drawn[index] for index, _ in kept], "prompts": prompts}, sum(index < train for index, _ in kept)
 
 
 def _letter_probes(job: Job, model: LanguageModel) -> dict[str, Tensor]:
