@@ -9,7 +9,9 @@ from rich.text import Text
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Setup
+from saebench.probing.class_texts import Unit, prepared_classes
 from saebench.tasks import availability, find_tasks
+from saebench.tasks.classes import ClassSet
 
 
 class TaskEvaluator(Evaluator):
@@ -47,6 +49,14 @@ class TaskEvaluator(Evaluator):
                 f"None of the {len(tasks)} requested probing tasks has available data (for {tasks[0].name}: {reasons}): "
                 "make the hub reachable, give a folder with the data with --data-dir, or install sae-probes."
             )
+
+    def classes(self, of: ClassSet, train: int, test: int) -> Unit:
+        """``prepared_classes`` with this seed and data, once for all autoencoders and evaluators of the hook."""
+        setup = self.setup
+        return setup.shared.once(
+            f"classes {of.sha256} {train} {test} {setup.seed}",
+            lambda: prepared_classes(of, train, test, setup.seed, setup.data_dir),
+        )
 
     def over_tasks(
         self, words: str, one: Callable[[Any, Callable[[float], None]], dict[str, Any]]

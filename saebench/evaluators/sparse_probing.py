@@ -19,7 +19,6 @@ from saebench.evaluators.base import Measured, Setup
 from saebench.evaluators.over_tasks import Steps, TaskEvaluator
 from saebench.parsing import names_in
 from saebench.probing.activations import task_activations
-from saebench.probing.class_texts import prepared_classes
 from saebench.probing.memory import cached_or_computed, fingerprint
 from saebench.probing.pooled import PooledTexts, pooled_key, pooled_texts
 from saebench.probing.sparse import (
@@ -114,7 +113,7 @@ class SparseProbing(TaskEvaluator):
     def _classes(self, of: ClassSet, advance: Callable[[float], None]) -> dict[str, Any]:
         setup, settings = self.setup, self.protocol.probe
         sizes = self.protocol.examples
-        unit = prepared_classes(of, 2 * sizes.train, 2 * sizes.test, setup.seed, setup.data_dir)
+        unit = self.classes(of, 2 * sizes.train, 2 * sizes.test)
         steps, limits = Steps(advance, len(unit.texts)), self.protocol.text.with_bos(self.bos)
 
         def probes(values: Values) -> dict[str, Any]:

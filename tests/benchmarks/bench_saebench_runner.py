@@ -68,7 +68,7 @@ def run() -> list[Row]:
             folder = Path(scratch) / "job"
             prepare(job, folder, given=True)
             theirs = {draws: run_theirs(job, folder, draws) for draws in wanted_draws(evaluation)}
-        note = ", ".join(f"SAEBench {each['seconds']:.0f} s ({draws} draws)" for draws, each in theirs.items())
+        note = ", ".join(f"SAEBench {each['processor'][-1]:.0f} s ({draws} draws)" for draws, each in theirs.items())
         rows.append(Row(f"{evaluation}: {len(ours)} autoencoders", f"{seconds:.0f} s", note=note))
         for name, found in ours.items():
             rows += compared(name, found, {draws: each["found"][name] for draws, each in theirs.items()})

@@ -229,18 +229,26 @@ def main():
     import sae_bench.evals.absorption.main
     import sae_bench.evals.core.main
     import sae_bench.evals.scr_and_tpp.main  # noqa: F401
+    import sae_bench.sae_bench_utils.general_utils as general_utils
 
-    start, began = time.perf_counter(), time.time()
+    starts, path = [], general_utils.get_results_filepath
+
+    def next_one(*args):  # every evaluation asks for it when it begins with an autoencoder
+        starts.append(time.process_time())
+        return path(*args)
+
+    general_utils.get_results_filepath = next_one
+    start, began = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         out = EVALUATIONS[JOB["evaluation"]](autoencoders())
-    seconds = time.perf_counter() - start
-    found, finished = {}, {}
+    seconds, end = time.perf_counter() - start, time.process_time()
+    processor = [stop - began for stop in (*starts[1:], end)]
+    found = {}
     for name in JOB["saes"]:
         file = out / f"{name}_custom_sae_eval_results.json"
         found[name] = json.loads(file.read_text())["eval_result_metrics"] if file.exists() else None
-        finished[name] = file.stat().st_mtime - began if file.exists() else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"found": found, "seconds": seconds, "finished": finished, "peak": peak}))
+    print(json.dumps({"found": found, "seconds": seconds, "processor": processor, "peak": peak}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 from saebench.evaluators.concepts.base import ConceptEvaluator
 from saebench.evaluators.concepts.effects import Concepts, correct, largest, paired
-from saebench.probing.class_texts import Unit, prepared_classes
+from saebench.probing.class_texts import Unit
 from saebench.results import Metric
 from saebench.results.metrics import metric
 from saebench.results.statistics import Estimate
@@ -26,7 +26,7 @@ class TargetedProbePerturbation(ConceptEvaluator):
 
     def units(self, of: ClassSet) -> dict[str, Unit]:
         """One, with all classes."""
-        return {of.name: prepared_classes(of, *self.sizes, self.setup.seed, self.setup.data_dir)}
+        return {of.name: self.classes(of, *self.sizes)}
 
     def measure(self, found: Concepts, unit: Unit) -> dict[str, Any]:
         """Clean accuracies by class; by ablated class, number of latents and class the fall and its standard error."""
