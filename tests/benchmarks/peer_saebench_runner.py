@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JAXTYPING_DISABLE"] = "1"  # jaxtyping 0.3 refuses the shapes of SAEBench's own sparse probing
 
 import torch
 from safetensors.torch import load_file

@@ -24,7 +24,7 @@ from saebench.probing.linear import Dense, Fitted, fit_linear
 from saebench.probing.pooled import pooled_latents
 from saebench.probing.problems import Problem, one_against_rest
 from saebench.probing.values import pool
-from saebench.sae import SparseAutoencoder
+from saebench.sae import InputScaling, SparseAutoencoder
 from saebench.tasks.classes import Cell
 from saebench.text.corpus import TokenCorpus
 from tests.evaluators.class_sets import write_sets
@@ -46,8 +46,10 @@ class Fake:
     protocol = read_concept_protocol()
 
 
-def test_logits_without_latents_are_those_of_decoding_every_token(make_sae: Make) -> None:
-    sae = make_sae()
+@pytest.mark.parametrize("scaling", ["none", "layer_norm"])
+def test_logits_without_latents_are_those_of_decoding_every_token(make_sae: Make, scaling: Any) -> None:
+    """Also where the autoencoder normalises tokens: SAEBench ranks its latents in other units than it ablates them in."""
+    sae = make_sae(scaling=InputScaling(scaling))
     generator = torch.Generator().manual_seed(0)
     rows, owner = torch.randn(90, 32, generator=generator), torch.arange(30).repeat_interleave(3)
     fitted = Fitted(torch.randn(2, 32, generator=generator), torch.zeros(2), torch.ones(2, dtype=torch.int64))
@@ -79,6 +81,21 @@ def test_effects_are_differences_of_means_times_dot_products(make_sae: Make) -> 
 def test_latents_without_effect_are_never_ablated() -> None:
     assert largest(torch.tensor([0.0, 3, 0, 1]), 3).tolist() == [1, 3]
     assert largest(torch.zeros(4), 2).tolist() == []
+
+
+def test_an_ablation_that_changes_nothing_scores_exactly_0() -> None:
+    """SAEBench draws the texts of other classes again for each accuracy, and takes the difference for an effect."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(120, 4, generator=generator)
+    problems = {
+        name: Problem(*(one_against_rest(dict.fromkeys("abc", 20), start, name, generator) for start in (0, 60)))
+        for name in "abc"
+    }
+    fitted = Fitted(torch.randn(3, 4, generator=generator), torch.zeros(3), torch.ones(3, dtype=torch.int64))
+    silent = Concepts(values, csr_array((120, 8)), torch.randn(8, 4, generator=generator), fitted)
+    data = TargetedProbePerturbation.measure(Fake, silent, Unit([], problems, {}))  # type: ignore[arg-type]
+    metrics = TargetedProbePerturbation.metrics_of({"sets": {"s": {"units": {"u": data}}}, "missing": {}})
+    assert min(data["clean"].values()) > 0.2 and {each.value for each in metrics} == {0.0}
 
 
 def test_a_dictionary_with_one_latent_a_class_perturbs_its_probe_alone() -> None:
