@@ -54,7 +54,7 @@ class Kept:
 
     def decode(self, code):
         self.sae.ln_mu, self.sae.ln_std = self.mean, self.scale
-        return self.sae.decode(code / self.scale if self.units else code)
+        return self.sae.decode(code / self.scale.clamp_min(1e-30) if self.units else code)  # 0 where SAEBench masks a token
 
 
 def autoencoders():
