@@ -187,6 +187,20 @@ def _fitted(pooled: Pooled, values: Values, settings: Probe, seed: int) -> dict[
             "auc": area_under_curve(logits, truth)}  # fmt: skip
 
 
+def in_span(values: Values, others: Values) -> tuple[Values, Values]:
+    """Both in coordinates of the span of ``values``, which has at most as many dimensions as rows.
+
+    A regression with an L2 penalty gives the same logits in them: its weights are in the span.
+    """
+    rows, width = values.shape
+    if width <= rows:
+        return _dense(values), _dense(others)
+    sizes, vectors = np.linalg.eigh(_dense(values @ values.T))
+    kept = sizes > sizes[-1] * 1e-12
+    lengths = np.sqrt(sizes[kept])
+    return vectors[:, kept] * lengths, _dense(others @ values.T) @ (vectors[:, kept] / lengths)
+
+
 def _auc(logits: Tensor, labels: NDArray[np.int64]) -> float:
     found = area_under_curve(logits, torch.from_numpy(labels))
     return 0.5 if found is None or math.isnan(found) else found
@@ -200,7 +214,10 @@ def _regression(
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, max_iter=1000)
-    if settings.penalty == "l1":
+    if settings.penalty == "l2" and values.shape[1] > max(settings.k):
+        values, others = in_span(values, others)
+        model = LogisticRegression(C=strength, solver="newton-cholesky")
+    elif settings.penalty == "l1":
         model = LogisticRegression(C=strength, l1_ratio=1.0, solver="saga", max_iter=1000, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter(

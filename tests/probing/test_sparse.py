@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from saebench.errors import SaebenchError
 from saebench.probing.activations import TaskActivations
-from saebench.probing.sparse import Pooled, latents_of, pooled_channels, probe, read_sparse_protocol, select
+from saebench.probing.sparse import Pooled, in_span, latents_of, pooled_channels, probe, read_sparse_protocol, select
 from saebench.sae import SparseAutoencoder
 
 
@@ -72,6 +73,20 @@ def test_sae_probes_protocol(make_sae: Callable[..., SparseAutoencoder]) -> None
         tried.append(roc_auc_score(labels[120:], model.decision_function(train[120:][:, best])))
     found = probe(pooled, protocol.probe, 0)
     assert found["2"]["C"] == protocol.probe.C[int(np.argmax(tried))]
+
+
+@pytest.mark.parametrize("width", [30, 300])
+def test_a_regression_in_the_span_of_its_texts_has_the_same_logits(width: int) -> None:
+    draw = np.random.default_rng(0)
+    values, others = draw.random((60, width)), draw.random((20, width))
+    values[:, 0] = values[:, 1]  # fewer dimensions than columns
+    labels = (values[:, 1] + 0.2 * draw.random(60) > 0.6).astype(int)
+    slow = LogisticRegression(C=0.5, tol=1e-9, max_iter=100_000).fit(values, labels).decision_function(others)
+    for given in (np.asarray, csr_array):
+        inside, outside = in_span(given(values), given(others))
+        assert inside.shape[1] <= min(60, width) and inside.shape[0] == 60
+        fast = LogisticRegression(C=0.5, solver="newton-cholesky").fit(inside, labels).decision_function(outside)
+        np.testing.assert_allclose(fast, slow, atol=1e-4)
 
 
 def test_unknown_protocols_are_named() -> None:
