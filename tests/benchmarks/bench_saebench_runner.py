@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from saebench.results import EvaluatorResult
-from tests.benchmarks.saebench_jobs import Job, any_number_of_letters, given_saes, is_ready, prepare, run_ours, run_theirs
+from tests.benchmarks.saebench_jobs import (
+    Job,
+    Sizes,
+    any_number_of_letters,
+    given_saes,
+    is_ready,
+    prepare,
+    run_ours,
+    run_theirs,
+)
 from tests.benchmarks.table import Row
 
 TITLE = "SAEBench 0.6's runner and ours (SmolLM2-135M, layer 15)"
@@ -61,7 +70,7 @@ def run() -> list[Row]:
         return [Row("SAEBench", "not measured", note="SAEBENCH_SAES, SAEBENCH_DATA and SAEBENCH_TEXT are not set")]
     rows = []
     for evaluation in os.environ.get("SAEBENCH_EVALUATIONS", ",".join(EVALUATIONS)).split(","):
-        job = Job(evaluation, given_saes(), padded=False, stop=16)
+        job = Job(evaluation, given_saes(), Sizes(words=800), padded=False, stop=16)  # 800 have every letter
         with any_number_of_letters():
             ours, seconds = run_ours(job)
         with tempfile.TemporaryDirectory() as scratch:
