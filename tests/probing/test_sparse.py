@@ -13,7 +13,16 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from saebench.errors import SaebenchError
 from saebench.probing.activations import TaskActivations
-from saebench.probing.sparse import Pooled, in_span, latents_of, pooled_channels, probe, read_sparse_protocol, select
+from saebench.probing.sparse import (
+    Pooled,
+    _regression,
+    in_span,
+    latents_of,
+    pooled_channels,
+    probe,
+    read_sparse_protocol,
+    select,
+)
 from saebench.sae import SparseAutoencoder
 
 
@@ -87,6 +96,17 @@ def test_a_regression_in_the_span_of_its_texts_has_the_same_logits(width: int) -
         assert inside.shape[1] <= min(60, width) and inside.shape[0] == 60
         fast = LogisticRegression(C=0.5, solver="newton-cholesky").fit(inside, labels).decision_function(outside)
         np.testing.assert_allclose(fast, slow, atol=1e-4)
+
+
+def test_channels_far_from_zero_are_fitted_to_the_optimum() -> None:
+    """In float32, as SAEBench fits them, scikit-learn stops early on such values: on AG News at 54.7 instead of 51.8."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    values = draw.normal([87.0, -310.0], [1.5, 4.0], (80, 2)) + labels[:, None] * [1.0, -2.0]
+    protocol = read_sparse_protocol("saebench").probe
+    slow = LogisticRegression(tol=1e-10, max_iter=100_000).fit(values, labels).decision_function(values)
+    fast = _regression(values, labels, 1.0, protocol, 0, values).numpy()
+    np.testing.assert_allclose(fast, slow, atol=0.02)
 
 
 def test_unknown_protocols_are_named() -> None:
