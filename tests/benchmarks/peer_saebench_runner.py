@@ -223,7 +223,7 @@ def main():
 
     torch.set_num_threads(JOB["threads"])
     scratch = FOLDER / f"scratch-{DRAWS}"
-    scratch.mkdir()
+    (scratch / "out").mkdir(parents=True)
     (scratch / MODEL).symlink_to(JOB["model"])
     os.chdir(scratch)
     loading_from_pretrained.OFFICIAL_MODEL_NAMES.append(MODEL)
