@@ -1,15 +1,17 @@
 """One pass over the corpus for every evaluator that streams, and for all autoencoders of a hook together.
 
-Per batch the layers below the hook run once, the layers above once for the clean model and once for each autoencoder.
+Per batch the layers below the hook run once, the layers above once for the clean model and once for each autoencoder. Where
+no evaluator needs logits, they end before the unembedding, and the losses of all runs are computed together.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -36,6 +38,11 @@ class EvaluatedAutoencoder:
     evaluators: dict[str, StreamingEvaluator]
     failures: dict[str, Exception] = field(default_factory=dict)
 
+    @property
+    def splices(self) -> bool:
+        """Whether an evaluator needs the model with the reconstruction spliced in."""
+        return any(each.needs_logits or each.needs_losses for each in self.evaluators.values())
+
     @contextmanager
     def guarded(self, name: str) -> Iterator[None]:
         """An evaluator that raises is removed from the pass; the others continue."""
@@ -44,6 +51,22 @@ class EvaluatedAutoencoder:
         except Exception as error:
             self.failures[name] = error
             self.evaluators.pop(name, None)
+
+
+class Splicing(Enum):
+    """What is computed of the model with reconstructions spliced in."""
+
+    NONE = "nothing"
+    LOSSES = "losses"
+    LOGITS = "logits"
+
+    @classmethod
+    def of(cls, evaluated: Sequence[EvaluatedAutoencoder], cut: Cut) -> Splicing:
+        """What the evaluators need; losses come from logits too where the model has no ``readout``."""
+        if not any(one.splices for one in evaluated):
+            return cls.NONE
+        logits = any(each.needs_logits for one in evaluated for each in one.evaluators.values())
+        return cls.LOGITS if logits or cut.model.readout is None else cls.LOSSES
 
 
 class Clock:
@@ -89,7 +112,7 @@ def stream(
         Seconds spent in each stage.
     """
     clock = Clock()
-    splicing = any(each.needs_logits for one in evaluated for each in one.evaluators.values())
+    splicing = Splicing.of(evaluated, cut)
     with progress.task("Evaluating", total=corpus.tokens.shape[0] * corpus.context, unit="tokens") as advance:
         sizes = batch_sizes(corpus.tokens.shape[0], rows_per_batch, () if looks is None else looks.at)
         parts = (each.split(sizes) for each in (corpus.tokens, corpus.excluded, corpus.loss_mask))
@@ -100,14 +123,13 @@ def stream(
             shared.moments.update(places.targets, places.rows, tokens.shape[0], places.groups)
             for part, moments in shared.parts.values():
                 moments.update(places.targets[:, part], places.rows, tokens.shape[0], places.groups)
-            for one in evaluated:
-                _evaluate_batch(one, cut, batch, places, clock)
+            _evaluate_batch(evaluated, cut, batch, places, splicing, clock)
             done += tokens.shape[0]
             advance(tokens.numel())
             if looks is not None and done in looks.at and looks([each.evaluators for each in evaluated], done):
                 advance.resize(done * corpus.context)
                 break
-    if splicing and ablate:
+    if splicing is not Splicing.NONE and ablate:
         run_ablated(cut, corpus.first(done), shared, rows_per_batch, clock)
     return clock
 
@@ -146,10 +168,10 @@ class _Places:
         self.groups = {"position": self.positions, "frequency": frequency}
 
 
-def _clean(cut: Cut, tokens: Tensor, counted: Tensor, loss_mask: Tensor, splicing: bool, clock: Clock) -> CleanBatch:
+def _clean(cut: Cut, tokens: Tensor, counted: Tensor, loss_mask: Tensor, splicing: Splicing, clock: Clock) -> CleanBatch:
     with clock.stage("layers below the hook"):
         prefix = cut.prefix(tokens)
-    if not splicing:
+    if splicing is not Splicing.LOGITS:
         return CleanBatch(tokens, counted, loss_mask, prefix)
     with clock.stage("layers above, clean"):
         logits = cut.suffix(prefix.outputs, prefix)
@@ -157,9 +179,38 @@ def _clean(cut: Cut, tokens: Tensor, counted: Tensor, loss_mask: Tensor, splicin
         return clean_batch(tokens, counted, loss_mask, prefix, logits)
 
 
-def _evaluate_batch(one: EvaluatedAutoencoder, cut: Cut, batch: CleanBatch, places: _Places, clock: Clock) -> None:
-    """Encode and decode a batch, update the evaluators, and run the layers above where one of them splices."""
-    splicing = any(each.needs_logits for each in one.evaluators.values())
+def _evaluate_batch(
+    evaluated: Sequence[EvaluatedAutoencoder],
+    cut: Cut,
+    batch: CleanBatch,
+    places: _Places,
+    splicing: Splicing,
+    clock: Clock,
+) -> None:
+    """Update all evaluators with a batch, and run the layers above where one of them splices."""
+    spliced: list[tuple[EvaluatedAutoencoder, Tensor]] = []
+    for one in evaluated:
+        outputs = _reconstruct(one, batch, places, clock)
+        if outputs is None:
+            continue
+        with clock.stage("layers above, spliced"):
+            run = cut.suffix if splicing is Splicing.LOGITS else cut.suffix_end
+            result = run(outputs, batch.prefix)
+        if splicing is Splicing.LOSSES:
+            spliced.append((one, result))
+            continue
+        with clock.stage("losses"):
+            _update(one, lambda evaluator, logits=result: evaluator.splice(batch, logits))
+    if spliced:
+        _compare(spliced, cut, batch, clock)
+    for one in evaluated:
+        for name, evaluator in list(one.evaluators.items()):
+            with one.guarded(name):
+                evaluator.end_batch()
+
+
+def _reconstruct(one: EvaluatedAutoencoder, batch: CleanBatch, places: _Places, clock: Clock) -> Tensor | None:
+    """Encode and decode a batch and update the evaluators; the outputs with reconstructions, where one of them splices."""
     with clock.stage("autoencoders"):
         for name, evaluator in list(one.evaluators.items()):
             with one.guarded(name):
@@ -171,21 +222,34 @@ def _evaluate_batch(one: EvaluatedAutoencoder, cut: Cut, batch: CleanBatch, plac
             for name, evaluator in list(one.evaluators.items()):
                 with one.guarded(name):
                     evaluator.observe(block)
-            if splicing:
+            if one.splices:
                 parts.append(block.reconstruction)
-    if splicing:
-        with clock.stage("layers above, spliced"):
-            outputs = batch.prefix.outputs.clone()
-            outputs[places.rows, places.positions] = torch.cat(parts).to(outputs.dtype)
-            logits = cut.suffix(outputs, batch.prefix)
-        with clock.stage("losses"):
-            for name, evaluator in list(one.evaluators.items()):
-                if evaluator.needs_logits:
-                    with one.guarded(name):
-                        evaluator.splice(batch, logits)
+        if not one.splices:
+            return None
+        outputs = batch.prefix.outputs.clone()
+        outputs[places.rows, places.positions] = torch.cat(parts).to(outputs.dtype)
+        return outputs
+
+
+def _compare(spliced: Sequence[tuple[EvaluatedAutoencoder, Tensor]], cut: Cut, batch: CleanBatch, clock: Clock) -> None:
+    """Compare all spliced runs of a batch with the clean one, from their inputs of the unembedding."""
+    readout = cut.model.readout
+    assert readout is not None, "otherwise logits are made"
+    with clock.stage("layers above, clean"):
+        clean = cut.suffix_end(batch.prefix.outputs, batch.prefix)
+    with clock.stage("losses"):
+        entropy, losses = readout.compare(clean, [end for _, end in spliced], batch.tokens)
+        compared = replace(batch, cross_entropy=entropy)
+        for (one, _), its in zip(spliced, losses, strict=True):
+            _update(one, lambda evaluator, its=its: evaluator.compare(compared, its))
+
+
+def _update(one: EvaluatedAutoencoder, update: Callable[[StreamingEvaluator], None]) -> None:
+    """Update the evaluators that splice."""
     for name, evaluator in list(one.evaluators.items()):
-        with one.guarded(name):
-            evaluator.end_batch()
+        if evaluator.needs_logits or evaluator.needs_losses:
+            with one.guarded(name):
+                update(evaluator)
 
 
 def _block(sae: Autoencoder, places: _Places, part: slice) -> TokenBlock:

@@ -19,7 +19,7 @@ from torch import Tensor
 from saebench.errors import SaebenchError
 from saebench.evaluators.options import read_options
 from saebench.evaluators.state import restored
-from saebench.lm import Cut, Prefix
+from saebench.lm import Cut, Prefix, RunLosses
 from saebench.progress import Progress
 from saebench.results import EvaluatorResult, Metric, Result
 from saebench.sae import Autoencoder, SparseAutoencoder, SparseLatents
@@ -92,10 +92,10 @@ class CleanBatch:
         counted: ``[rows, context]`` bool, the positions that count.
         loss_mask: ``[rows, context - 1]`` bool, the predictions that count in cross-entropies.
         prefix: the activations at the cut.
-        probabilities: ``[rows, context, V]`` float32, the clean model's, or None where no evaluator splices.
-        negentropy: ``[rows, context]``, ``sum(p log p)`` of the clean model.
-        cross_entropy: ``[rows, context - 1]`` nats, of the clean model.
-        top_token: ``[rows, context]``, its most likely next token.
+        probabilities: ``[rows, context, V]`` float32, the clean model's; None where no evaluator needs logits.
+        negentropy: ``[rows, context]``, ``sum(p log p)`` of the clean model, or None likewise.
+        cross_entropy: ``[rows, context - 1]`` nats, of the clean model; None where no evaluator splices.
+        top_token: ``[rows, context]``, its most likely next token, or None where no evaluator needs logits.
         shared: figures of the batch that an evaluator computes once for all autoencoders, by name.
     """
 
@@ -225,12 +225,15 @@ class StreamingEvaluator(Evaluator):
 
     Class attributes:
         needs_logits: whether it needs the logits of the model with the reconstruction spliced in.
+        needs_losses: whether it needs that model's losses. Where no evaluator of a pass needs logits, losses come without
+            them (``compare``), which is faster; otherwise from the logits (``splice``).
         row_columns: the names of ``row_sums``.
         summed: the attributes that hold its sums (``saebench.evaluators.state``), so that several processes can each
             evaluate a part of the text; empty where they cannot.
     """
 
     needs_logits: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = False
     row_columns: ClassVar[tuple[str, ...]] = ()
     summed: ClassVar[tuple[str, ...]] = ()
 
@@ -248,7 +251,10 @@ class StreamingEvaluator(Evaluator):
         """Update with some of the batch's counted tokens, encoded and decoded."""
 
     def splice(self, batch: CleanBatch, logits: Tensor) -> None:
-        """Update with the logits ``[rows, context, V]`` of the spliced model (where ``needs_logits``)."""
+        """Update with the logits ``[rows, context, V]`` of the spliced model (``needs_logits`` or ``needs_losses``)."""
+
+    def compare(self, batch: CleanBatch, losses: RunLosses) -> None:
+        """Update with the losses of the spliced model (where ``needs_losses``)."""
 
     def end_batch(self) -> None:
         """Finish a batch."""

@@ -15,6 +15,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.base import CleanBatch, Measured, Setup, StreamingEvaluator
 from saebench.evaluators.compute_law import ComputeLaw, find_law
 from saebench.evaluators.shared import LOGIT_CHUNK
+from saebench.lm import RunLosses
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import Counted
 from saebench.results.statistics import Estimate, RowSums, digits, ratio_estimate, read_columns
@@ -30,7 +31,7 @@ class Downstream(StreamingEvaluator):
     name = "downstream"
     version = 1
     description = "Loss of the language model with reconstructions spliced in, against clean and ablated runs"
-    needs_logits = True
+    needs_losses = True
     row_columns = _SUMS
     summed = ("sums",)
 
@@ -50,7 +51,7 @@ class Downstream(StreamingEvaluator):
     def splice(self, batch: CleanBatch, logits: Tensor) -> None:
         """Compare the spliced logits (``[rows, context, V]``) with the clean ones, a few positions at a time."""
         assert batch.probabilities is not None and batch.negentropy is not None
-        assert batch.cross_entropy is not None and batch.top_token is not None
+        assert batch.top_token is not None and batch.cross_entropy is not None
         divergence = torch.empty_like(batch.negentropy)
         spliced = torch.empty_like(batch.cross_entropy)
         agree = torch.empty_like(batch.top_token, dtype=torch.bool)
@@ -62,14 +63,20 @@ class Downstream(StreamingEvaluator):
             store_losses(spliced, log_probabilities, batch.tokens, row, part)
             at_top = chunk.gather(1, batch.top_token[row, part].unsqueeze(1)).squeeze(1)
             agree[row, part] = at_top == chunk.amax(dim=-1)
-        counted, mask = batch.counted.to(logits.device), batch.loss_mask.to(logits.device)
+        self.compare(batch, RunLosses(spliced, divergence, agree))
+
+    def compare(self, batch: CleanBatch, losses: RunLosses) -> None:
+        """Add a batch's losses to the sums."""
+        assert batch.cross_entropy is not None
+        device = batch.cross_entropy.device
+        counted, mask = batch.counted.to(device), batch.loss_mask.to(device)
         self.sums.add(
             predictions=mask.sum(dim=1),
             ce_clean=(batch.cross_entropy.double() * mask).sum(dim=1),
-            ce_spliced=(spliced.double() * mask).sum(dim=1),
+            ce_spliced=(losses.cross_entropy.double() * mask).sum(dim=1),
             positions=counted.sum(dim=1),
-            kl_divergence=(divergence.double() * counted).sum(dim=1),
-            top1_agreement=(agree & counted).sum(dim=1),
+            kl_divergence=(losses.divergence.double() * counted).sum(dim=1),
+            top1_agreement=(losses.agrees & counted).sum(dim=1),
         )
 
     def row_sums(self) -> Mapping[str, Tensor]:

@@ -21,6 +21,8 @@ from saebench.lm.bridge import HookFunctions, NoCache, PassThrough, Stop, cache_
 from saebench.lm.hooks import Hook, Place, check_hook, parse_place
 from saebench.lm.loading import load_pretrained, pick_device
 from saebench.lm.quiet import quiet
+from saebench.lm.readout import HOOK as READOUT_HOOK
+from saebench.lm.readout import Readout
 
 
 class ContextReader(Protocol):
@@ -145,6 +147,11 @@ class LanguageModel:
         """The identity of this model's activations: name, revision or weights, dtype."""
         known_by = self.revision or self.weights_sha256 or "unknown"
         return f"{Path(self.name).name if Path(self.name).exists() else self.name}@{known_by}/{self.dtype}"
+
+    @cached_property
+    def readout(self) -> Readout | None:
+        """How logits follow from the input of the unembedding; None where only the model itself can make them."""
+        return Readout.of(self)
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
@@ -317,6 +324,18 @@ class Cut:
         """As ``differentiable_suffix``, without gradients."""
         return self.differentiable_suffix(outputs, prefix, cache)
 
+    @torch.no_grad()
+    def suffix_end(self, outputs: Tensor, prefix: Prefix) -> Tensor:
+        """As ``suffix``, but ends at the input of the unembedding (``[batch, position, d_model]``): see ``model.readout``."""
+        seen: list[Tensor] = []
+
+        def keep(activation: Tensor, hook: Any) -> None:
+            seen.append(activation)
+            raise Stop
+
+        self._run_above(outputs.to(self.model.dtype), prefix, [(READOUT_HOOK, keep)])
+        return seen[0]
+
     def differentiable_suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
         """Replace the activations at ``hook_out`` by ``outputs`` and run the layers above.
 
@@ -328,18 +347,19 @@ class Cut:
         Returns:
             Logits ``[batch, position, vocabulary]``.
         """
-        outputs = outputs.to(self.model.dtype)
-        if self._outputs_are_residual:
-            return self._from_residual(outputs, prefix.tokens, [], cache)
-        return self._from_residual(prefix.residual, prefix.tokens, self.replacing(outputs, prefix), cache)
+        logits = self._run_above(outputs.to(self.model.dtype), prefix, [], cache)
+        assert logits is not None
+        return logits
 
-    def _from_residual(self, residual: Tensor, tokens: Tensor, hooks: HookFunctions, cache: Any) -> Tensor:
+    def _run_above(self, outputs: Tensor, prefix: Prefix, hooks: HookFunctions, cache: Any = None) -> Tensor | None:
+        """Run the layers above with ``outputs`` in place; None where a hook ended the pass."""
+        residual = outputs
+        if not self._outputs_are_residual:
+            residual, hooks = prefix.residual, [*self.replacing(outputs, prefix), *hooks]
         if self._start == 0:  # no block below returns the residual: insert it at the first block's input
             hooks = [("blocks.0.hook_in", lambda activation, hook: residual), *hooks]
         with self.model.starting_at(self._start, residual):
-            logits = self.model.run(tokens, hooks, cache)
-        assert logits is not None
-        return logits
+            return self.model.run(prefix.tokens, hooks, cache)
 
     @property
     def first_layer_above(self) -> int:

@@ -53,6 +53,7 @@ def test_autoencoders_on_a_hook_share_the_layers_below_and_the_clean_pass(
 ) -> None:
     """384 tokens: below the hook once, above it once clean and once for each autoencoder; ablated rows are alike."""
     saes = [make_sae(seed=seed) for seed in range(n)]
+    assert tiny_model.readout is not None  # it was tried on a few tokens, once for the model
     with counted_blocks(tiny_model) as tokens:
         evaluate(saes, tiny_model, tiny_corpus, "reconstruction", "downstream")
     below, above = tokens[:2], tokens[2:]
