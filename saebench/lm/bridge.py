@@ -1,4 +1,4 @@
-"""Access to the internals of a bridged model: hooks that end a pass early, skipped blocks, the key-value cache."""
+"""Access to the internals of a bridged model: what hooks read and write, skipped blocks, the key-value cache."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from saebench.errors import SaebenchError
+from saebench.lm.hooks import Hook, Place
 
 HookFunctions = list[tuple[str, Callable[..., Tensor | None]]]
 
@@ -90,3 +92,41 @@ def rename_cache(bridge: Any) -> None:
         attention = getattr(block, "attn", None)
         if isinstance(attention, nn.Module):
             attention.register_forward_pre_hook(rename, with_kwargs=True)
+
+
+def replacement(outputs: Tensor, shape: torch.Size, head: int | None) -> Callable[..., Tensor]:
+    """A hook that puts ``outputs`` (``[batch, position, width]``) in place of activations, or of one attention head's.
+
+    ``shape`` is the activations' own, without batch and position.
+    """
+    shaped = outputs.unflatten(2, shape) if len(shape) > 1 and head is None else outputs
+
+    def put(activation: Tensor, hook: Any) -> Tensor:
+        if head is None:
+            return shaped
+        changed = activation.clone()  # the other heads keep their own activations
+        changed[:, :, head] = outputs
+        return changed
+
+    return put
+
+
+def side_by_side(seen: dict[str, Tensor], place: Place) -> Tensor:
+    """``[batch, position, width]``: the activations of a place, or of several side by side."""
+    found = [of_head(seen[hook.whole], hook) for hook in place.hooks]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+def of_head(activation: Tensor, hook: Hook) -> Tensor:
+    """``[batch, position, width]``: all heads side by side, or the hook's one.
+
+    Raises:
+        SaebenchError: the activations at the hook are not divided into heads, or there is no such head.
+    """
+    if hook.head is None:
+        return activation.flatten(2)
+    if activation.ndim != 4:
+        raise SaebenchError(f"{hook.whole} is not divided into attention heads: there is no {hook}.")
+    if hook.head >= activation.shape[2]:
+        raise SaebenchError(f"The model has no {hook}: its heads there are 0 to {activation.shape[2] - 1}.")
+    return activation[:, :, hook.head]

@@ -17,8 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import SaebenchError
-from saebench.lm.bridge import HookFunctions, NoCache, PassThrough, Stop, cache_argument, find_layers, rename_cache
-from saebench.lm.hooks import Hook, Place, check_hook, parse_place
+from saebench.lm.bridge import (
+    HookFunctions,
+    NoCache,
+    PassThrough,
+    Stop,
+    cache_argument,
+    find_layers,
+    rename_cache,
+    replacement,
+    side_by_side,
+)
+from saebench.lm.hooks import Place, check_hook, parse_place
 from saebench.lm.loading import load_pretrained, pick_device
 from saebench.lm.quiet import quiet
 from saebench.lm.readout import HOOK as READOUT_HOOK
@@ -326,7 +336,7 @@ class Cut:
 
     @torch.no_grad()
     def suffix_end(self, outputs: Tensor, prefix: Prefix) -> Tensor:
-        """As ``suffix``, but ends at the input of the unembedding (``[batch, position, d_model]``): see ``model.readout``."""
+        """As ``suffix``, up to the input of the unembedding, ``[batch, position, d_model]`` (``LanguageModel.readout``)."""
         seen: list[Tensor] = []
 
         def keep(activation: Tensor, hook: Any) -> None:
@@ -371,43 +381,9 @@ class Cut:
         hooks: HookFunctions = []
         widths = [part.stop - part.start for part in self.parts.values()] or [outputs.shape[-1]]
         for hook, shape, part in zip(self.hook_out.hooks, self._shapes, outputs.split(widths, dim=-1), strict=True):
-            hooks.append((hook.whole, _replacement(part, shape, hook.head)))
+            hooks.append((hook.whole, replacement(part, shape, hook.head)))
         if self.hook_out.point == "hook_resid_mid":
             # The hook is at the input of the MLP branch; the residual stream bypasses it and needs the change too.
             change = outputs - prefix.outputs
             hooks.append((f"blocks.{self.hook_out.layer}.hook_out", lambda activation, hook: activation + change))
         return hooks
-
-
-def _replacement(outputs: Tensor, shape: torch.Size, head: int | None) -> Callable[..., Tensor]:
-    shaped = outputs.unflatten(2, shape) if len(shape) > 1 and head is None else outputs
-
-    def replacement(activation: Tensor, hook: Any) -> Tensor:
-        if head is None:
-            return shaped
-        changed = activation.clone()  # the other heads keep their own activations
-        changed[:, :, head] = outputs
-        return changed
-
-    return replacement
-
-
-def side_by_side(seen: dict[str, Tensor], place: Place) -> Tensor:
-    """``[batch, position, width]``: the activations of a place, or of several side by side."""
-    found = [of_head(seen[hook.whole], hook) for hook in place.hooks]
-    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
-
-
-def of_head(activation: Tensor, hook: Hook) -> Tensor:
-    """``[batch, position, width]``: all heads side by side, or the hook's one.
-
-    Raises:
-        SaebenchError: the activations at the hook are not divided into heads, or there is no such head.
-    """
-    if hook.head is None:
-        return activation.flatten(2)
-    if activation.ndim != 4:
-        raise SaebenchError(f"{hook.whole} is not divided into attention heads: there is no {hook}.")
-    if hook.head >= activation.shape[2]:
-        raise SaebenchError(f"The model has no {hook}: its heads there are 0 to {activation.shape[2] - 1}.")
-    return activation[:, :, hook.head]

@@ -74,9 +74,12 @@ class Readout:
         return readout if float(error) < 32 * torch.finfo(model.dtype).eps else None
 
     def logits(self, inputs: Tensor, start: int, stop: int, out: Tensor | None = None) -> Tensor:
-        """Logits ``[positions, stop - start]`` float32 of a block of the vocabulary, from ``inputs`` ``[positions, d_model]``.
+        """Logits ``[positions, stop - start]`` float32 of a block of the vocabulary.
 
-        ``out`` is memory to write them to, where it has their type.
+        Args:
+            inputs: ``[positions, d_model]``.
+            start, stop: of the block.
+            out: float32 memory to write them to, which is used where the model computes in float32.
         """
         weight, bias = self.unembedding.weight[start:stop], self.unembedding.bias
         found = torch.mm(inputs, weight.T, out=out if weight.dtype == torch.float32 else None)
@@ -101,8 +104,8 @@ class Readout:
         size = max(1, cells // (block * inputs.shape[0]))
         parts = zip(inputs.split(size, dim=1), targets.split(size), strict=True)
         sums = [self._sweep(part.contiguous(), target, block) for part, target in parts]
-        entropies, divergences, agree = (torch.cat(each, dim=1).unflatten(1, (rows, context)) for each in zip(*sums, strict=True))
-        entropies = entropies[:, :, :-1]
+        whole = [torch.cat(each, dim=1).unflatten(1, (rows, context)) for each in zip(*sums, strict=True)]
+        entropies, divergences, agree = whole[0][:, :, :-1], whole[1], whole[2]
         return entropies[0], [RunLosses(*each) for each in zip(entropies[1:], divergences, agree, strict=True)]
 
     def _sweep(self, inputs: Tensor, targets: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:

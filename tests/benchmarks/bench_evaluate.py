@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ def against_saelens(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
                     Row(
                         "one SAE, float32",
                         f"{ours[0]:.0f} tokens/s",
-                        "2.4x",
+                        "3x",
                         "SAELens's environment is absent: not compared",
                     )
                 ]
@@ -75,7 +76,7 @@ def against_saelens(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
     ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
     speeds = f"{statistics.median(ours):.0f} tokens/s against {statistics.median(theirs):.0f}"
     measured = f"{statistics.median(ratios):.2f}x SAELens (of {', '.join(f'{ratio:.2f}' for ratio in ratios)})"
-    return [Row("one SAE, float32", measured, "2.4x", f"{speeds} of SAELens {version}, same model, tokens and autoencoder")]
+    return [Row("one SAE, float32", measured, "3x", f"{speeds} of SAELens {version}, same model, tokens and autoencoder")]
 
 
 def save_for_saelens(sae: SparseAutoencoder, folder: Path) -> None:
@@ -92,13 +93,49 @@ def save_for_saelens(sae: SparseAutoencoder, folder: Path) -> None:
 
 
 def eight_against_one(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
+    """One and eight in turn, with their matrix products alone: medians of three."""
     rows = []
     for hook in (HOOK, "blocks.22.hook_resid_post"):
-        one = seconds([random_sae(0, hook=hook)], model, corpus, hook)
-        eight = seconds([random_sae(seed, hook=hook) for seed in range(8)], model, corpus, hook)
-        where = "half-way up" if hook == HOOK else "three quarters up, as in Gao et al."
-        rows.append(Row(f"eight SAEs together, {hook}", f"{eight / one:.2f}x the time of one", "3.2x", where))
+        layer = int(hook.split(".")[1])
+        found: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for _ in range(REPEATS):
+            for count in (1, 8):
+                saes = [random_sae(seed, hook=hook) for seed in range(count)]
+                found[count, "all"].append(seconds(saes, model, corpus, hook))
+                found[count, "products"].append(products(model, layer, count, corpus.tokens.numel()))
+        ratios = sorted(eight / one for one, eight in zip(found[1, "all"], found[8, "all"], strict=True))
+        times = {key: statistics.median(each) for key, each in found.items()}
+        note = "; ".join(
+            f"{name}: {times[count, 'all']:.1f} s, matrix products alone {times[count, 'products']:.1f} s"
+            for count, name in ((1, "one"), (8, "eight"))
+        )
+        floor = times[8, "products"] / times[1, "products"]
+        measured = f"{statistics.median(ratios):.2f}x the time of one (of {', '.join(f'{each:.2f}' for each in ratios)})"
+        rows.append(Row(f"eight SAEs together, {hook}", measured, "3.2x", f"{note}: {floor:.2f}x"))
     return rows
+
+
+@torch.no_grad()
+def products(model: LanguageModel, layer: int, saes: int, tokens: int) -> float:
+    """Seconds of the matrix products of an evaluation alone: weights with rows of the batch's size, in memory kept ready.
+
+    The layers up to ``layer`` once, those above and the unembedding for the clean run and each autoencoder, and encoders.
+    """
+    block = model.bridge.original_model.model.layers[0]
+    kinds = [each.weight for each in block.modules() if isinstance(each, torch.nn.Linear)]
+    batch, n_layers, runs = 1024, model.n_layers, 1 + saes
+    passes = (layer + 1) + runs * (n_layers - layer - 1)
+    unembedding = model.bridge.unembed.original_component.weight
+    times = [(weight, passes) for weight in kinds] + [(torch.randn(LATENTS, WIDTH), saes)]
+    times += [(part, runs) for part in unembedding.split(1024)]
+    out = torch.empty(batch * LATENTS)
+    inputs = {width: torch.randn(batch, width) for width in {weight.shape[1] for weight, _ in times}}
+    start = time.perf_counter()
+    for weight, count in times:
+        into = out[: batch * weight.shape[0]].view(batch, -1)
+        for _ in range(count):
+            torch.mm(inputs[weight.shape[1]], weight.T, out=into)
+    return (time.perf_counter() - start) * tokens / batch
 
 
 def in_own_process(name: str) -> list[Row]:
