@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -38,10 +38,9 @@ class EvaluatedAutoencoder:
     evaluators: dict[str, StreamingEvaluator]
     failures: dict[str, Exception] = field(default_factory=dict)
 
-    @property
-    def splices(self) -> bool:
-        """Whether an evaluator needs the model with the reconstruction spliced in."""
-        return any(each.needs_logits or each.needs_losses for each in self.evaluators.values())
+    def splicing(self) -> list[tuple[str, StreamingEvaluator]]:
+        """The evaluators that need the model with the reconstruction spliced in."""
+        return [(name, each) for name, each in self.evaluators.items() if each.needs_logits or each.needs_losses]
 
     @contextmanager
     def guarded(self, name: str) -> Iterator[None]:
@@ -63,7 +62,7 @@ class Splicing(Enum):
     @classmethod
     def of(cls, evaluated: Sequence[EvaluatedAutoencoder], cut: Cut) -> Splicing:
         """What the evaluators need; losses come from logits too where the model has no ``readout``."""
-        if not any(one.splices for one in evaluated):
+        if not any(one.splicing() for one in evaluated):
             return cls.NONE
         logits = any(each.needs_logits for one in evaluated for each in one.evaluators.values())
         return cls.LOGITS if logits or cut.model.readout is None else cls.LOSSES
@@ -200,7 +199,9 @@ def _evaluate_batch(
             spliced.append((one, result))
             continue
         with clock.stage("losses"):
-            _update(one, lambda evaluator, logits=result: evaluator.splice(batch, logits))
+            for name, evaluator in one.splicing():
+                with one.guarded(name):
+                    evaluator.splice(batch, result)
     if spliced:
         _compare(spliced, cut, batch, clock)
     for one in evaluated:
@@ -215,16 +216,16 @@ def _reconstruct(one: EvaluatedAutoencoder, batch: CleanBatch, places: _Places, 
         for name, evaluator in list(one.evaluators.items()):
             with one.guarded(name):
                 evaluator.start_batch(batch)
-        parts = []
+        splices, parts = bool(one.splicing()), []
         size = max(64, LATENT_BUDGET // one.sae.n_latents)
         for start in range(0, places.rows.numel(), size):
             block = _block(one.sae, places, slice(start, start + size))
             for name, evaluator in list(one.evaluators.items()):
                 with one.guarded(name):
                     evaluator.observe(block)
-            if one.splices:
+            if splices:
                 parts.append(block.reconstruction)
-        if not one.splices:
+        if not splices:
             return None
         outputs = batch.prefix.outputs.clone()
         outputs[places.rows, places.positions] = torch.cat(parts).to(outputs.dtype)
@@ -241,15 +242,9 @@ def _compare(spliced: Sequence[tuple[EvaluatedAutoencoder, Tensor]], cut: Cut, b
         entropy, losses = readout.compare(clean, [end for _, end in spliced], batch.tokens)
         compared = replace(batch, cross_entropy=entropy)
         for (one, _), its in zip(spliced, losses, strict=True):
-            _update(one, lambda evaluator, its=its: evaluator.compare(compared, its))
-
-
-def _update(one: EvaluatedAutoencoder, update: Callable[[StreamingEvaluator], None]) -> None:
-    """Update the evaluators that splice."""
-    for name, evaluator in list(one.evaluators.items()):
-        if evaluator.needs_logits or evaluator.needs_losses:
-            with one.guarded(name):
-                update(evaluator)
+            for name, evaluator in one.splicing():
+                with one.guarded(name):
+                    evaluator.compare(compared, its)
 
 
 def _block(sae: Autoencoder, places: _Places, part: slice) -> TokenBlock:

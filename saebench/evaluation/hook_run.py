@@ -124,7 +124,7 @@ class HookRun:
         """Finish the streaming evaluators from the sums of earlier passes over parts of the text."""
         streaming = self._streaming(records, self.cut, shared)
         clock = restore(shared, [one for _, one in streaming])
-        if any(one.splices for _, one in streaming):
+        if any(one.splicing() for _, one in streaming):
             run_ablated(self.cut, self.corpus, shared, self._rows_per_batch, clock)
         self._finish(streaming, clock)
 
