@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saebench.sae.topk import top_k
-
 HOOK = "unembed.hook_in"
 
 BLOCK, CELLS = 1024, 2**20
@@ -149,7 +147,8 @@ class _Sums:
         self.of_target[:, here] = logits[:, here, targets[here]]
         higher = (block_largest[0] > self.largest[0]).nonzero().flatten()
         if higher.numel():
-            self.at_clean_top[:, higher] = logits[1:, higher, top_k(logits[0, higher], 1)[1].squeeze(1)]
+            top = logits[0, higher].topk(1, dim=1).indices.squeeze(1)  # faster than argmax
+            self.at_clean_top[:, higher] = logits[1:, higher, top]
         largest = torch.maximum(self.largest, block_largest)
         rescale = (self.largest - largest).exp_()
         exponentials = torch.sub(logits, largest.unsqueeze(2), out=scratch).exp_()
