@@ -69,7 +69,7 @@ class Readout:
         if own.shape != logits.shape[1:]:
             return None
         error = (own - logits[0]).abs().max() / logits.abs().max()
-        return readout if float(error) < 32 * torch.finfo(model.dtype).eps else None
+        return readout if float(error) < max(1e-4, 2 * torch.finfo(model.dtype).eps) else None
 
     def logits(self, inputs: Tensor, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Logits ``[positions, stop - start]`` float32 of a block of the vocabulary.
