@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ KINDS = ("tasks", "tasks/classes", "tasks/unlearning", "probes", "explain")
 Form = TypeVar("Form", bound=BaseModel)
 
 
+@cache
 def definition_folder(kind: str) -> Path:
     """The folder of a kind, one of ``KINDS``: of the checkout, else the copy in the wheel."""
     if kind not in KINDS:

@@ -28,6 +28,7 @@ def as_json(
         "saebench": __version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "thresholds_sha256": thresholds.sha256,
+        "sees_sha256": thresholds.sees_sha256,
         **facts,
         "failures": dict(failures),
         "better_than_oracle": {each.metric: list(each.better_than_oracle) for each in audited if each.better_than_oracle},

@@ -18,6 +18,7 @@ from saebench.audit.plan import Plan, Run
 from saebench.audit.scores import Score, Subject, scores_of, with_figures
 from saebench.audit.trained import Kept, train_small
 from saebench.errors import SaebenchError
+from saebench.evaluation.controls import Control, Sample, measured_l0
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.planted import PlantedConfig, PlantedWorld, plant
@@ -62,18 +63,19 @@ class PlantedWork:
             each for run in runs
             for each in train_small(self.world, self._source, run.steps, seed, run.arch, run.n, run.k, run.freeze)
         ]  # fmt: skip
-        subjects = [self._subject(each) for each in kept]
-        if not controls:
-            return _scored(subjects, self._run([each.sae for each in kept], DOSE_TEXT, seed))
-        last = len(runs[0].steps) - 1  # the others' controls would have other L0, and are not asked for
-        saes = [each.sae for each in kept]
-        results = self._run(saes[:last] + saes[last + 1 :], DOSE_TEXT, seed)
-        results[last:last] = self._run([saes[last]], DOSE_TEXT, seed, CONTROLS)
-        scores, failures = _scored(subjects, results)
-        for name, evaluators in results[last].controls.items():
-            subject = replace(subjects[last], role="control", control=name, sae=f"{name} for seed {seed}")
-            scores += scores_of(subject, evaluators.values())
-        return scores, failures
+        saes, subjects = [each.sae for each in kept], [self._subject(each) for each in kept]
+        if controls:  # of the last copy alone: the others' would have other L0, and are not asked for
+            last = len(runs[0].steps) - 1
+            for name, sae in self._controls(saes[last], seed).items():
+                saes.append(sae)
+                subjects.append(replace(subjects[last], role="control", control=name, sae=f"{name} for seed {seed}"))
+        return _scored(subjects, self._run(saes, DOSE_TEXT, seed))
+
+    def _controls(self, sae: SparseAutoencoder, seed: int) -> dict[str, SparseAutoencoder]:
+        """Those that an evaluation of ``sae`` with ``controls`` makes."""
+        sample = Sample.of(self.world.cut(), self._text(DOSE_TEXT))
+        l0 = measured_l0(sae, sample)
+        return {name: Control.of(name, sae, l0, sample).make(sample, seed) for name in CONTROLS}
 
     def _subject(self, kept: Kept) -> Subject:
         found = self.world.recovery(kept.sae, self._recovery_text)
@@ -95,12 +97,12 @@ class PlantedWork:
     def _source(self) -> Tensor:
         return self.world.activations(self.world.corpus(self.plan.training_tokens, seed=self.seed * 1000 + TRAINING_TEXT))
 
-    def _run(self, saes: Sequence[SparseAutoencoder], text: int, seed: int, controls: Sequence[str] = ()) -> list[Result]:
+    def _run(self, saes: Sequence[SparseAutoencoder], text: int, seed: int) -> list[Result]:
         plan = self.plan
         unique = {id(sae): sae for sae in saes}  # dose 0 of every damage is the oracle: it is evaluated once
         settings = EvaluationSettings(
             model=self.world.model, hook=self.world.hook, corpus=self._text(text), evaluators=plan.evaluators, seed=seed,
-            options={name: each for name, each in plan.options.items() if name in plan.evaluators}, controls=controls,
+            options={name: each for name, each in plan.options.items() if name in plan.evaluators},
             data_dir=self.data_dir,
         )  # fmt: skip
         run = EvaluationRun(list(unique.values()), settings, [None] * len(unique), False, Progress(shown=False))
