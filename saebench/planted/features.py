@@ -96,7 +96,7 @@ class Contexts:
 
     @staticmethod
     def ends(table: Tensor, lengths: Tensor) -> Contexts:
-        """The last position alone of texts at the left of ``table`` ``[texts, width]``, of ``lengths`` ``[texts]`` tokens."""
+        """The last position alone of the texts in ``table`` ``[texts, width]``, of ``lengths`` ``[texts]`` tokens each."""
         places = lengths.unsqueeze(1) - 1 - torch.arange(REACH + 1)
         seen = table.gather(1, places.clamp_min(0)).masked_fill(places < 0, -1)
         marker = torch.where(lengths > 1, table[:, min(1, table.shape[1] - 1)], -1)
