@@ -71,7 +71,8 @@ def _classes(names: list[str]) -> str:
     values = "\n".join(f'{name} = ["{name}"]' for name in names)
     topics = "\n".join(f'topic_{topic} = ["{topic}"]' for topic in TOPICS)
     return (
-        f'version = 1\ntitle = "The parent whose words are frequent, with two topics"\n{_HEAD}pairs = {json.dumps(pairs)}\n\n'
+        f'version = 1\ntitle = "The parent whose words are frequent, with two topics"\n{_HEAD}pairs = {json.dumps(pairs)}\n'
+        "\n"
         f'[rows]\ntext = "{{text}}"\nlabel = "parent"\nsecond = "topic"\n\n[classes]\n{values}\n\n[second]\n{topics}\n'
     )
 

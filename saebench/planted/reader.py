@@ -1,7 +1,7 @@
 """A reader in place of a language model: explains a latent by the planted feature that fits its marks best.
 
-It knows the true features and nothing of the autoencoder. It sees windows of text alone, so that it cannot know a topic, which
-the first word of a document marks.
+It knows the true features and nothing of the autoencoder. It sees windows of text alone, so that it cannot know a topic,
+which the first word of a document marks.
 """
 
 from __future__ import annotations
