@@ -21,7 +21,7 @@ class Unplanted:
 UNPLANTED = {
     "absorption": Unplanted(
         ("absorption_fraction", "full_absorption", "main_latents", "main_latents_f1", "main_latents_recall"),
-        "Not planted: its choice of a letter's latents takes 50 steps of Adam for each 4,096 words, and with the few hundred "
+        "Not planted: its choice of a letter's latents takes 50 steps of Adam for each 4,096 words; with the few hundred "
         "words of a planted model it follows the random start.",
     ),
     "ravel": Unplanted(
