@@ -16,6 +16,9 @@ from saebench.checkpoints.native import save_native
 from saebench.errors import SaebenchError
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.planted import PlantedWorld, plant
+from saebench.training.config import read_sweep
+
+MEMBERS = len(read_sweep("reference")[1])
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +55,9 @@ def test_cells_that_are_missing_or_unfinished_are_named(runs: Path) -> None:
     cells = Cells.of(runs)
     assert list(cells.finished) == ["jumprelu-n4096-k64", "topk-n4096-k32", "topk-n4096-k32-seed1"]
     assert cells.unfinished == ("topk-n4096-k16",) and "topk-n4096-k128" in cells.missing
-    assert len(cells.finished) + len(cells.unfinished) + len(cells.missing) == 37
+    assert len(cells.finished) + len(cells.unfinished) + len(cells.missing) == MEMBERS
     assert list(cells.copies) == [f"topk-n4096-k32{seed}-after-{tokens}" for seed in ("", "-seed1") for tokens in (100, 200)]
-    assert cells.sentence().startswith("3 of the 37 autoencoders of the recipe reference and 4 copies")
+    assert cells.sentence().startswith(f"3 of the {MEMBERS} autoencoders of the recipe reference and 4 copies")
     assert "topk-n4096-k16 (unfinished)" in cells.sentence()
 
 
@@ -87,7 +90,7 @@ def test_an_interrupted_audit_resumes(
     assert mse.findings["floors"].outcome == "not known"  # three pairs; four are needed
     data = json.loads((out / "audit.json").read_text())
     assert data["cells"]["missing"] and data["cells"]["recipe"] == "reference"
-    assert "3 of the 37 autoencoders" in (out / "audit.html").read_text()
+    assert f"3 of the {MEMBERS} autoencoders" in (out / "audit.html").read_text()
 
 
 def test_results_of_other_settings_are_not_mixed(world: PlantedWorld, runs: Path, tmp_path: Path) -> None:
