@@ -43,8 +43,8 @@ def runs(world: PlantedWorld, tmp_path: Path) -> Path:
     folder = tmp_path / "runs"
     for seed, name in enumerate(("topk-n4096-k32", "topk-n4096-k32-seed1")):
         for tokens, share in ((100, 0.75), (200, 0.5), (300, 0.25)):
-            save_native(world.damaged("missing", share, seed), folder / name / f"after-{tokens}", record(seed, tokens))
-        save_native(world.damaged("missing", 0.25, seed), folder / name, record(seed, 300))
+            save_native(world.damaged("dead", share, seed), folder / name / f"after-{tokens}", record(seed, tokens))
+        save_native(world.damaged("dead", 0.25, seed), folder / name, record(seed, 300))
     save_native(world.damaged("random", 0.5), folder / "jumprelu-n4096-k64", record(0, 300))
     save_native(world.oracle(), folder / "topk-n4096-k16", record(0, 100, complete=False))
     (folder / "manifest.json").write_text(json.dumps({"recipe": "reference", "members": {}}))
