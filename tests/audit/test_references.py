@@ -33,8 +33,8 @@ def settings_of(world: PlantedWorld, **more: Any) -> EvaluationSettings:
     return EvaluationSettings(**given | more)
 
 
-def record(seed: int, tokens: int, complete: bool = True) -> dict[str, Any]:
-    return {"complete": complete, "tokens": tokens, "config": {"k": 3, "seed": seed}}
+def record(seed: int, tokens: int, complete: bool = True, k: int = 3) -> dict[str, Any]:
+    return {"complete": complete, "tokens": tokens, "config": {"k": k, "seed": seed}}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def runs(world: PlantedWorld, tmp_path: Path) -> Path:
         for tokens, share in ((100, 0.75), (200, 0.5), (300, 0.25)):
             save_native(world.damaged("dead", share, seed), folder / name / f"after-{tokens}", record(seed, tokens))
         save_native(world.damaged("dead", 0.25, seed), folder / name, record(seed, 300))
-    save_native(world.damaged("random", 0.5), folder / "jumprelu-n4096-k64", record(0, 300))
+    save_native(world.damaged("random", 0.5), folder / "jumprelu-n4096-k64", record(0, 300, k=5))
     save_native(world.oracle(), folder / "topk-n4096-k16", record(0, 100, complete=False))
     (folder / "manifest.json").write_text(json.dumps({"recipe": "reference", "members": {}}))
     return folder
