@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ KINDS = ("tasks", "tasks/classes", "tasks/unlearning", "probes", "explain")
 Form = TypeVar("Form", bound=BaseModel)
 
 
+@cache
 def definition_folder(kind: str) -> Path:
     """The folder of a kind, one of ``KINDS``: of the checkout, else the copy in the wheel."""
     if kind not in KINDS:
@@ -23,6 +25,27 @@ def definition_folder(kind: str) -> Path:
     package = Path(__file__).resolve().parent
     carried = package / "_definitions" / kind
     return carried if carried.is_dir() else package.parent / kind
+
+
+def definition_names(kind: str) -> list[str]:
+    """The names of the package's definitions of a kind."""
+    return sorted(path.stem for path in definition_folder(kind).glob("*.toml"))
+
+
+def own_definitions(kind: str, data_dir: Path | None) -> dict[str, Path]:
+    """Files of the user's own definitions: those in the folder ``kind`` below a data folder, by name.
+
+    Raises:
+        SaebenchError: one has the name of a definition of the package.
+    """
+    if data_dir is None or (data_dir / kind).resolve() == definition_folder(kind).resolve():
+        return {}
+    found = {path.stem: path for path in sorted((data_dir / kind).glob("*.toml"))}
+    taken = sorted(found.keys() & set(definition_names(kind)))
+    if taken:
+        what = "task" if kind == "tasks" else "set"
+        raise SaebenchError(f"{kind}/{taken[0]}.toml in the data folder has the name of a {what} of saebench: rename it.")
+    return found
 
 
 def definition_file(kind: str, name: str) -> Path:

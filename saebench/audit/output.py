@@ -28,6 +28,7 @@ def as_json(
         "saebench": __version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "thresholds_sha256": thresholds.sha256,
+        "sees_sha256": thresholds.sees_sha256,
         **facts,
         "failures": dict(failures),
         "better_than_oracle": {each.metric: list(each.better_than_oracle) for each in audited if each.better_than_oracle},
@@ -42,8 +43,10 @@ def as_json(
     }
 
 
-def write_audit(audited: Sequence[Audited], scores: Sequence[Score], data: Mapping[str, Any], folder: Path) -> None:
-    """Write both files into ``folder``.
+def write_audit(
+    audited: Sequence[Audited], scores: Sequence[Score], data: Mapping[str, Any], folder: Path, about: str = ""
+) -> None:
+    """Write both files into ``folder``; ``about`` says on the page what was audited.
 
     Raises:
         SaebenchError: no metric was audited, or the folder cannot be written.
@@ -51,8 +54,9 @@ def write_audit(audited: Sequence[Audited], scores: Sequence[Score], data: Mappi
     if not audited:
         raise SaebenchError("No metric with a value and a direction was found, so that there is nothing to audit.")
     write_text(folder / "audit.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
-    lead = f"{len(audited)} metrics. Thresholds were committed before any lens was run. A lens without data is not known."
-    write_text(folder / "audit.html", render_figures("Audit of metrics", lead, audit_figures(audited, scores)))
+    rule = "Thresholds were committed before any lens was run. A lens without data is not known."
+    lead = f"{about} {len(audited)} metrics. {rule}"
+    write_text(folder / "audit.html", render_figures("Audit of metrics", lead.strip(), audit_figures(audited, scores)))
 
 
 def verdict_data(data: Mapping[str, Any]) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from saebench.planted import DAMAGES
+from saebench.planted import DAMAGES, documents
 
 BASE = ("reconstruction", "downstream", "ablation")
 OTHERS = ("shrinkage", "progressive", "dictionary", "probe_loss", "explainability")
+SUITE = ("core", "sparse_probing", "tpp", "scr", "autointerp")
+"""SAEBench's evaluators that run on the planted model; see ``saebench.audit.unplanted`` for the others."""
 ARCHITECTURES = ("batchtopk", "matryoshka", "jumprelu", "relu", "gated")
 FROZEN = ("decoder", "soft-decoder", "encoder")
 TOGETHER = 7
@@ -42,10 +44,14 @@ class Plan:
         training_tokens: of the training text.
     """
 
-    evaluators: tuple[str, ...] = BASE + OTHERS
+    evaluators: tuple[str, ...] = BASE + OTHERS + SUITE
     options: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
-            "ablation": {"tokens": 32}, "explainability": {"latents": 32}, "probe_loss": {"tasks": "planted"}
+            "ablation": {"tokens": 32}, "explainability": {"latents": 32}, "probe_loss": {"tasks": "planted"},
+            "sparse_probing": {"tasks": documents.TASKS, "train": 80, "test": 20},
+            "tpp": {"tasks": documents.CLASSES, "train": 120, "test": 80},
+            "scr": {"tasks": documents.CLASSES, "train": 120, "test": 80},
+            "autointerp": {"latents": 16, "model": "planted features", "concurrency": 1},
         }
     )  # fmt: skip
     tokens: int = 3072

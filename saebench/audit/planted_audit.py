@@ -10,6 +10,7 @@ from saebench.audit.output import as_json, verdict_data, write_audit
 from saebench.audit.plan import QUICK, Plan
 from saebench.audit.planted_run import run_plan
 from saebench.audit.thresholds import read_thresholds
+from saebench.audit.unplanted import UNPLANTED, without_lenses
 from saebench.audit.verdicts import Audited, audit_scores
 from saebench.evaluators.base import find_evaluators
 from saebench.files import check_writable, write_text
@@ -32,15 +33,17 @@ def audit_planted(
     Raises:
         SaebenchError: there is no such evaluator, it cannot run on the planted model, or the folder cannot be written.
     """
-    plan = QUICK if quick else Plan()
+    plan, unplanted = (QUICK, []) if quick else (Plan(), list(UNPLANTED))
     if evaluator:
         find_evaluators([evaluator])
-        plan = replace(plan, evaluators=tuple(dict.fromkeys(("reconstruction", evaluator))), options=Plan().options)
+        unplanted = [evaluator] if evaluator in UNPLANTED else []
+        own = () if unplanted else (evaluator,)
+        plan = replace(plan, evaluators=tuple(dict.fromkeys(("reconstruction", *own))), options=Plan().options)
     for name in ("audit.json", "audit.html"):
         check_writable(folder / name)
     thresholds = read_thresholds()
     scores, failures = run_plan(plan, seed, workers, progress)
-    audited = audit_scores(scores, thresholds, plan.tokens)
+    audited = [*audit_scores(scores, thresholds, plan.tokens), *without_lenses(unplanted)]
     facts: dict[str, Any] = {"audit": "planted", "quick": quick, "seed": seed, "tokens": plan.tokens}
     data = as_json(audited, thresholds, facts, failures)
     write_audit(audited, scores, data, folder)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from multiprocessing import get_context
@@ -14,20 +15,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from saebench.audit.endpoint import serve
 from saebench.audit.plan import Plan, Run
 from saebench.audit.scores import Score, Subject, scores_of, with_figures
 from saebench.audit.trained import Kept, train_small
 from saebench.errors import SaebenchError
+from saebench.evaluation.controls import Control, Sample, measured_l0
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.planted import PlantedConfig, PlantedWorld, plant
+from saebench.planted.documents import write_documents
 from saebench.planted.probing import write_tasks
+from saebench.planted.reader import FeatureReader
 from saebench.progress import Progress
 from saebench.results import Result
 from saebench.sae import SparseAutoencoder
 from saebench.text.corpus import TokenCorpus
 
-DOSE_TEXT, RECOVERY_TEXT, TRAINING_TEXT, REPEAT_TEXT = 1, 2, 3, 100
+DOSE_TEXT, RECOVERY_TEXT, TRAINING_TEXT, REPEAT_TEXT, DAMAGES = 1, 2, 3, 100, 900
 CONTROLS = ("random", "pca")
 Found = tuple[list[Score], dict[str, str]]
 """Scores, and evaluators that failed with the error."""
@@ -38,22 +43,22 @@ class PlantedWork:
 
     Args:
         plan: how much is run; ``seed``: of the world, the damages and the training.
-        data_dir: with the probing tasks, where ``probe_loss`` is audited.
+        data_dir: with the probing tasks.
     """
 
-    def __init__(self, plan: Plan, seed: int, data_dir: Path | None) -> None:
+    def __init__(self, plan: Plan, seed: int, data_dir: Path) -> None:
         self.plan, self.seed, self.data_dir = plan, seed, data_dir
         self.world: PlantedWorld = plant(PlantedConfig(seed=seed, context=64))
 
     def damages(self, chosen: Sequence[tuple[str, float]]) -> Found:
         """Damaged copies of the oracle, all on one text."""
-        saes = [self.world.damaged(kind, dose, self.seed) for kind, dose in chosen]
+        saes = [self.world.damaged(kind, dose, self._damage_seed) for kind, dose in chosen]
         subjects = [Subject(f"{kind} {dose:g}", "damaged", damage=kind, dose=dose) for kind, dose in chosen]
         return _scored(subjects, self._run(saes, DOSE_TEXT, 0))
 
     def repeat(self, number: int) -> Found:
         """The same damaged copy on another text, with another seed of the evaluation."""
-        sae = self.world.damaged("random", 0.25, self.seed)
+        sae = self.world.damaged("random", 0.25, self._damage_seed)
         return _scored([Subject(sae.info.origin, "repeat", sample=number)], self._run([sae], REPEAT_TEXT + number, number))
 
     def trained(self, seed: int, runs: Sequence[Run], controls: bool) -> Found:
@@ -62,18 +67,19 @@ class PlantedWork:
             each for run in runs
             for each in train_small(self.world, self._source, run.steps, seed, run.arch, run.n, run.k, run.freeze)
         ]  # fmt: skip
-        subjects = [self._subject(each) for each in kept]
-        if not controls:
-            return _scored(subjects, self._run([each.sae for each in kept], DOSE_TEXT, seed))
-        last = len(runs[0].steps) - 1  # the others' controls would have other L0, and are not asked for
-        saes = [each.sae for each in kept]
-        results = self._run(saes[:last] + saes[last + 1 :], DOSE_TEXT, seed)
-        results[last:last] = self._run([saes[last]], DOSE_TEXT, seed, CONTROLS)
-        scores, failures = _scored(subjects, results)
-        for name, evaluators in results[last].controls.items():
-            subject = replace(subjects[last], role="control", control=name, sae=f"{name} for seed {seed}")
-            scores += scores_of(subject, evaluators.values())
-        return scores, failures
+        saes, subjects = [each.sae for each in kept], [self._subject(each) for each in kept]
+        if controls:  # of the last copy alone: the others' would have other L0, and are not asked for
+            last = len(runs[0].steps) - 1
+            for name, sae in self._controls(saes[last], seed).items():
+                saes.append(sae)
+                subjects.append(replace(subjects[last], role="control", control=name, sae=f"{name} for seed {seed}"))
+        return _scored(subjects, self._run(saes, DOSE_TEXT, seed))
+
+    def _controls(self, sae: SparseAutoencoder, seed: int) -> dict[str, SparseAutoencoder]:
+        """Those that an evaluation of ``sae`` with ``controls`` makes."""
+        sample = Sample.of(self.world.cut(), self._text(DOSE_TEXT))
+        l0 = measured_l0(sae, sample)
+        return {name: Control.of(name, sae, l0, sample).make(sample, seed) for name in CONTROLS}
 
     def _subject(self, kept: Kept) -> Subject:
         found = self.world.recovery(kept.sae, self._recovery_text)
@@ -83,6 +89,11 @@ class PlantedWork:
             "control" if kept.freeze else "trained", recovery=found.f1, n=kept.n, architecture=kept.arch, seed=kept.seed,
             tokens=kept.tokens, control=control, cell=cell,
         )  # fmt: skip
+
+    @property
+    def _damage_seed(self) -> int:
+        """Not that of an evaluation: with the same one, damaged latents can be just those that an evaluator samples."""
+        return self.seed * 1000 + DAMAGES
 
     def _text(self, number: int) -> TokenCorpus:
         return self.world.corpus(self.plan.tokens, seed=self.seed * 1000 + number)
@@ -95,16 +106,19 @@ class PlantedWork:
     def _source(self) -> Tensor:
         return self.world.activations(self.world.corpus(self.plan.training_tokens, seed=self.seed * 1000 + TRAINING_TEXT))
 
-    def _run(self, saes: Sequence[SparseAutoencoder], text: int, seed: int, controls: Sequence[str] = ()) -> list[Result]:
+    def _run(self, saes: Sequence[SparseAutoencoder], text: int, seed: int) -> list[Result]:
         plan = self.plan
         unique = {id(sae): sae for sae in saes}  # dose 0 of every damage is the oracle: it is evaluated once
-        settings = EvaluationSettings(
-            model=self.world.model, hook=self.world.hook, corpus=self._text(text), evaluators=plan.evaluators, seed=seed,
-            options={name: each for name, each in plan.options.items() if name in plan.evaluators}, controls=controls,
-            data_dir=self.data_dir,
-        )  # fmt: skip
-        run = EvaluationRun(list(unique.values()), settings, [None] * len(unique), False, Progress(shown=False))
-        results = dict(zip(unique, run.run(), strict=True))
+        options = {name: dict(each) for name, each in plan.options.items() if name in plan.evaluators}
+        with serve(FeatureReader(self.world.features).answer) if "autointerp" in options else nullcontext("") as url:
+            if url:
+                options["autointerp"]["url"] = url
+            settings = EvaluationSettings(
+                model=self.world.model, hook=self.world.hook, corpus=self._text(text), evaluators=plan.evaluators,
+                seed=seed, options=options, data_dir=self.data_dir,
+            )  # fmt: skip
+            run = EvaluationRun(list(unique.values()), settings, [None] * len(unique), False, Progress(shown=False))
+            results = dict(zip(unique, run.run(), strict=True))
         return [results[id(sae)] for sae in saes]
 
 
@@ -125,7 +139,7 @@ Job = tuple[str, tuple[object, ...]]
 _work: PlantedWork | None = None
 
 
-def _start(plan: Plan, seed: int, data_dir: Path | None) -> None:
+def _start(plan: Plan, seed: int, data_dir: Path) -> None:
     global _work
     torch.set_num_threads(1)
     _work = PlantedWork(plan, seed, data_dir)
@@ -155,7 +169,7 @@ def run_plan(plan: Plan, seed: int = 0, workers: int = 1, progress: Progress | N
     progress = progress or Progress(shown=False)
     scores: list[Score] = []
     failures: dict[str, str] = {}
-    with _data_folder(plan, seed) as folder, progress.task("Auditing", len(jobs), "experiments") as advance:
+    with _data_folder(seed) as folder, progress.task("Auditing", len(jobs), "experiments") as advance:
         for found, failed in _results(jobs, (plan, seed, folder), workers):
             scores += found
             failures |= failed
@@ -163,7 +177,7 @@ def run_plan(plan: Plan, seed: int = 0, workers: int = 1, progress: Progress | N
     return scores, failures
 
 
-def _results(jobs: Sequence[Job], start: tuple[Plan, int, Path | None], workers: int) -> Iterator[Found]:
+def _results(jobs: Sequence[Job], start: tuple[Plan, int, Path], workers: int) -> Iterator[Found]:
     if workers == 1:
         work = PlantedWork(*start)
         yield from (getattr(work, name)(*arguments) for name, arguments in jobs)
@@ -173,11 +187,20 @@ def _results(jobs: Sequence[Job], start: tuple[Plan, int, Path | None], workers:
 
 
 @contextmanager
-def _data_folder(plan: Plan, seed: int) -> Iterator[Path | None]:
-    """A folder with the probing tasks, for as long as a run lasts; none where ``probe_loss`` is not audited."""
-    if "probe_loss" not in plan.evaluators:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="saebench-audit-") as folder:
-        write_tasks(plant(PlantedConfig(seed=seed, context=64)), Path(folder), seed)
-        yield Path(folder)
+def _data_folder(seed: int) -> Iterator[Path]:
+    """A folder with the probing tasks, and with what is cached, for as long as a run lasts.
+
+    Nothing is read from the user's cache: an earlier version's planted model may have had other activations.
+    """
+    before = os.environ.get("SAEBENCH_CACHE")
+    with tempfile.TemporaryDirectory(prefix="saebench-audit-") as name:
+        folder, world = Path(name), plant(PlantedConfig(seed=seed, context=64))
+        write_tasks(world, folder, seed)
+        write_documents(world, folder, seed)
+        os.environ["SAEBENCH_CACHE"] = str(folder / "cache")
+        try:
+            yield folder
+        finally:
+            os.environ.pop("SAEBENCH_CACHE")
+            if before is not None:
+                os.environ["SAEBENCH_CACHE"] = before

@@ -6,28 +6,47 @@ from dataclasses import replace
 from pathlib import Path
 
 from saebench.audit.output import as_json, write_audit
+from saebench.audit.reference_runs import Cells, evaluate_cells
 from saebench.audit.scores import Score, Subject, scores_of, with_figures
 from saebench.audit.thresholds import read_thresholds
 from saebench.audit.verdicts import Audited, audit_scores
 from saebench.comparison.headline import trained_control
 from saebench.errors import SaebenchError
+from saebench.evaluation.settings import EvaluationSettings
 from saebench.files import check_writable
+from saebench.progress import Progress
 from saebench.results import Result, read_result
+from saebench.training.manifest import MANIFEST
 
 
-def audit_references(runs: Path, folder: Path) -> list[Audited]:
-    """Audit metrics on the result files (``*.json``) in ``runs``; writes ``audit.json`` and ``audit.html``.
+def audit_references(
+    runs: Path, folder: Path, settings: EvaluationSettings | None = None, progress: Progress | None = None
+) -> list[Audited]:
+    """Audit metrics on reference autoencoders; writes ``audit.json`` and ``audit.html``.
 
-    It evaluates nothing, so that it can be repeated as results come: ``saebench evaluate --resume`` makes them.
+    Args:
+        runs: a folder of a sweep, whose autoencoders are evaluated into ``results`` in ``folder``, except for those
+            that an earlier call has evaluated; or a folder with result files (``*.json``).
+        folder: to write to.
+        settings: of the evaluation of a sweep's autoencoders.
+        progress: where progress is shown.
 
     Raises:
-        SaebenchError: there are no results, a file is none, or they are not of one language model, hook and text.
+        SaebenchError: there are no results and no runs, a file is no result, a result was made with other settings, or
+            they are not of one language model, hook and text.
     """
-    paths = sorted(runs.glob("*.json"))
-    if not paths:
-        raise SaebenchError(f"There is no result in {runs}: give a folder with the .json files of `saebench evaluate`.")
+    cells = Cells.of(runs)
+    paths = [path for path in sorted(runs.glob("*.json")) if path.name != MANIFEST]
+    if not paths and not cells.finished:
+        raise SaebenchError(
+            f"There is no result and no finished run in {runs}: give a folder with the .json files of "
+            "`saebench evaluate`, or the folder of `saebench sweep`."
+        )
     for name in ("audit.json", "audit.html"):
         check_writable(folder / name)
+    if not paths:
+        progress = progress or Progress(shown=False)
+        paths = evaluate_cells(cells, settings or EvaluationSettings(), folder / "results", progress)
     results = [read_result(path) for path in paths]
     benchmarks = {(each.model.name, each.sae.hook_in, each.corpus.name) for each in results}
     if len(benchmarks) > 1:
@@ -37,9 +56,10 @@ def audit_references(runs: Path, folder: Path) -> list[Audited]:
     scores = [score for result in results for score in result_scores(result)]
     thresholds = read_thresholds()
     audited = audit_scores(scores, thresholds)
-    facts = {"audit": "references", "results": len(results), "model": results[0].model.name}
+    facts = {"audit": "references", "results": len(results), "model": results[0].model.name, "cells": cells.record()}
     failures = {name: message for each in results for name, message in each.failures.items()}
-    write_audit(audited, scores, as_json(audited, thresholds, facts, failures), folder)
+    lead = cells.sentence() if cells.finished else f"{len(results)} results."
+    write_audit(audited, scores, as_json(audited, thresholds, facts, failures), folder, lead)
     return audited
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -50,13 +50,30 @@ def evaluator(
 
 @audit.command()
 def references(
-    runs: Annotated[Path, typer.Argument(help="Folder with result files of reference autoencoders.")],
+    runs: Annotated[Path, typer.Argument(help="Folder of `saebench sweep`, or one with result files.")],
     out: Out,
+    corpus: Annotated[str, typer.Option(help="Held-out text, as for evaluate.")] = "python-docs",
+    suite: Annotated[
+        str, typer.Option(help="Pinned settings of the evaluation: quick, standard, full or saebench.")
+    ] = "standard",
+    evaluators: Annotated[str, typer.Option(help="Instead of a suite: names, separated by commas.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="With --evaluators: tokens of the text.")] = 32_768,
+    controls: Annotated[str, typer.Option(help="With --evaluators: names, separated by commas.")] = "random,pca",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets.")] = None,
 ) -> None:
-    """Audit metrics on results of real reference autoencoders and their controls."""
+    """Audit metrics on reference autoencoders and their controls; what was evaluated before is not repeated."""
     from saebench.audit.references import audit_references
+    from saebench.evaluation.settings import EvaluationSettings
+    from saebench.parsing import names_in
+    from saebench.progress import Progress
+    from saebench.suites import read_suite
 
-    _show(audit_references(runs, out), out)
+    given: dict[str, Any] = {"corpus": corpus, "data_dir": data_dir}
+    if evaluators:
+        given |= {"evaluators": names_in(evaluators), "tokens": tokens, "controls": names_in(controls)}
+    else:
+        given = read_suite(suite).apply(given)
+    _show(audit_references(runs, out, EvaluationSettings(**given), Progress(True)), out)
 
 
 def _count(workers: int, quick: bool) -> int:

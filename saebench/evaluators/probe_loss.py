@@ -75,7 +75,10 @@ class ProbeLoss(TaskEvaluator):
 
     def _task(self, task: Task, advance: Callable[[float], None]) -> dict[str, Any]:
         best, seed = self.protocol.best, self.setup.seed
-        data = load_task(task, best.examples.shares, best.examples.most, seed, self.setup.data_dir)
+        data = self.setup.shared.once(
+            f"task {task.sha256} for probe loss, {seed}",
+            lambda: load_task(task, best.examples.shares, best.examples.most, seed, self.setup.data_dir),
+        )
         activations = _Pooled(self, data, Steps(advance, sum(map(len, data.parts.values()))))
         acts = activations(best.values.pooling)
         common = {"protocol": self.protocol.sha256, "activations": acts.key, "seed": seed}

@@ -62,8 +62,11 @@ class SparseProbing(TaskEvaluator):
         """The sets of classes and the binary tasks of the option ``tasks``, else of the protocol."""
         found: dict[str, Task | ClassSet] = {}
         for name in names_in(str(setup.options.get("tasks") or cls.default_tasks(setup))):
-            is_set = name in class_set_names()
-            found |= {each.name: each for each in (find_class_sets(name) if is_set else find_tasks(name, setup.data_dir))}
+            is_set = name in class_set_names(setup.data_dir)
+            found |= {
+                each.name: each
+                for each in (find_class_sets(name, setup.data_dir) if is_set else find_tasks(name, setup.data_dir))
+            }
         return list(found.values())
 
     @classmethod

@@ -288,6 +288,13 @@ class Cut:
         seen = self._seen(tokens, [hook.whole for hook in self.hook_in.hooks], hooks, visible, positions)
         return self._read(seen, visible)[rows, places]
 
+    def at_ends(self, table: Tensor, lengths: Tensor) -> Tensor | None:
+        """Activations ``[texts, d_in]`` at the ends of texts, for a cut that needs no pass over them; None for all others.
+
+        ``table``: ``[texts, width]``, each text at the left; ``lengths``: ``[texts]``.
+        """
+        return None
+
     def _last_mlp_at(self, shape: torch.Size, rows: Tensor, places: Tensor) -> HookFunctions:
         """Hooks that give the MLP of the cut's block only those positions of ``shape``, with zeros elsewhere."""
         mlp = f"blocks.{self.hook_in.layer}.mlp"

@@ -72,26 +72,35 @@ class Contexts:
     marker: Tensor
 
     @staticmethod
-    def of(tokens: Tensor, visible: Tensor | None = None, positions: Tensor | None = None) -> Contexts:
-        """From ``tokens`` ``[batch, position]``; ``visible`` and ``positions`` as for ``Cut.prefix``."""
-        batch, length = tokens.shape
-        if visible is None or positions is None:
-            positions = torch.arange(length).expand(batch, -1)
-            visible = torch.ones(length, length, dtype=torch.bool).tril().expand(batch, -1, -1)
-        apart = positions.unsqueeze(2) - positions.unsqueeze(1)
-
-        def seen(where: Tensor) -> Tensor:
-            return ((visible & where) * (tokens.unsqueeze(1) + 1)).amax(dim=2) - 1
-
-        earlier = torch.stack([seen(apart == distance) for distance in range(1, REACH + 1)])
-        return Contexts(tokens, earlier, seen((positions == 1).unsqueeze(1).expand_as(visible)))
+    def of(tokens: Tensor) -> Contexts:
+        """From whole rows ``[batch, position]``."""
+        marker = tokens[:, min(1, tokens.shape[1] - 1), None].expand_as(tokens).clone()
+        marker[:, 0] = -1
+        earlier = [F.pad(tokens, (back, 0), value=-1)[:, : tokens.shape[1]] for back in range(1, REACH + 1)]
+        return Contexts(tokens, torch.stack(earlier), marker)
 
     @staticmethod
-    def last(tokens: Tensor) -> Contexts:
-        """The last position alone of rows ``[batch, position]`` of at least two tokens."""
-        absent = torch.full_like(tokens[:, :1], -1)
-        earlier = [tokens[:, -1 - back : -back] if tokens.shape[1] > back else absent for back in range(1, REACH + 1)]
-        return Contexts(tokens[:, -1:], torch.stack(earlier), tokens[:, 1:2])
+    def at(tokens: Tensor, rows: Tensor, places: Tensor, visible: Tensor, positions: Tensor) -> Contexts:
+        """Of some ``places`` in some ``rows`` (``[wanted]`` each) alone, as ``[wanted, 1]``.
+
+        ``tokens`` ``[batch, position]``; ``visible`` and ``positions`` as for ``Cut.prefix``.
+        """
+        row, seen = tokens[rows], visible[rows, places]
+        apart = positions[rows, places].unsqueeze(1) - positions[rows]
+
+        def found(where: Tensor) -> Tensor:
+            return ((seen & where) * (row + 1)).amax(dim=1, keepdim=True) - 1
+
+        earlier = torch.stack([found(apart == distance) for distance in range(1, REACH + 1)])
+        return Contexts(tokens[rows, places].unsqueeze(1), earlier, found(positions[rows] == 1))
+
+    @staticmethod
+    def ends(table: Tensor, lengths: Tensor) -> Contexts:
+        """The last position alone of the texts in ``table`` ``[texts, width]``, of ``lengths`` ``[texts]`` tokens each."""
+        places = lengths.unsqueeze(1) - 1 - torch.arange(REACH + 1)
+        seen = table.gather(1, places.clamp_min(0)).masked_fill(places < 0, -1)
+        marker = torch.where(lengths > 1, table[:, min(1, table.shape[1] - 1)], -1)
+        return Contexts(seen[:, :1], seen[:, 1:].T.unsqueeze(2), marker.unsqueeze(1))
 
 
 @dataclass(frozen=True)
@@ -153,27 +162,42 @@ class PlantedFeatures:
     def active(self, contexts: Contexts) -> Tensor:
         """``[batch, position, F]`` bool: where each feature's pattern is in the text."""
         own, previous = contexts.own, contexts.earlier[0]
-        found = []
-        for kind, pattern in zip(self.kinds, self.patterns, strict=True):
-            last = own == pattern[-1]
-            if kind == "token":
-                found.append(last)
-            elif kind == "parent":
-                found.append(torch.isin(own, torch.tensor(pattern)))
-            elif kind == "bigram":
-                found.append(last & (previous == pattern[0]))
-            elif kind == "skip":
-                found.append(last & (contexts.earlier[1:] == pattern[0]).any(dim=0))
-            elif kind == "topic":
-                found.append((contexts.marker == pattern[0]) & (own >= FIRST_WORD))
+        found = self._last[own]
+        for kind, seen in (("bigram", previous), ("topic", contexts.marker)):
+            some, first = self._firsts[kind]
+            found[..., some] &= seen.unsqueeze(-1) == first
+        some, first = self._firsts["skip"]
+        found[..., some] &= (contexts.earlier[1:].unsqueeze(-1) == first).any(dim=0)
+        found[..., self.of_kind("companion")] &= (self._chance[previous + 1, own] < COMPANION_SHARE).unsqueeze(-1)
+        return found
+
+    @cached_property
+    def _last(self) -> Tensor:
+        """``[V, F]`` bool: the words on which each feature can be active."""
+        found = torch.zeros(self.config.vocabulary, self.count, dtype=torch.bool)
+        for number, (kind, pattern) in enumerate(zip(self.kinds, self.patterns, strict=True)):
+            if kind == "topic":
+                found[FIRST_WORD:, number] = True
             else:
-                found.append(last & (self._chance[previous + 1, own] < COMPANION_SHARE))
-        return torch.stack(found, dim=-1) & (own >= FIRST_WORD).unsqueeze(-1)
+                found[list(pattern) if kind == "parent" else pattern[-1], number] = True
+        found[:FIRST_WORD] = False
+        return found
+
+    @cached_property
+    def _firsts(self) -> dict[str, tuple[list[int], Tensor]]:
+        """The features of kinds that also need an earlier token, and the token that each needs."""
+        some = {kind: self.of_kind(kind) for kind in ("bigram", "skip", "topic")}
+        return {kind: (its, torch.tensor([self.patterns[each][0] for each in its])) for kind, its in some.items()}
+
+    @cached_property
+    def _magnitudes(self) -> Tensor:
+        """``[V + 1, V, TABLES]``: magnitudes relative to the median, by the previous word and a word."""
+        return torch.exp(self.config.spread * self._log_magnitude)
 
     def values(self, contexts: Contexts) -> Tensor:
         """``[batch, position, F]``: the true code, 0 where a feature is inactive."""
-        logs = self._log_magnitude[contexts.earlier[0] + 1, contexts.own][..., torch.arange(self.count) % TABLES]
-        return self.active(contexts) * self.scale * torch.exp(self.config.spread * logs)
+        magnitudes = self._magnitudes[contexts.earlier[0] + 1, contexts.own][..., torch.arange(self.count) % TABLES]
+        return self.active(contexts) * self.scale * magnitudes
 
     def activations(self, contexts: Contexts) -> Tensor:
         """``[batch, position, d]``: features, the dense part and noise."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.lm import Cut, LanguageModel
+from saebench.lm import Cut, LanguageModel, Prefix
 from saebench.lm.bridge import HookFunctions
 from saebench.lm.hooks import Place, parse_place
 from saebench.planted.damages import damage
@@ -21,6 +21,7 @@ from saebench.text.corpus import TokenCorpus, make_corpus
 
 HOOK = "blocks.0.hook_resid_post"
 NORM_EPSILON = 1e-6
+TEXTS_TOGETHER = 4096
 
 
 class PlantedModel(LanguageModel):
@@ -45,22 +46,49 @@ class PlantedModel(LanguageModel):
 
 
 class PlantedCut(Cut):
-    """The planted model, cut at ``HOOK``."""
+    """The planted model, cut at ``HOOK``. No position depends on another's activations, and the blocks above add nothing."""
 
     model: PlantedModel
 
     def _seen(
         self, tokens: Tensor, wanted: list[str], hooks: HookFunctions, visible: Tensor | None, positions: Tensor | None
     ) -> dict[str, Tensor]:
-        found = self.model.features.activations(Contexts.of(tokens, visible, positions))
-        return dict.fromkeys(wanted, found)
+        features = self.model.features
+        if visible is None or positions is None:
+            return dict.fromkeys(wanted, features.activations(Contexts.of(tokens)))
+        rows, places = torch.ones_like(tokens).nonzero(as_tuple=True)
+        found = features.activations(Contexts.at(tokens, rows, places, visible, positions))
+        return dict.fromkeys(wanted, found.view(*tokens.shape, -1))
 
     @torch.no_grad()
     def inputs_at(
         self, tokens: Tensor, rows: Tensor, places: Tensor, visible: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """See ``Cut.inputs_at``."""
-        return self.prefix(tokens, visible, positions).inputs[rows, places]
+        if visible is None or positions is None:
+            return self.prefix(tokens).inputs[rows, places]
+        return self.model.features.activations(Contexts.at(tokens, rows, places, visible, positions)).squeeze(1)
+
+    @torch.no_grad()
+    def at_ends(self, table: Tensor, lengths: Tensor) -> Tensor:
+        """See ``Cut.at_ends``."""
+        features = self.model.features
+        found = [
+            features.activations(Contexts.ends(*some)).squeeze(1)
+            for some in zip(table.split(TEXTS_TOGETHER), lengths.split(TEXTS_TOGETHER), strict=True)
+        ]
+        return torch.cat(found) if found else torch.zeros(0, self.d_in)
+
+    def differentiable_suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
+        """See ``Cut.differentiable_suffix``: the norm and the unembedding. A ``cache`` gets as many empty entries."""
+        if self.model.revision is None:  # re-initialised: the blocks are not empty
+            return super().differentiable_suffix(outputs, prefix, cache)
+        if cache is not None:
+            blank = outputs.new_zeros(outputs.shape[0], 1, outputs.shape[1], 1)
+            for layer in range(self.model.n_layers):
+                cache.update(blank, blank, layer)
+        features = self.model.features
+        return _normed(outputs.to(self.model.dtype), features.norm_size) @ features.unembedding.T
 
 
 @dataclass(frozen=True)
@@ -138,7 +166,7 @@ def sample_rows(features: PlantedFeatures, rows: int, seed: int) -> Tensor:
     unembedding, size = features.unembedding, features.norm_size
     words = word_frequencies(config) > 0
     for place in range(2, config.context):
-        activations = features.activations(Contexts.last(found[:, :place])).squeeze(1)
+        activations = features.activations(Contexts.ends(found[:, :place], torch.full((rows,), place))).squeeze(1)
         logits = _normed(activations, size) @ unembedding.T
         found[:, place] = torch.multinomial(logits.masked_fill(~words, -torch.inf).softmax(dim=1), 1, generator=generator)[
             :, 0

@@ -6,6 +6,7 @@ the spurious one of spurious correlation removal.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -15,9 +16,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
-from saebench.definitions import definition_folder, definition_hash, load_definition
+from saebench.definitions import definition_hash, definition_names, load_definition, own_definitions
 from saebench.errors import SaebenchError
-from saebench.parsing import names_in
+from saebench.parsing import names_in, parse_toml
 from saebench.tasks.definition import SOURCES, Sourced, Strict
 from saebench.tasks.rules import filled
 from saebench.tasks.sources import Row, load_rows, lookup
@@ -155,39 +156,53 @@ class ClassTexts:
             )
 
 
-def read_class_set(name: str) -> ClassSet:
-    """The definition of a set.
+def read_class_set(name: str, data_dir: Path | None = None) -> ClassSet:
+    """The definition of a set: one of the package's, or of the user's in ``tasks/classes`` below ``data_dir``.
 
     Raises:
         SaebenchError: there is none, or its file is invalid.
     """
+    own = own_class_sets(data_dir).get(name)
     try:
-        return ClassSet(name=name, sha256=definition_hash("tasks/classes", name), **load_definition("tasks/classes", name))
-    except (ValidationError, TypeError) as error:
+        if own is None:
+            content, sha256 = load_definition("tasks/classes", name), definition_hash("tasks/classes", name)
+        else:
+            content, sha256 = parse_toml(own.read_text(encoding="utf-8")), hashlib.sha256(own.read_bytes()).hexdigest()
+        return ClassSet(name=name, sha256=sha256, **content)
+    except (ValidationError, TypeError, ValueError, OSError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(map(str, first["loc"])) or "the file"
         raise SaebenchError(f"The set tasks/classes/{name}.toml is invalid: {where}: {first['msg']}.") from error
 
 
-def class_set_names() -> list[str]:
-    """The names of all sets."""
-    return sorted(path.stem for path in definition_folder("tasks/classes").glob("*.toml"))
+def own_class_sets(data_dir: Path | None) -> dict[str, Path]:
+    """Files of the user's own sets: ``tasks/classes/*.toml`` below a data folder, by name.
+
+    Raises:
+        SaebenchError: one has the name of a set of the package.
+    """
+    return own_definitions("tasks/classes", data_dir)
 
 
-def find_class_sets(wanted: str) -> list[ClassSet]:
+def class_set_names(data_dir: Path | None = None) -> list[str]:
+    """The names of all sets, those of the user's data folder included."""
+    return [*definition_names("tasks/classes"), *own_class_sets(data_dir)]
+
+
+def find_class_sets(wanted: str, data_dir: Path | None = None) -> list[ClassSet]:
     """Sets by name, several separated by commas.
 
     Raises:
         SaebenchError: there is none of that name (those there are are listed), or none is given.
     """
-    known = class_set_names()
+    known = class_set_names(data_dir)
     names = list(dict.fromkeys(names_in(wanted)))
     for name in names:
         if name not in known:
             raise SaebenchError(f"There is no set of classes {name!r}; there are {', '.join(known)}.")
     if not names:
         raise SaebenchError(f"No set of classes is given; there are {', '.join(known)}.")
-    return [read_class_set(name) for name in names]
+    return [read_class_set(name, data_dir) for name in names]
 
 
 def load_class_texts(of: ClassSet, train_share: float, seed: int, data_dir: Path | None) -> ClassTexts:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from saebench.definitions import definition_file, definition_folder
+from saebench.definitions import definition_file, definition_names, own_definitions
 from saebench.errors import SaebenchError
 from saebench.parsing import names_in, parse_toml
 
@@ -213,18 +213,12 @@ def own_tasks(data_dir: Path | None) -> dict[str, Path]:
     Raises:
         SaebenchError: one has the name of a task of the package.
     """
-    if data_dir is None or (data_dir / "tasks").resolve() == definition_folder("tasks").resolve():
-        return {}
-    found = {path.stem: path for path in sorted(data_dir.glob("tasks/*.toml"))}
-    taken = sorted(found.keys() & set(task_names()))
-    if taken:
-        raise SaebenchError(f"tasks/{taken[0]}.toml in the data folder has the name of a task of saebench: rename it.")
-    return found
+    return own_definitions("tasks", data_dir)
 
 
 def task_names() -> list[str]:
     """The names of all tasks of the package."""
-    return sorted(path.stem for path in definition_folder("tasks").glob("*.toml"))
+    return definition_names("tasks")
 
 
 def find_tasks(wanted: str, data_dir: Path | None = None) -> list[Task]:

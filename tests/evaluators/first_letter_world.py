@@ -27,6 +27,7 @@ class LetterWorld:
     model: LanguageModel
     corpus: TokenCorpus
     words: list[str]
+    own: float = OWN
 
     def letter_of(self, index: int) -> int:
         return LETTERS.index(self.words[index][0].lower())
@@ -41,21 +42,21 @@ class LetterWorld:
         encoder, decoder = axes.clone(), axes.clone()
         for index, share in absorbed.items():
             letter = self.letter_of(index)
-            encoder[letter, 26 + index] = -3 * share / OWN
+            encoder[letter, 26 + index] = -3 * share / self.own
             decoder[26 + index, letter] = 3 * share / OWN
         extra = []
         for letter in split:
             other = encoder[letter].clone()
             for index in range(v):
                 if self.letter_of(index) == letter:
-                    (encoder[letter] if index % 2 else other)[26 + index] = -3 / OWN
+                    (encoder[letter] if index % 2 else other)[26 + index] = -3 / self.own
             extra.append(other)
         if extra:
             encoder = torch.cat([encoder, torch.stack(extra)])
             decoder = torch.cat([decoder, axes[list(split)]])
         n = encoder.shape[0]
         threshold = torch.full((n,), 0.5)
-        threshold[26 : 26 + v] = OWN / 2
+        threshold[26 : 26 + v] = self.own / 2
         info = CheckpointInfo("planted letters", "saebench", "jumprelu", d, d, n, {}, hook_in=HOOK, hook_out=HOOK)
         return SparseAutoencoder(
             W_enc=encoder.T.contiguous(), W_dec=decoder.contiguous(), b_enc=torch.zeros(n), b_dec=torch.zeros(d),
@@ -63,7 +64,7 @@ class LetterWorld:
         )  # fmt: skip
 
 
-def letter_world(known: bool = True) -> LetterWorld:
+def letter_world(known: bool = True, own: float = OWN) -> LetterWorld:
     generator = torch.Generator().manual_seed(0)
     words = ["has", "the", "first", *(letter.upper() for letter in LETTERS)]
     for letter in LETTERS:
@@ -81,7 +82,7 @@ def letter_world(known: bool = True) -> LetterWorld:
     )  # fmt: skip
     embedded = torch.zeros(vocabulary, d)
     for index, word in enumerate(words):
-        embedded[3 + index, 26 + index] = OWN
+        embedded[3 + index, 26 + index] = own
         embedded[3 + index, LETTERS.index(word[0].lower())] = 3.0 if known else 0.0
     with torch.no_grad():
         for name, parameter in llama.named_parameters():
@@ -89,10 +90,10 @@ def letter_world(known: bool = True) -> LetterWorld:
                 parameter.zero_()
         llama.model.embed_tokens.weight.copy_(embedded)
     numbers = {word: index for index, word in enumerate([*SPECIAL, *words, "letter:"])}
-    model = LanguageModel(llama, word_tokenizer(numbers, "letters"), f"letters-{known}", revision="1")
+    model = LanguageModel(llama, word_tokenizer(numbers, "letters"), f"letters-{known}-{own}", revision="1")
     rows = torch.randint(3, vocabulary, (8, 16), generator=generator)
     rows[:, 0] = 1
-    return LetterWorld(model, make_corpus(rows, model.tokenizer, name="words", bos="row"), words)
+    return LetterWorld(model, make_corpus(rows, model.tokenizer, name="words", bos="row"), words, own)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -253,3 +253,14 @@ def test_the_command_line_finds_it(world: LetterWorld, tmp_path: Path) -> None:
     )
     assert card.result.evaluators["absorption"].metrics["absorption_fraction"].value == 0
     assert card.result.definitions["probes/first-letter"] == PROTOCOL.sha256
+
+
+def test_with_few_words_a_letters_latents_are_chosen_at_random() -> None:
+    """One minibatch an epoch: 50 steps of Adam move every weight of a letter equally far, so that the start decides.
+
+    Nothing is absorbed; ``saebench.audit.unplanted`` says why absorption is not part of the audit.
+    """
+    world = letter_world(own=1.0)
+    metrics = result(world, world.sae({})).metrics
+    assert metrics["probe_f1"].value == 1.0
+    assert (metrics["main_latents_f1"].value or 0) < 0.5 < (metrics["full_absorption"].value or 0)

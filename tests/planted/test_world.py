@@ -7,6 +7,8 @@ import torch
 
 import saebench
 from saebench.errors import SaebenchError
+from saebench.evaluation.controls import reinitialised
+from saebench.lm import Cut
 from saebench.planted import DAMAGES, PlantedConfig, PlantedFeatures, PlantedWorld, plant
 from saebench.planted.features import BOS, COMPANION_SHARE, FIRST_WORD, Contexts, word_frequencies
 from saebench.planted.world import sample_rows
@@ -49,7 +51,8 @@ def test_the_last_position_alone_is_that_of_the_whole_row(world: PlantedWorld) -
     rows = sample_rows(world.features, 20, seed=4)
     for length in (2, 3, 5, 20):
         whole = world.features.activations(Contexts.of(rows[:, :length]))[:, -1:]
-        torch.testing.assert_close(world.features.activations(Contexts.last(rows[:, :length])), whole)
+        ends = Contexts.ends(rows, torch.full((rows.shape[0],), length))
+        torch.testing.assert_close(world.features.activations(ends), whole)
 
 
 def test_a_position_sees_what_is_visible(world: PlantedWorld) -> None:
@@ -77,7 +80,25 @@ def test_the_model_above_is_a_norm_and_the_features_effects(world: PlantedWorld)
     expected = prefix.outputs / size * world.features.norm_size @ world.features.unembedding.T
     torch.testing.assert_close(cut.suffix(prefix.outputs, prefix), expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(world.model.logits(rows), expected, rtol=1e-3, atol=1e-3)
+    with_blocks = Cut.differentiable_suffix(cut, prefix.outputs, prefix).detach()
+    torch.testing.assert_close(cut.suffix(prefix.outputs, prefix), with_blocks, rtol=1e-5, atol=1e-4)
     assert float((world.features.effects != 0).float().mean()) < 0.03
+
+
+def test_the_ends_of_texts_need_no_pass(world: PlantedWorld) -> None:
+    rows, lengths = sample_rows(world.features, 6, seed=8), torch.tensor([1, 2, 3, 4, 9, 20])
+    found = world.cut().at_ends(rows, lengths)
+    for row, length, end in zip(rows, lengths.tolist(), found, strict=True):
+        torch.testing.assert_close(end, world.cut().prefix(row[:length].unsqueeze(0)).inputs[0, -1])
+
+
+def test_a_reinitialised_model_is_another_one(world: PlantedWorld) -> None:
+    cut = world.cut()
+    prefix = cut.prefix(sample_rows(world.features, 2, seed=6))
+    before = cut.suffix(prefix.outputs, prefix)
+    with reinitialised(world.model, seed=0):
+        assert float((cut.suffix(prefix.outputs, prefix) - before).abs().max()) > 1
+    torch.testing.assert_close(cut.suffix(prefix.outputs, prefix), before)
 
 
 def test_texts_are_drawn_from_the_models_own_predictions(world: PlantedWorld) -> None:

@@ -56,7 +56,6 @@ def test_names_and_sets_are_found_and_wrong_ones_are_errors() -> None:
 def test_a_name_that_no_file_can_have_is_an_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd.toml").write_text(f'title = "t"\nsets = []\nlicence = "l"\ncitation = "c"\nlocal = ["{name}"]\n')
     monkeypatch.setattr(definitions, "definition_folder", lambda kind: tmp_path)
-    monkeypatch.setattr("saebench.tasks.definition.definition_folder", lambda kind: tmp_path)
     with pytest.raises(SaebenchError, match=r"tasks/odd.toml is invalid: local.0: .* is no name of a file"):
         find_tasks("odd")
 

@@ -80,7 +80,8 @@ class ConceptEvaluator(TaskEvaluator):
     @classmethod
     def requested(cls, setup: Setup) -> list[ClassSet]:
         """The sets: those of the option ``tasks``, else the protocol's."""
-        return find_class_sets(str(setup.options.get("tasks") or getattr(read_concept_protocol().examples, cls.name)))
+        wanted = str(setup.options.get("tasks") or getattr(read_concept_protocol().examples, cls.name))
+        return find_class_sets(wanted, setup.data_dir)
 
     @classmethod
     def check(cls, setup: Setup) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saebench.evaluators.downstream import chunks, store_losses
 from saebench.explaining.examples.sampling import TOKENS_PER_BATCH
-from saebench.explaining.n2g.trie import Trie
+from saebench.explaining.n2g.trie import Trie, predict_places
 from saebench.lm import Cut, Prefix
 from saebench.progress import Progress
 from saebench.results import Metric
@@ -70,9 +70,12 @@ def replaced(
     device = code.indices.device
     explained = torch.tensor(list(tries), dtype=torch.int64, device=device)
     zeroed = code.where(~torch.isin(code.indices, explained))
-    simulated = [trie.predict_at(tokens, places[0], places[1], first) for trie in tries.values()]
-    which, where = torch.stack(simulated).nonzero(as_tuple=True)
-    values = torch.stack(simulated)[which, where]
+    count, tokens_of_each = len(tries), places[0].numel()
+    owners = torch.arange(count).repeat_interleave(tokens_of_each)
+    rows, positions = (each.repeat(count) for each in places)
+    simulated = predict_places(list(tries.values()), owners, tokens, rows, positions, first).view(count, tokens_of_each)
+    which, where = simulated.nonzero(as_tuple=True)
+    values = simulated[which, where]
     indices, values = pack_slots(where, explained.cpu()[which], values, code.indices.shape[0])
     return zeroed, replace(
         zeroed,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saebench.explaining.examples.sampling import encode_rows
-from saebench.explaining.n2g.trie import Trie
+from saebench.explaining.n2g.trie import Trie, predict_places, predict_rows
 from saebench.lm import Cut
 from saebench.results.statistics import Estimate, ratio_estimate
 from saebench.sae import Autoencoder
@@ -157,15 +157,17 @@ def score_tries(
         first: the position at which text starts in a row.
         levels: above which each latent counts as firing.
     """
+    some = [tries[latent] for latent in unseen.latents]
+    places = [held_out[latent] for latent in unseen.latents]
+    sizes = [rows.numel() for rows, _ in places]
+    owners = torch.arange(len(some)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+    rows, positions = (torch.cat(each) for each in zip(*places, strict=True)) if places else (owners, owners)
+    at_held_out = predict_places(some, owners, corpus_tokens, rows, positions, first) if some else torch.zeros(0)
     return [
-        score_latent(
-            unseen.activations(index),
-            tries[latent].predict(unseen.tokens, first),
-            unseen.counted,
-            tries[latent].predict_at(corpus_tokens, *held_out[latent], first),
-            levels[latent],
+        score_latent(unseen.activations(index), simulated, unseen.counted, at, levels[latent])
+        for index, (latent, simulated, at) in enumerate(
+            zip(unseen.latents, predict_rows(some, unseen.tokens, first), at_held_out.split(sizes), strict=True)
         )
-        for index, latent in enumerate(unseen.latents)
     ]
 
 

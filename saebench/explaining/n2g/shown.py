@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from saebench.explaining.n2g.study import Study
+from saebench.explaining.n2g.trie import predict_rows
 
 BEFORE, AFTER = 16, 8
 """Tokens shown before and after an example's strongest activation."""
@@ -26,7 +27,8 @@ def latent_records(of: Study, tokenizer: Any, shown: int) -> list[dict[str, Any]
         return str(tokenizer.decode([token]))
 
     found = []
-    for index, (latent, score) in enumerate(zip(of.chosen.latents, of.scores, strict=True)):
+    simulations = predict_rows([of.tries[latent] for latent in of.chosen.latents], of.unseen.tokens, of.first)
+    for index, (latent, score, simulated) in enumerate(zip(of.chosen.latents, of.scores, simulations, strict=True)):
         count = int(of.sample.counts[latent])
         trie = of.tries[latent]
         found.append(
@@ -41,18 +43,17 @@ def latent_records(of: Study, tokenizer: Any, shown: int) -> list[dict[str, Any]
                 "built_from": int((of.examples.latents == latent).sum()),
                 **score.record(),
                 "trie": trie.record(text),
-                "examples": _examples(of, index, text, shown),
+                "examples": _examples(of, index, simulated, text, shown),
             }
         )
     return found
 
 
-def _examples(of: Study, index: int, text: Callable[[int], str], shown: int) -> list[dict[str, Any]]:
+def _examples(of: Study, index: int, simulated: Tensor, text: Callable[[int], str], shown: int) -> list[dict[str, Any]]:
     """The unseen rows where the latent fires most strongly; where it fires nowhere, those where its trie predicts that it
     does."""
-    tokens, counted = of.unseen.tokens, of.unseen.counted
+    counted = of.unseen.counted
     active = of.unseen.activations(index) * counted
-    simulated = of.tries[of.chosen.latents[index]].predict(tokens, of.first)
     strength = active if bool((active > 0).any()) else simulated * counted
     peaks, places = strength.max(dim=1)
     rows = peaks.argsort(descending=True, stable=True)[:shown]

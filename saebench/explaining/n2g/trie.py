@@ -15,6 +15,8 @@ from torch import Tensor
 
 ANY, START = -1, -2
 """A wildcard, and the mark of the beginning of the text, among the keys of a node's children."""
+PLACES_TOGETHER = 2**19
+"""Places that are searched together: bounds memory to some tens of MiB."""
 
 
 class Path(NamedTuple):
@@ -75,36 +77,16 @@ class Trie:
             tokens: ``[rows, context]``.
             first: where the text starts in each row (1 after a BOS that is not part of it). Predictions before it are 0.
         """
-        n_rows, context = tokens.shape
-        rows = torch.arange(n_rows).repeat_interleave(context)
-        positions = torch.arange(context).repeat(n_rows)
-        return self.predict_at(tokens, rows, positions, first).view(n_rows, context)
+        return next(predict_rows([self], tokens, first))
 
     def predict_at(self, tokens: Tensor, rows: Tensor, positions: Tensor, first: int = 0) -> Tensor:
-        """Simulated activations at some positions, ``[places]`` float32; all are searched in the trie together.
+        """Simulated activations at some positions, ``[places]`` float32.
 
         Args:
             tokens: ``[rows, context]``; ``rows`` and ``positions``: ``[places]`` each, the requested positions.
             first: as for ``predict``.
         """
-        found = torch.zeros(rows.numel())
-        places = (positions >= first).nonzero().squeeze(1)
-        nodes = torch.zeros_like(places)
-        depth = 0
-        while places.numel():
-            at = positions[places] - depth
-            nodes = self._compiled.step(nodes, tokens[rows[places], at])
-            searching = nodes >= 0
-            places, nodes, at = places[searching], nodes[searching], at[searching]
-            values = self._compiled.values[nodes]
-            arrived = ~values.isnan()
-            found[places[arrived]] = values[arrived]
-            starting = ~arrived & (at == first)
-            found[places[starting]] = self._compiled.at_start[nodes[starting]].nan_to_num(0.0)
-            searching = ~arrived & (at > first)
-            places, nodes = places[searching], nodes[searching]
-            depth += 1
-        return found
+        return predict_places([self], torch.zeros_like(rows), tokens, rows, positions, first)
 
     @cached_property
     def _compiled(self) -> _Compiled:
@@ -131,6 +113,50 @@ class Trie:
         ])  # fmt: skip
 
 
+def predict_places(
+    tries: Sequence[Trie], owners: Tensor, tokens: Tensor, rows: Tensor, positions: Tensor, first: int = 0
+) -> Tensor:
+    """Simulated activations of several tries, ``[places]`` float32; all places are searched together.
+
+    Args:
+        tries: the tries; ``owners``: ``[places]``, the number of the trie that is asked at each place.
+        tokens: ``[rows, context]``; ``rows`` and ``positions``: ``[places]`` each.
+        first: as for ``Trie.predict``.
+    """
+    compiled, roots = _Compiled.together([trie._compiled for trie in tries])
+    found = torch.zeros(rows.numel())
+    places = (positions >= first).nonzero().squeeze(1)
+    nodes = roots[owners[places]]
+    depth = 0
+    while places.numel():
+        at = positions[places] - depth
+        nodes = compiled.step(nodes, tokens[rows[places], at])
+        searching = nodes >= 0
+        places, nodes, at = places[searching], nodes[searching], at[searching]
+        values = compiled.values[nodes]
+        arrived = ~values.isnan()
+        found[places[arrived]] = values[arrived]
+        starting = ~arrived & (at == first)
+        found[places[starting]] = compiled.at_start[nodes[starting]].nan_to_num(0.0)
+        searching = ~arrived & (at > first)
+        places, nodes = places[searching], nodes[searching]
+        depth += 1
+    return found
+
+
+def predict_rows(tries: Sequence[Trie], tokens: Tensor, first: int = 0) -> Iterator[Tensor]:
+    """Each trie's ``predict`` on the same rows, in order; several tries are searched together."""
+    n_rows, context = tokens.shape
+    rows = torch.arange(n_rows).repeat_interleave(context)
+    positions = torch.arange(context).repeat(n_rows)
+    size = max(1, PLACES_TOGETHER // max(1, rows.numel()))
+    for start in range(0, len(tries), size):
+        some = tries[start : start + size]
+        owners = torch.arange(len(some)).repeat_interleave(rows.numel())
+        found = predict_places(some, owners, tokens, rows.repeat(len(some)), positions.repeat(len(some)), first)
+        yield from found.view(len(some), n_rows, context)
+
+
 class _Compiled(NamedTuple):
     """A trie as arrays, so that many positions are searched at once."""
 
@@ -155,6 +181,23 @@ class _Compiled(NamedTuple):
             numbers,
             at_start,
         )
+
+    @staticmethod
+    def together(tries: Sequence[_Compiled]) -> tuple[_Compiled, Tensor]:
+        """Several tries as one forest, and the root of each, ``[tries]``."""
+        if len(tries) == 1:
+            return tries[0], torch.zeros(1, dtype=torch.int64)
+        sizes = torch.tensor([each.values.numel() for each in tries])
+        roots = sizes.cumsum(0) - sizes
+        starts = roots.tolist()
+        moved = [
+            each._replace(
+                keys=each.keys + (start << 32), targets=each.targets + start,
+                wildcard=torch.where(each.wildcard < 0, -1, each.wildcard + start),
+            )
+            for each, start in zip(tries, starts, strict=True)
+        ]  # fmt: skip
+        return _Compiled(*(torch.cat(each) for each in zip(*moved, strict=True))), roots
 
     def step(self, nodes: Tensor, tokens: Tensor) -> Tensor:
         """The next node of each search (``[places]``): by the exact token, else by the wildcard, else -1."""

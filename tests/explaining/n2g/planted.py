@@ -30,6 +30,9 @@ class TokensAsActivations:
     ) -> Tensor:
         return self.prefix(tokens).inputs[rows, places]
 
+    def at_ends(self, table: Tensor, lengths: Tensor) -> None:
+        return None
+
 
 def planted_sae() -> SparseAutoencoder:
     """Latent 0 fires on token 10, latent 1 on the bigram 20 21, latent 2 never, latent 3 on token 30 or 31."""

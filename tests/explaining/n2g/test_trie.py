@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.explaining.n2g.trie import ANY, Path, Trie
+from saebench.explaining.n2g.trie import ANY, Path, Trie, predict_places, predict_rows
 from tests.explaining.n2g.slow_n2g import slow_predict
 
 
@@ -74,6 +74,18 @@ def test_the_vectorised_search_agrees_with_the_plain_one(paths: list[Path], toke
         for path in paths
     }
     assert predict(paths, tokens) == slow_predict(plain, tokens)
+
+
+@given(st.lists(PATHS, min_size=1, max_size=4), st.lists(TOKEN, min_size=2, max_size=12))
+def test_tries_together_are_each_alone(several: list[list[Path]], tokens: list[int]) -> None:
+    tries, text = [Trie(paths) for paths in several], torch.tensor([tokens, tokens[::-1]])
+    alone = [trie.predict(text, 1) for trie in tries]
+    together = list(predict_rows(tries, text, 1))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    owners = torch.tensor([index for index in range(len(tries)) for _ in range(2)])
+    rows, positions = torch.tensor([0, 1] * len(tries)), torch.full((2 * len(tries),), len(tokens) - 1)
+    found = predict_places(tries, owners, text, rows, positions, 1).view(-1, 2)
+    assert torch.equal(found, torch.stack([each[:, -1] for each in alone]))
 
 
 @given(PATHS)
