@@ -79,6 +79,13 @@ class PlantedCut(Cut):
         ]
         return torch.cat(found) if found else torch.zeros(0, self.d_in)
 
+    @torch.no_grad()
+    def suffix_end(self, outputs: Tensor, prefix: Prefix) -> Tensor:
+        """See ``Cut.suffix_end``: the norm alone."""
+        if self.model.revision is None:
+            return super().suffix_end(outputs, prefix)
+        return _normed(outputs.to(self.model.dtype), self.model.features.norm_size)
+
     def differentiable_suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
         """See ``Cut.differentiable_suffix``: the norm and the unembedding. A ``cache`` gets as many empty entries."""
         if self.model.revision is None:  # re-initialised: the blocks are not empty
