@@ -16,7 +16,7 @@ KINDS = ("missing", "random")
 @pytest.fixture(scope="module")
 def thresholds() -> Thresholds:
     read = read_thresholds()
-    return Thresholds(read.of, read.required, read.fatal, {"planted": KINDS}, read.sha256)
+    return Thresholds(read.of, read.required, read.fatal, {"planted": KINDS}, read.sha256, read.sees_sha256)
 
 
 def made_table(seed: int = 0) -> list[Score]:

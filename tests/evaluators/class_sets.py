@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saebench import definitions
-from saebench.tasks import classes, sources
+from saebench.tasks import sources
 
 DEFINITION = """
 title = "t"
@@ -62,7 +62,6 @@ def write_sets(folder: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyP
     def folder_of(kind: str) -> Path:
         return place if kind == "tasks/classes" else original(kind)
 
-    for module in (definitions, classes):
-        monkeypatch.setattr(module, "definition_folder", folder_of)
+    monkeypatch.setattr(definitions, "definition_folder", folder_of)
     monkeypatch.setattr(sources, "hub_reachable", lambda: False)
     monkeypatch.setenv("SAEBENCH_CACHE", str(folder / "cache"))

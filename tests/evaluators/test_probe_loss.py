@@ -24,7 +24,7 @@ from saebench.probing.protocol import TextLimits, read_protocol
 from saebench.probing.summary import summarise
 from saebench.results import canonical_hash
 from saebench.sae import SparseAutoencoder
-from saebench.tasks import definition, sources
+from saebench.tasks import sources
 from saebench.text.corpus import TokenCorpus
 
 Make = Callable[..., SparseAutoencoder]
@@ -62,7 +62,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return tmp_path / "tasks" if kind == "tasks" else original(kind)
 
     monkeypatch.setattr(definitions, "definition_folder", folder_of)
-    monkeypatch.setattr(definition, "definition_folder", folder_of)
     monkeypatch.setattr(sources, "hub_reachable", lambda: False)
     monkeypatch.setenv("SAEBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path
