@@ -136,11 +136,13 @@ def panel(results: Sequence[Result], names: Sequence[str], path: str, number: in
 
 
 def _bands(results: Sequence[Result], path: str) -> dict[str, list[tuple[float, float, float]]]:
-    """By control ``(L0, low, high)``, in order of L0; at one L0 the hull over widths."""
+    """By control, and width where there are several, ``(L0, low, high)`` in order of L0; at one L0 the hull."""
+    several = len({result.sae.n_latents for result in results}) > 1
     found: dict[str, dict[float, tuple[float, float]]] = {}
     evaluator, _, name = path.partition(".")
     for result in results:
-        for control, its in result.controls.items():
+        for kind, its in result.controls.items():
+            control = f"{kind}, n = {result.sae.n_latents:,}" if several else kind
             made = its[evaluator].metrics.get(name) if evaluator in its else None
             x = metric_value(result, L0)
             if made is None or made.value is None or not x:

@@ -10,7 +10,7 @@ import pytest
 
 from saebench.comparison.ranks import ranks
 from saebench.errors import SaebenchError
-from saebench.leaderboard.board_page import BOARD_PAGE, panel, rank_table
+from saebench.leaderboard.board_page import BOARD_PAGE, _bands, panel, rank_table
 from saebench.leaderboard.checks import load_boards
 from saebench.leaderboard.rows import Row, table_data
 from saebench.leaderboard.site import build, render_index
@@ -105,6 +105,17 @@ def test_the_page_of_an_entry_draws_its_figures_with_the_shared_script(tmp_path:
     for drawn, figure in zip(figures, filter(None, expected), strict=True):
         assert drawn["traces"] == figure.traces and f'id="plot-{figure.key}"' in page
         assert all(row[0] in page for row in figure.rows)  # the same numbers in a table
+
+
+def test_controls_of_several_widths_have_a_band_each() -> None:
+    narrow, wide = entry_result(1, 16, "topk"), entry_result(2, 16, "topk")
+    path = "reconstruction.normalised_mse"
+    assert set(_bands([narrow, narrow], path)) == set(narrow.controls)
+    wide = wide.model_copy(update={"sae": wide.sae.model_copy(update={"n_latents": 2 * narrow.sae.n_latents})})
+    sizes = (narrow.sae.n_latents, wide.sae.n_latents)
+    bands = _bands([narrow, wide], path)
+    assert set(bands) == {f"{control}, n = {n:,}" for control in narrow.controls for n in sizes}
+    assert all(len(points) == 1 for points in bands.values())
 
 
 def test_the_page_of_a_board_has_frontiers_panels_with_bands_and_ranks_with_ties(tmp_path: Path) -> None:
