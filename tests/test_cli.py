@@ -111,7 +111,7 @@ def test_a_failing_evaluator_fails_the_run_and_spares_the_others(
     def broken(*_: Any) -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(Downstream, "splice", broken)
+    monkeypatch.setattr(Downstream, "compare", broken)
     out = tmp_path / "result.json"
     settings: dict[str, Any] = {
         "model": LanguageModel.load(str(MODEL)),

@@ -255,7 +255,8 @@ def test_the_reference_recipe_is_the_grid_that_its_documentation_names() -> None
     cells = {(each.arch, each.n, each.k) for each in configs if not each.freeze}
     six = ("topk", "batchtopk", "matryoshka", "jumprelu", "relu", "gated")
     wide = {(arch, 16_384, k) for arch in ("topk", "batchtopk", "jumprelu") for k in (32, 64)}
-    assert cells == {(arch, 4096, k) for arch in six for k in (16, 32, 64, 128)} | wide
+    narrow = {("topk", n, 32) for n in (1024, 2048)}
+    assert cells == {(arch, 4096, k) for arch in six for k in (16, 32, 64, 128)} | wide | narrow
     assert min(each.steps * each.batch for each in configs) >= 4_000_000
     assert sorted(each.seed for each in configs if (each.arch, each.n, each.k) == ("jumprelu", 4096, 32)) == [0, 1, 2]
     assert {each.freeze for each in configs} == {"", "decoder", "soft-decoder", "encoder"}
