@@ -54,11 +54,10 @@ def definition_file(kind: str, name: str) -> Path:
     Raises:
         SaebenchError: there is no such definition (the message lists those there are).
     """
-    folder = definition_folder(kind)
-    path = folder / f"{name}.toml"
+    path = definition_folder(kind) / f"{name}.toml"
     if Path(name).name != name or "\0" in name or not path.is_file():
-        known = sorted(each.stem for each in folder.glob("*.toml"))
-        raise SaebenchError(f"There is no definition {name!r} in {kind}; there are: {', '.join(known) or 'none'}.")
+        known = ", ".join(definition_names(kind))
+        raise SaebenchError(f"There is no definition {name!r} in {kind}; there are: {known or 'none'}.")
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench import checkpoints
+from saebench.checkpoints.native import CONFIG
 from saebench.errors import SaebenchError
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
@@ -15,8 +16,8 @@ from saebench.parsing import parse_json
 from saebench.progress import Progress
 from saebench.training.config import read_sweep
 from saebench.training.manifest import MANIFEST
+from saebench.training.saving import COPY
 
-CONFIG, COPY = "sae.json", "after-"
 TOGETHER = 4
 """Autoencoders that are evaluated in one pass over the text; an interruption loses at most their pass."""
 

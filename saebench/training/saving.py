@@ -20,7 +20,8 @@ from saebench.sae import SparseAutoencoder
 from saebench.training.mesh import Mesh
 from saebench.training.trainer import Trainer
 
-STATE, AVERAGE = "state.pt", "average"
+STATE, AVERAGE, COPY = "state.pt", "average", "after-"
+"""Names in a run's folder; ``COPY`` is followed by the tokens that a copy was trained on."""
 WHOLE = ("b_dec", "b_pre")
 """Tensors that every shard holds completely."""
 
@@ -52,7 +53,7 @@ def keep(trainer: Trainer, folder: Path, record: dict[str, Any]) -> None:
     if trainer.mesh.shards > 1:
         raise SaebenchError("keep_tokens is for runs with one shard: the latents of this one are distributed.")
     if trainer.mesh.writes:
-        save_native(trainer.sae(), folder / f"after-{trainer.step * trainer.config.batch}", record)
+        save_native(trainer.sae(), folder / f"{COPY}{trainer.step * trainer.config.batch}", record)
 
 
 def write_state(trainer: Trainer, folder: Path) -> None:
