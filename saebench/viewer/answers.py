@@ -50,7 +50,8 @@ class Viewer:
         return found
 
     def _jump(self, query: Query) -> Any:
-        return {"latent": self.content.jump(query.get("kind", ""), secrets.randbelow(2**32) / 2**32)}
+        shown = _number(query, "shown") if "shown" in query else None
+        return {"latent": self.content.jump(query.get("kind", ""), secrets.randbelow(2**32) / 2**32, shown)}
 
     def _latent(self, query: Query) -> int:
         number = _number(query, "latent")

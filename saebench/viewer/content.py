@@ -211,8 +211,10 @@ class Content:
         edges = [_rounded(edge) for edge in self.examples.histogram_edges[low : high + 1]]
         return {"edges": edges, "counts": counts[low:high]}
 
-    def jump(self, kind: str, chance: float) -> int | None:
+    def jump(self, kind: str, chance: float, shown: int | None = None) -> int | None:
         """A latent of a type (``random``, ``dense``, ``dead``), chosen by a number in [0, 1); None where there is none.
+
+        Another one than ``shown``, unless that is the only one of its type.
 
         Raises:
             SaebenchError: there is no such type.
@@ -220,7 +222,9 @@ class Content:
         show = {"random": "active" if self.examples is not None else "all", "dense": "dense", "dead": "dead"}.get(kind)
         if show is None:
             raise SaebenchError("There is no such type of latent.")
-        numbers = self._chosen(show, "number")
+        every = self._chosen(show, "number")
+        others = every if shown is None else every[every != shown]
+        numbers = others if len(others) else every
         return int(numbers[int(chance * len(numbers))]) if len(numbers) else None
 
     def densities(self, numbers: Sequence[int]) -> list[float | None]:

@@ -80,6 +80,7 @@ def test_jumps(content: Content) -> None:
         for chance in (0.0, 0.37, 0.999999):
             found = content.jump(kind, chance)
             assert found is not None and keep(float(content._column("density")[found]))
+            assert content.jump(kind, chance, shown=found) != found or kind != "random"
     with pytest.raises(SaebenchError, match="no such type"):
         content.jump("blue", 0.1)
 

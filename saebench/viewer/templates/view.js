@@ -37,7 +37,7 @@ class ServerSource {
   neighbours(latent) { return this.ask("neighbours", {latent}); }
   lens(latent) { return this.ask("lens", {latent}); }
   search(text) { return this.ask("search", {text}); }
-  async jump(kind) { return (await this.ask("jump", {kind})).latent; }
+  async jump(kind, shown) { return (await this.ask("jump", shown === null ? {kind} : {kind, shown})).latent; }
 }
 
 const parts = new Map();
@@ -82,8 +82,9 @@ class StaticSource {
   async neighbours(latent) { return (await this.latent(latent)).neighbours || []; }
   async lens(latent) { return (await this.latent(latent)).lens || {reason: "these pages were written without the language model"}; }
   async search() { throw new Error("Searching by text needs the language model: start `saebench view` without --static."); }
-  async jump(kind) {
-    const rows = await this.chosen(kind === "random" ? (this.known.has_examples ? "active" : "all") : kind);
+  async jump(kind, shown) {
+    const every = await this.chosen(kind === "random" ? (this.known.has_examples ? "active" : "all") : kind);
+    const others = every.filter((row) => row.latent !== shown), rows = others.length ? others : every;
     return rows.length ? rows[Math.floor(Math.random() * rows.length)].latent : null;
   }
 }
@@ -400,7 +401,7 @@ async function route() {
 
 async function jump(kind) {
   try {
-    const latent = await source.jump(kind);
+    const shown = /^#\/latent\/(\d+)$/.exec(location.hash), latent = await source.jump(kind, shown && Number(shown[1]));
     if (latent === null) status.textContent = `There is no ${kind} latent.`;
     else if (location.hash === `#/latent/${latent}`) route();
     else location.hash = `#/latent/${latent}`;
