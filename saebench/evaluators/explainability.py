@@ -13,6 +13,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Measured, Setup
 from saebench.evaluators.explained_latents import metrics_of, scored_latents
 from saebench.evaluators.splicing.explained_loss import explained_losses
+from saebench.explaining.examples.sampling import HookInputs
 from saebench.explaining.n2g.baselines import BASELINES, InputMoments, channels, random_directions, unigram_tries
 from saebench.explaining.n2g.scoring import LatentScore, score_tries
 from saebench.explaining.n2g.shown import latent_records
@@ -98,7 +99,8 @@ class Explainability(Evaluator):
         """Sample, explain, score, simulate."""
         setup, options = self.setup, Options.read(self.setup.options)
         protocol = options.protocol
-        ground = StudyInputs.of(setup.cut, setup.corpus, protocol, setup.seed, setup.progress)
+        source = setup.shared.once("hook inputs of the text", lambda: HookInputs(setup.cut, setup.corpus))
+        ground = StudyInputs.of(source, protocol, setup.seed, setup.progress)
         moments = InputMoments(setup.sae)
         sample = sample_activations(ground, setup.sae, [moments.update])
         main = study(ground, setup.sae, sample, choose(ground, sample, protocol.latents, options.only))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from saebench import checkpoints
+from saebench.explaining.examples.sampling import HookInputs
 from saebench.explaining.n2g.graphs import Examples
 from saebench.explaining.n2g.reader import TOKENS_PER_BATCH, LatentReader
 from saebench.explaining.n2g.study import StudyInputs, choose, divide, sample_activations, tries_of
@@ -56,7 +57,7 @@ def run() -> list[Row]:
     model = LanguageModel.load("smollm2", dtype="float32")
     corpus = load_corpus("python-docs", model.tokenizer, context=CONTEXT, tokens=TOKENS)
     protocol = replace(read_protocol("gao2024"), least=32)
-    ground = StudyInputs.of(model.cut(HOOK), corpus, protocol, 0, Progress(False))
+    ground = StudyInputs.of(HookInputs(model.cut(HOOK), corpus), protocol, 0, Progress(False))
     sample = sample_activations(ground, sae)
     chosen = choose(ground, sample, LATENTS).latents
     examples, _ = divide(ground, sample, chosen)

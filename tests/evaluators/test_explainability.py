@@ -16,6 +16,7 @@ from saebench.definitions import definition_hash
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Setup
 from saebench.evaluators.explainability import Explainability
+from saebench.evaluators.shared import make_shared
 from saebench.evaluators.splicing.explained_loss import explained_losses, replaced
 from saebench.explaining.n2g.trie import Path, Trie
 from saebench.lm import LanguageModel
@@ -32,8 +33,7 @@ SMALL = {"window": 16, "build": 4, "held_out": 4, "least": 4, "latents": 6, "bas
 def planted(model: LanguageModel, **options: Any) -> EvaluatorResult:
     corpus = make_corpus(planted_rows(60, 24, 0), model.tokenizer, name="planted", bos="row")
     cut: Any = TokensAsActivations(model)
-    shared: Any = None
-    setup = Setup(planted_sae(), cut, corpus, shared, 0, {"losses": False, "window": 16, **options})
+    setup = Setup(planted_sae(), cut, corpus, make_shared(corpus, 200), 0, {"losses": False, "window": 16, **options})
     Explainability.check(setup)
     return Explainability(setup).compute()
 

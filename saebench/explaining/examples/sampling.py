@@ -18,6 +18,8 @@ from saebench.sae import Autoencoder, SparseLatents
 from saebench.text.corpus import TokenCorpus
 
 TOKENS_PER_BATCH = 1024
+MOST_KEPT = 2**29
+"""Bytes of activations that ``HookInputs`` keeps; what is beyond them is computed each time."""
 BUFFER = 2**21
 """Activations buffered in addition to the sample before it is reduced again: 80 MiB."""
 
@@ -33,11 +35,39 @@ class EncodedRows(NamedTuple):
     latents: SparseLatents
 
 
+class HookInputs:
+    """What the autoencoders of a hook read on a text: the layers below the hook run once for each row, for all of them.
+
+    Args:
+        cut: the language model, cut at the hook.
+        corpus: the text.
+    """
+
+    def __init__(self, cut: Cut, corpus: TokenCorpus) -> None:
+        self.cut, self.corpus = cut, corpus
+        self._rows: dict[int, Tensor] = {}
+        self._bytes = 0
+
+    @torch.no_grad()
+    def of(self, rows: Tensor) -> Tensor:
+        """``[rows, context, d_in]``, of rows with these numbers."""
+        missing = [row for row in rows.tolist() if row not in self._rows]
+        new = dict(zip(missing, self.cut.prefix(self.corpus.tokens[missing]).inputs, strict=True)) if missing else {}
+        found = torch.stack([new[row] if row in new else self._rows[row] for row in rows.tolist()])
+        for row, inputs in new.items():
+            size = inputs.numel() * inputs.element_size()
+            if self._bytes + size <= MOST_KEPT:
+                self._rows[row] = inputs.clone()
+                self._bytes += size
+        return found
+
+
 @torch.no_grad()
-def encode_rows(cut: Cut, sae: Autoencoder, corpus: TokenCorpus, rows: Tensor) -> Iterator[EncodedRows]:
-    """Run the layers below the hook on ``rows`` (numbers of rows of the corpus) and encode their counted tokens."""
+def encode_rows(source: HookInputs, sae: Autoencoder, rows: Tensor) -> Iterator[EncodedRows]:
+    """Encode the counted tokens of ``rows`` (numbers of rows of the text)."""
+    corpus = source.corpus
     for some in rows.split(max(1, TOKENS_PER_BATCH // corpus.context)):
-        inputs = cut.prefix(corpus.tokens[some]).inputs
+        inputs = source.of(some)
         batch_rows, positions = (~corpus.excluded[some]).nonzero(as_tuple=True)
         x = inputs[batch_rows.to(inputs.device), positions.to(inputs.device)].float()
         yield EncodedRows(some[batch_rows], positions, x, sae.encode(x))

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebench.explaining.examples.sampling import encode_rows
+from saebench.explaining.examples.sampling import HookInputs, encode_rows
 from saebench.explaining.n2g.trie import Trie, predict_places, predict_rows
-from saebench.lm import Cut
 from saebench.results.statistics import Estimate, ratio_estimate
 from saebench.sae import Autoencoder
-from saebench.text.corpus import TokenCorpus
 
 Z95 = 1.959964
 
@@ -27,14 +25,15 @@ class UnseenText:
         latents: those whose activations are known, in the order given.
     """
 
-    def __init__(self, cut: Cut, sae: Autoencoder, corpus: TokenCorpus, rows: Tensor, latents: list[int]) -> None:
+    def __init__(self, source: HookInputs, sae: Autoencoder, rows: Tensor, latents: list[int]) -> None:
+        corpus = source.corpus
         self.rows, self.latents = rows, latents
         self.tokens, self.counted = corpus.tokens[rows], ~corpus.excluded[rows]
         place = torch.full((sae.n_latents,), -1)
         place[latents] = torch.arange(len(latents))
         found: list[Tensor] = []
         values: list[Tensor] = []
-        for batch in encode_rows(cut, sae, corpus, rows):
+        for batch in encode_rows(source, sae, rows):
             which = place[batch.latents.indices.cpu()]
             tokens, slots = ((which >= 0) & (batch.latents.values.cpu() > 0)).nonzero(as_tuple=True)
             at = torch.searchsorted(rows, batch.rows[tokens]) * corpus.context + batch.positions[tokens]

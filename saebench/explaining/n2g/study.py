@@ -12,6 +12,7 @@ from saebench.explaining.examples.sampling import (
     ActivationSampler,
     ChosenLatents,
     EncodedRows,
+    HookInputs,
     SampledActivations,
     choose_latents,
     encode_rows,
@@ -37,7 +38,7 @@ class StudyInputs:
     """The common inputs of all studies of an evaluation.
 
     Attributes:
-        cut, corpus, protocol, seed: as given.
+        source: the text's activations at the hook, computed once; ``protocol``, ``seed``: as given.
         examples: rows that examples come from; ``unseen``: rows that tries are scored on.
         first: the position at which text starts in a row, after a BOS that every text has; ``bos``: that token.
         padding: the padding token.
@@ -45,8 +46,7 @@ class StudyInputs:
         progress: where to show progress.
     """
 
-    cut: Cut
-    corpus: TokenCorpus
+    source: HookInputs
     protocol: Protocol
     seed: int
     examples: Tensor
@@ -58,13 +58,13 @@ class StudyInputs:
     progress: Progress
 
     @staticmethod
-    def of(cut: Cut, corpus: TokenCorpus, protocol: Protocol, seed: int, progress: Progress) -> StudyInputs:
+    def of(source: HookInputs, protocol: Protocol, seed: int, progress: Progress) -> StudyInputs:
         """Prepare: split the rows, find the padding token."""
+        cut, corpus = source.cut, source.corpus
         examples, unseen = split_rows(corpus.tokens.shape[0], protocol.unseen_share, seed)
         keeps = starts_with_bos(corpus, protocol)
         return StudyInputs(
-            cut=cut,
-            corpus=corpus,
+            source=source,
             protocol=protocol,
             seed=seed,
             examples=examples,
@@ -75,6 +75,16 @@ class StudyInputs:
             substitutes=NearestTokens(cut.model, protocol.candidates) if protocol.candidates else None,
             progress=progress,
         )
+
+    @property
+    def cut(self) -> Cut:
+        """The language model, cut at the hook."""
+        return self.source.cut
+
+    @property
+    def corpus(self) -> TokenCorpus:
+        """The text."""
+        return self.source.corpus
 
 
 def starts_with_bos(corpus: TokenCorpus, protocol: Protocol) -> bool:
@@ -116,7 +126,7 @@ def sample_activations(
     protocol, corpus = ground.protocol, ground.corpus
     sampler = ActivationSampler(sae.n_latents, protocol.build + protocol.held_out, ground.seed)
     with ground.progress.task("Sampling activations", ground.examples.numel() * corpus.context, "tokens") as advance:
-        for batch in encode_rows(ground.cut, sae, corpus, ground.examples):
+        for batch in encode_rows(ground.source, sae, ground.examples):
             sampler.update(batch)
             for each in watch:
                 each(batch)
@@ -139,7 +149,7 @@ def study(ground: StudyInputs, sae: Autoencoder, sample: SampledActivations, cho
     reader = LatentReader(ground.cut, sae, ground.bos)
     tries = tries_of(ground, reader, examples, chosen.latents)
     levels = {latent: protocol.firing * float(sample.largest[latent]) for latent in chosen.latents}
-    unseen = UnseenText(ground.cut, sae, corpus, ground.unseen, chosen.latents)
+    unseen = UnseenText(ground.source, sae, ground.unseen, chosen.latents)
     scores = score_tries(tries, unseen, held_out, corpus.tokens, ground.first, levels)
     return Study(
         sample,

@@ -23,9 +23,27 @@ from tests.conftest import HOOK
 
 def sample(sae: SparseAutoencoder, model: LanguageModel, corpus: TokenCorpus, seed: int = 0) -> SampledActivations:
     sampler = ActivationSampler(sae.n_latents, 4, seed)
-    for batch in sampling.encode_rows(model.cut(HOOK), sae, corpus, torch.arange(corpus.tokens.shape[0])):
+    source = sampling.HookInputs(model.cut(HOOK), corpus)
+    for batch in sampling.encode_rows(source, sae, torch.arange(corpus.tokens.shape[0])):
         sampler.update(batch)
     return sampler.result()
+
+
+@pytest.mark.parametrize("rows_kept", [0, 3, 1000])
+def test_each_row_runs_once_while_its_activations_are_kept(
+    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch, rows_kept: int
+) -> None:
+    cut, rows = tiny_model.cut(HOOK), tiny_corpus.tokens.shape[0]
+    plain = cut.prefix(tiny_corpus.tokens).inputs
+    monkeypatch.setattr(sampling, "MOST_KEPT", rows_kept * plain[0].numel() * plain.element_size())
+    ran: list[int] = []
+    run = cut.prefix
+    monkeypatch.setattr(cut, "prefix", lambda tokens: ran.append(tokens.shape[0]) or run(tokens))
+    source = sampling.HookInputs(cut, tiny_corpus)
+    for some in (torch.tensor([1, 0, 5]), torch.arange(rows), torch.tensor([5, 2])):
+        assert torch.allclose(source.of(some), plain[some], atol=1e-5)
+    kept = min(rows_kept, 3)
+    assert ran == ([3, rows - 3] if rows_kept >= rows else [3, rows - kept, 2 if kept == 0 else 1])
 
 
 @pytest.mark.parametrize(("tokens", "buffer"), [(16, 1), (48, 100), (10_000, 10)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from saebench.explaining.examples.sampling import HookInputs
 from saebench.explaining.n2g.packing import END, Pack, Texts, batch_packs, run_packed, tree_trouble
 from saebench.explaining.n2g.reader import LatentReader, select_latents
 from saebench.explaining.n2g.study import StudyInputs, choose, sample_activations, study
@@ -44,7 +45,7 @@ def neighbours(model: LanguageModel, candidates: int) -> dict[int, list[int]]:
 def compare(model: LanguageModel, hook: str, layer: int, sae: SparseAutoencoder, corpus: TokenCorpus, protocol: Protocol,
             near: dict[int, list[int]]) -> int:  # fmt: skip
     """Build the tries both ways; how many paths were the same."""
-    ground = StudyInputs.of(model.cut(hook), corpus, protocol, 0, Progress(False))
+    ground = StudyInputs.of(HookInputs(model.cut(hook), corpus), protocol, 0, Progress(False))
     sample = sample_activations(ground, sae)
     found = study(ground, sae, sample, choose(ground, sample, protocol.latents))
     assert found.chosen.latents
@@ -174,7 +175,8 @@ def test_text_that_begins_with_bos_is_tried_with_it(
 ) -> None:
     for definition, bos in (("n2g", 1), ("gao2024", None)):
         protocol = read_protocol(definition, {"window": 12})
-        ground = StudyInputs.of(tiny_model.cut(HOOK), tiny_corpus, protocol, 0, Progress(False))
+        ground = StudyInputs.of(HookInputs(tiny_model.cut(HOOK), tiny_corpus), protocol, 0, Progress(False))
         assert (ground.bos, ground.first) == (bos, 1 if bos else 0)
     bare = make_corpus(tiny_corpus.tokens[:, 1:], tiny_model.tokenizer, name="no BOS")
-    assert StudyInputs.of(tiny_model.cut(HOOK), bare, read_protocol("n2g", {"window": 12}), 0, Progress(False)).bos is None
+    source = HookInputs(tiny_model.cut(HOOK), bare)
+    assert StudyInputs.of(source, read_protocol("n2g", {"window": 12}), 0, Progress(False)).bos is None
