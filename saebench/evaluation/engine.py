@@ -170,12 +170,13 @@ class _Places:
 def _clean(cut: Cut, tokens: Tensor, counted: Tensor, loss_mask: Tensor, splicing: Splicing, clock: Clock) -> CleanBatch:
     with clock.stage("layers below the hook"):
         prefix = cut.prefix(tokens)
+    batch = CleanBatch(tokens, counted, loss_mask, prefix)
     if splicing is not Splicing.LOGITS:
-        return CleanBatch(tokens, counted, loss_mask, prefix)
+        return batch
     with clock.stage("layers above, clean"):
         logits = cut.suffix(prefix.outputs, prefix)
     with clock.stage("losses"):
-        return clean_batch(tokens, counted, loss_mask, prefix, logits)
+        return clean_batch(batch, logits)
 
 
 def _evaluate_batch(
@@ -238,10 +239,18 @@ def _compare(spliced: Sequence[tuple[EvaluatedAutoencoder, Tensor]], cut: Cut, b
     assert readout is not None, "otherwise logits are made"
     with clock.stage("layers above, clean"):
         clean = cut.suffix_end(batch.prefix.outputs, batch.prefix)
+    further: dict[str, Tensor] = {}
+    with clock.stage("further runs"):
+        for one, _ in spliced:
+            for name, evaluator in one.splicing():
+                with one.guarded(name):
+                    further |= evaluator.further_ends(batch)
     with clock.stage("losses"):
-        entropy, losses = readout.compare(clean, [end for _, end in spliced], batch.tokens)
-        compared = replace(batch, cross_entropy=entropy)
-        for (one, _), its in zip(spliced, losses, strict=True):
+        ends = [*(end for _, end in spliced), *further.values()]
+        entropy, losses = readout.compare(clean, ends, batch.tokens)
+        others = dict(zip(further, losses[len(spliced) :], strict=True))
+        compared = replace(batch, cross_entropy=entropy, further=others)
+        for (one, _), its in zip(spliced, losses, strict=False):
             for name, evaluator in one.splicing():
                 with one.guarded(name):
                     evaluator.compare(compared, its)

@@ -97,6 +97,7 @@ class CleanBatch:
         cross_entropy: ``[rows, context - 1]`` nats, of the clean model; None where no evaluator splices.
         top_token: ``[rows, context]``, its most likely next token, or None where no evaluator needs logits.
         shared: figures of the batch that an evaluator computes once for all autoencoders, by name.
+        further: the losses of the runs that evaluators asked for (``further_ends``), by name.
     """
 
     tokens: Tensor
@@ -108,6 +109,7 @@ class CleanBatch:
     cross_entropy: Tensor | None = None
     top_token: Tensor | None = None
     shared: dict[str, Tensor] = field(default_factory=dict)
+    further: dict[str, RunLosses] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,13 @@ class StreamingEvaluator(Evaluator):
 
     def splice(self, batch: CleanBatch, logits: Tensor) -> None:
         """Update with the logits ``[rows, context, V]`` of the spliced model (``needs_logits`` or ``needs_losses``)."""
+
+    def further_ends(self, batch: CleanBatch) -> Mapping[str, Tensor]:
+        """Other runs of the model to compare with the clean one, by a name that all autoencoders share.
+
+        Inputs of the unembedding, ``[rows, context, d_model]``; ``compare`` finds their losses in ``batch.further``.
+        """
+        return {}
 
     def compare(self, batch: CleanBatch, losses: RunLosses) -> None:
         """Update with the losses of the spliced model (where ``needs_losses``)."""

@@ -12,7 +12,7 @@ Positions that the corpus excludes are left out and keep their clean activations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from saebench.evaluators.base import CleanBatch, Measured, Setup, StreamingEvalu
 from saebench.evaluators.downstream import Downstream, chunks
 from saebench.evaluators.geometry import max_similarity, sampled_latents
 from saebench.evaluators.shared import rows_by_excluded_past
+from saebench.lm import Prefix, RunLosses
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import Counted
 from saebench.results.statistics import (
@@ -46,7 +47,7 @@ class Core(StreamingEvaluator):
 
     name = "core"
     description = "SAEBench's core metrics under its own names, with corrected values where its definitions are wrong"
-    needs_logits = True
+    needs_losses = True
     samples = ("by_row", "frequency", "similarity", "variance")
     summed = ("downstream", "sums", "zero", "active_counts")
 
@@ -96,6 +97,21 @@ class Core(StreamingEvaluator):
             batch.shared[ZERO_KL] = self._zero_divergence(batch)
         self.zero.add(kl_ablated=batch.shared[ZERO_KL])
 
+    def further_ends(self, batch: CleanBatch) -> Mapping[str, Tensor]:
+        """The zero-ablated model, once for all autoencoders."""
+        cut = self.setup.cut
+        if ZERO_KL not in batch.shared:
+            groups = [(rows, end.expand(len(rows), -1, -1)) for rows, end in self._zero_ablated(batch, cut.suffix_end)]
+            order = torch.cat([rows for rows, _ in groups]).argsort()
+            batch.shared[ZERO_KL] = torch.cat([ends for _, ends in groups])[order]
+        return {ZERO_KL: batch.shared[ZERO_KL]}
+
+    def compare(self, batch: CleanBatch, losses: RunLosses) -> None:
+        """Add a batch's losses, of the spliced and of the zero-ablated model."""
+        self.downstream.compare(batch, losses)
+        divergence = batch.further[ZERO_KL].divergence
+        self.zero.add(kl_ablated=(divergence.double() * batch.counted.to(divergence.device)).sum(dim=1))
+
     def end_batch(self) -> None:
         """Finish a batch."""
         self.sums.end_batch()
@@ -138,15 +154,8 @@ class Core(StreamingEvaluator):
     def _zero_divergence(self, batch: CleanBatch) -> Tensor:
         """``[rows]`` float64: KL(clean || zero-ablated), summed over each row's counted positions."""
         assert batch.probabilities is not None and batch.negentropy is not None
-        cut = self.setup.cut
         found = torch.zeros(batch.tokens.shape[0], dtype=torch.float64)
-        groups = [torch.tensor([row]) for row in range(batch.tokens.shape[0])]
-        if cut.hook_out.is_residual:
-            groups = rows_by_excluded_past(batch.tokens, ~batch.counted)
-        for rows in groups:
-            prefix = cut.prefix(batch.tokens[rows[:1]])
-            keep = ~batch.counted[rows[:1]].to(prefix.outputs.device).unsqueeze(-1)
-            logits = cut.suffix(torch.where(keep, prefix.outputs, torch.zeros_like(prefix.outputs)), prefix)
+        for rows, logits in self._zero_ablated(batch, self.setup.cut.suffix):
             for _, part in chunks(logits):
                 ablated = logits[0, part].float().log_softmax(dim=-1)
                 for row in rows.tolist():
@@ -154,6 +163,17 @@ class Core(StreamingEvaluator):
                     divergence = (batch.negentropy[row, part] - expected).double().cpu()
                     found[row] += (divergence * batch.counted[row, part]).sum()
         return found
+
+    def _zero_ablated(self, batch: CleanBatch, run: Callable[[Tensor, Prefix], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What ``run``, the layers above, gives with activations set to 0: ``[1, context, ...]`` for rows that share it."""
+        cut = self.setup.cut
+        groups = [torch.tensor([row]) for row in range(batch.tokens.shape[0])]
+        if cut.hook_out.is_residual:
+            groups = rows_by_excluded_past(batch.tokens, ~batch.counted)
+        for rows in groups:
+            prefix = cut.prefix(batch.tokens[rows[:1]])
+            keep = ~batch.counted[rows[:1]].to(prefix.outputs.device).unsqueeze(-1)
+            yield rows, run(torch.where(keep, prefix.outputs, torch.zeros_like(prefix.outputs)), prefix)
 
 
 def _frequency(active_counts: Tensor, tokens: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Source: Gao et al. 2024, section 4.1. Positions excluded from the averages keep 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -178,8 +178,8 @@ def _relative_compute(columns: Mapping[str, Tensor], law: ComputeLaw | None, n_p
     return over.metric("relative_compute", value, "share of compute", "higher", description, reason)
 
 
-def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any, logits: Tensor) -> CleanBatch:
-    """The clean model's outputs for a batch, from its logits (``[rows, context, V]``), computed once for all autoencoders.
+def clean_batch(batch: CleanBatch, logits: Tensor) -> CleanBatch:
+    """``batch`` with the clean model's outputs, from its logits (``[rows, context, V]``): once for all autoencoders.
 
     The logits are overwritten with the probabilities.
     """
@@ -191,11 +191,13 @@ def clean_batch(tokens: Tensor, counted: Tensor, loss_mask: Tensor, prefix: Any,
     for row, part in chunks(logits):
         log_probabilities = logits[row, part].float().log_softmax(dim=-1)
         top_token[row, part] = top_k(log_probabilities, 1)[1].squeeze(1)  # several times as fast as argmax
-        store_losses(cross_entropy, log_probabilities, tokens, row, part)
+        store_losses(cross_entropy, log_probabilities, batch.tokens, row, part)
         share = log_probabilities.exp()
         negentropy[row, part] = torch.linalg.vecdot(share, log_probabilities)
         probabilities[row, part] = share
-    return CleanBatch(tokens, counted, loss_mask, prefix, probabilities, negentropy, cross_entropy, top_token)
+    return replace(
+        batch, probabilities=probabilities, negentropy=negentropy, cross_entropy=cross_entropy, top_token=top_token
+    )
 
 
 def chunks(logits: Tensor) -> Iterator[tuple[int, slice]]:

@@ -19,6 +19,9 @@ HEADLINE = (
     "explainability.f1",
     "ablation.sparsity",
     "ablation.sparsity_excess",
+    "sparse_probing.sae_top_1_test_accuracy",
+    "scr.scr_metric_threshold_20",
+    "tpp.tpp_threshold_20_total_metric",
 )
 """In this order, where results have them. Other evaluators are shown by their first metric that has a direction."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,9 +64,24 @@ class SplicedRows:
         if not self._places:
             return
         chosen, cut = (self._number >= 0).nonzero().flatten(), self._setup.cut
-        some = (batch.tokens[chosen], batch.counted[chosen], batch.loss_mask[chosen])
-        prefix = _rows(batch.prefix, chosen)
-        clean = clean_batch(*some, prefix, cut.suffix(prefix.outputs, prefix))
+        prefix, readout = _rows(batch.prefix, chosen), cut.model.readout
+        clean = CleanBatch(batch.tokens[chosen], batch.counted[chosen], batch.loss_mask[chosen], prefix)
+        if readout is None:
+            clean = clean_batch(clean, cut.suffix(prefix.outputs, prefix))
+            for name, logits in self._spliced(batch, chosen, cut.suffix):
+                self._losses[name].splice(clean, logits)
+        else:
+            ends = dict(self._spliced(batch, chosen, cut.suffix_end))
+            end = cut.suffix_end(prefix.outputs, prefix)
+            entropy, losses = readout.compare(end, list(ends.values()), clean.tokens)
+            for name, its in zip(ends, losses, strict=True):
+                self._losses[name].compare(replace(clean, cross_entropy=entropy), its)
+        self._parts, self._places = {}, []
+
+    def _spliced(
+        self, batch: CleanBatch, chosen: Tensor, run: Callable[[Tensor, Prefix], Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """What ``run``, the layers above, gives for each variant in the ``chosen`` rows; several variants run together."""
         rows, positions = (torch.cat(each) for each in zip(*self._places, strict=True))
         names, count = list(self._losses), len(chosen)
         together = max(1, batch.tokens.shape[0] // count)  # no more rows at a time than the batch has
@@ -76,9 +91,7 @@ class SplicedRows:
             outputs = prefix.outputs.clone()
             for number, name in enumerate(part):
                 outputs[number * count + rows, positions] = torch.cat(self._parts[name]).to(outputs.dtype)
-            for name, logits in zip(part, cut.suffix(outputs, prefix).split(count), strict=True):
-                self._losses[name].splice(clean, logits)
-        self._parts, self._places = {}, []
+            yield from zip(part, run(outputs, prefix).split(count), strict=True)
 
     def merge(self, other: SplicedRows) -> None:
         """Add the sums of an instance that was updated with later rows."""
