@@ -65,12 +65,20 @@ def test_a_model_whose_logits_are_made_in_another_way_has_no_readout(
 def test_an_evaluation_from_logits_finds_the_same(
     tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder], hook: str
 ) -> None:
+    evaluators = ("downstream", "core", "shrinkage", "progressive")
+
     def evaluate() -> list[dict[str, list[float]]]:
         cards = saebench.evaluate(
             [make_sae(seed=0), make_sae(seed=1)], model=tiny_model, hook=hook, corpus=tiny_corpus,
-            evaluators=("downstream",), progress=False, batch=8,
+            evaluators=evaluators, progress=False, batch=8,
         )  # fmt: skip
-        return [card.result.evaluators["downstream"].details["by_row"] for card in cards]
+        return [
+            card.result.evaluators[name].details[rows]
+            for card in cards
+            for name in evaluators
+            for rows in ("by_row", "by_sampled_row")
+            if rows in card.result.evaluators[name].details
+        ]
 
     fast = evaluate()
     known = tiny_model.readout
