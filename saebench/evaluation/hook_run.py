@@ -138,19 +138,25 @@ class HookRun:
             record.write()
 
     def _controls(self, records: Sequence[Record]) -> list[_ControlRun]:
-        """The controls that are autoencoders of their own, each once, with the evaluators that a record still lacks."""
+        """The controls that are autoencoders of their own, each once, with the evaluators that a record still lacks.
+
+        A record that is resumed with all of a control gives it to the others that have the same one.
+        """
         names = [name for name in self.settings.controls if name != "reinitialised"]
         users: dict[Control, list[Record]] = {}
-        lacking = {
-            name: [each for each in records if set(self.evaluators) - set(each.controls.get(name, {}))] for name in names
-        }
+        lacking = {name: self._lacking(records, name) for name in names}
         if not any(lacking.values()):
             return []
         sample = Sample.of(self.cut, self.corpus, SAMPLE_TOKENS if "pca" in names else L0_TOKENS)
-        l0 = {id(each): measured_l0(each.sae, sample) for each in records if any(each in its for its in lacking.values())}
+        l0 = {id(each): measured_l0(each.sae, sample) for each in records}
         for name in names:
+            control = {id(each): Control.of(name, each.sae, l0[id(each)], sample) for each in records}
+            complete = {control[id(each)]: each for each in records if each not in lacking[name]}
             for record in lacking[name]:
-                users.setdefault(Control.of(name, record.sae, l0[id(record)], sample), []).append(record)
+                if control[id(record)] in complete:
+                    record.share_control(name, complete[control[id(record)]])
+                else:
+                    users.setdefault(control[id(record)], []).append(record)
         return [
             _ControlRun(control, self._record_of(control.make(sample, self.settings.seed), control.name, its), its)
             for control, its in users.items()

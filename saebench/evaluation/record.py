@@ -121,6 +121,13 @@ class Record:
         self.failures |= {f"{each} ({name} control)": words for each, words in result.failures.items()}
         self.write()
 
+    def share_control(self, name: str, other: Record) -> None:
+        """Take a control's metrics from the record of another autoencoder with the same control, and write."""
+        made = other._fixed["settings"]["controls"][name]
+        self._fixed["settings"].setdefault("controls", {})[name] = made
+        self.controls[name] = dict(other.controls[name])
+        self.write()
+
     def _sampled(self, made: EvaluatorResult) -> EvaluatorResult:
         kept = self.evaluators[made.name].samples
         return made.model_copy(update={"details": {name: made.details[name] for name in kept if name in made.details}})

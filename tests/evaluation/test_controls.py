@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,26 @@ def test_controls_depend_on_width_and_l0_alone_and_are_made_once(
     assert cards[2].result.settings["controls"] == {
         "random": {"seed": 0, "n_latents": 64, "l0": 4}, "pca": {"seed": 0, "n_latents": 4, "l0": 4}
     }  # fmt: skip
+
+
+def test_a_finished_autoencoder_gives_its_controls_to_those_that_join_it(
+    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "model": tiny_model, "corpus": tiny_corpus, "hook": HOOK, "progress": False, "controls": ["random", "pca"],
+        "evaluators": ["reconstruction", "dictionary"], "resume": True,
+    }  # fmt: skip
+    saes = [make_sae(seed=0), make_sae(seed=1), make_sae(seed=1, activation=TopK(4))]
+    named = [replace(sae, info=replace(sae.info, origin=f"sae{number}")) for number, sae in enumerate(saes)]
+    first = saebench.evaluate(named[:1], out=tmp_path, **settings)[0].result
+    made_: list[Control] = []
+    make = Control.make
+    monkeypatch.setattr(Control, "make", lambda self, *rest: made_.append(self) or make(self, *rest))
+    saebench.evaluate(named, out=tmp_path, **settings)
+    assert [(each.name, each.k) for each in made_] == [("random", 4), ("pca", 4)]
+    joined = read_result(tmp_path / "sae1.json")
+    assert joined.complete and joined.controls == first.controls
+    assert joined.settings["controls"] == first.settings["controls"]
 
 
 @pytest.mark.parametrize(("l0", "expected"), [(0.2, 1), (8.1, 8), (31.0, 32), (33.2, 32), (33.9, 35), (64, 64), (130, 128)])
