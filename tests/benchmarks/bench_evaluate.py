@@ -45,7 +45,7 @@ def run() -> list[Row]:
     model = LanguageModel.load("smollm2", dtype="float32")
     corpus = load_corpus("python-docs", model.tokenizer, context=CONTEXT, tokens=TOKENS, bos="row", exclude=False)
     model.logits(corpus.tokens[:1])
-    rows = [*against_saelens(model, corpus), *eight_against_one(model, corpus)]
+    rows = [*against_saelens(model, corpus), *eight_against_one(model, corpus), *bfloat16_against_float32(model, corpus)]
     return [*rows, *in_own_process("wide-64"), *in_own_process("wide-128"), *in_own_process("million")]
 
 
@@ -112,6 +112,22 @@ def eight_against_one(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
         floor = times[8, "products"] / times[1, "products"]
         measured = f"{statistics.median(ratios):.2f}x the time of one (of {', '.join(f'{each:.2f}' for each in ratios)})"
         rows.append(Row(f"eight SAEs together, {hook}", measured, "3.2x", f"{note}: {floor:.2f}x"))
+    return rows
+
+
+def bfloat16_against_float32(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
+    """Speed with the language model in bfloat16, in turn with float32: medians of three."""
+    if not torch.cpu._is_amx_tile_supported():
+        return [Row("bfloat16", "not measured", "", "this processor has no units for it")]
+    short = LanguageModel.load("smollm2", dtype="bfloat16")
+    rows = []
+    for count in (1, 8):
+        saes = [random_sae(seed) for seed in range(count)]
+        times = [(seconds(saes, model, corpus, HOOK), seconds(saes, short, corpus, HOOK)) for _ in range(REPEATS)]
+        ratios = sorted(full / half for full, half in times)
+        rates = ", ".join(f"{corpus.tokens.numel() / statistics.median(each):.0f}" for each in zip(*times, strict=True))
+        measured = f"{statistics.median(ratios):.2f}x float32 (of {', '.join(f'{each:.2f}' for each in ratios)})"
+        rows.append(Row(f"{count} SAEs, bfloat16", measured, "", f"tokens/s in float32 and bfloat16: {rates}"))
     return rows
 
 
