@@ -1,8 +1,14 @@
-// Draws the figures of a page; a trace's meta is the number of its colour.
+// Draws the figures of a page; a trace's meta is the number of its colour. Where colours repeat, symbols and dashes differ.
+const SYMBOLS = ["circle", "diamond", "square", "cross"], DASHES = ["solid", "dash", "dot", "dashdot"];
+
 function paint(trace, palette) {
-  const color = palette[trace.meta % palette.length];
+  const color = palette[trace.meta % palette.length], again = Math.floor(trace.meta / palette.length) % SYMBOLS.length;
   const painted = {...trace, marker: {...trace.marker, color}};
   if (trace.line) painted.line = {...trace.line, color};
+  if (again > 0) {
+    painted.marker.symbol = SYMBOLS[again];
+    if (trace.line) painted.line.dash = DASHES[again];
+  }
   if (trace.fill) painted.fillcolor = trace.fill === "tonexty" ? `${color}40` : color;
   for (const bars of ["error_x", "error_y"]) {
     if (trace[bars]) painted[bars] = {...trace[bars], color: trace.type === "bar" ? themeColour("--ink") : color};
