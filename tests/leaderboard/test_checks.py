@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from saebench.cli import app
 from saebench.errors import SaebenchError
-from saebench.leaderboard.benchmark import benchmark_of, read_benchmark, to_toml
+from saebench.leaderboard.benchmark import EvaluatorRule, benchmark_of, mismatches, read_benchmark, settings_hash, to_toml
 from saebench.leaderboard.checks import load_boards, problems_of
 from saebench.leaderboard.files import LARGEST_SUBMISSION, BadFile, folder_name, is_name
 from saebench.leaderboard.submission import make_submission, proposed_name, read_submission, result_hash, to_json
@@ -255,6 +255,33 @@ def test_benchmarks_survive_their_file(tmp_path: Path) -> None:
             read_benchmark(folder)
     (folder / "benchmark.toml").unlink()
     assert said(tmp_path) == ["it is missing: a leaderboard needs one"]
+
+
+def test_an_option_that_names_what_is_the_default_is_no_other_setting() -> None:
+    plain = entry_result()
+    found = plain.evaluators["downstream"]
+    resolved = plain.model_copy(
+        update={"evaluators": plain.evaluators | {"downstream": found.model_copy(update={"settings": {"tokens": 96}})}}
+    )
+
+    def with_options(**options: int) -> str:
+        settings = resolved.settings | {"options": {"downstream": options}}
+        return settings_hash(resolved.model_copy(update={"settings": settings}), "downstream")
+
+    assert with_options() == with_options(tokens=96) != with_options(tokens=97)
+    assert with_options(other=1) != with_options()
+
+
+def test_an_evaluator_that_is_not_required_may_be_missing_with_its_definitions(tmp_path: Path) -> None:
+    result = entry_result()
+    whole = benchmark_of(result, "A test", CONTROLS)
+    named = whole.model_copy(update={"definitions": {"explain/n2g": "0" * 64}})
+    assert mismatches(named, result) == [f"the definition explain/n2g is null, not {'0' * 16}…"]
+    rules = dict(named.evaluators)
+    for required in (False, True):
+        rules["explainability"] = EvaluatorRule(version=2, settings="0" * 64, required=required)
+        found = mismatches(named.model_copy(update={"evaluators": rules}), result)
+        assert found == ["the evaluator explainability is missing"] * required
 
 
 def test_submitting_finds_the_leaderboard_and_refuses_what_would_not_pass(
