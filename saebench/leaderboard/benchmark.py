@@ -130,7 +130,7 @@ def benchmark_of(result: Result, title: str, controls: tuple[str, ...] = CONTROL
 
 
 def settings_hash(result: Result, evaluator: str) -> str:
-    """Canonical hash of an evaluator's settings and of the options that they do not repeat: a default may be named or not."""
+    """Canonical hash of an evaluator's settings and of the options that they do not repeat: defaults may be named or not."""
     options, settings = result.settings.get("options", {}), result.evaluators[evaluator].settings
     given = options.get(evaluator, {}) if isinstance(options, dict) else {}
     if isinstance(given, dict):
