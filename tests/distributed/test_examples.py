@@ -90,6 +90,27 @@ def test_a_worker_loads_the_language_model_once(run: Run, monkeypatch: pytest.Mo
     assert loaded == [MODEL]
 
 
+@pytest.mark.parametrize("more", [[], ["--on", "local", "--workers", "2"]])
+def test_a_damaged_checkpoint_is_left_out_and_resuming_collects_it_alone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    pools(monkeypatch)
+    weights = tmp_path / "saes/second/sae.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-200])
+    done = run("out", *more)
+    words = " ".join(done.output.split())
+    assert done.exit_code == 1 and "1 of 3 checkpoints have no examples: " in words, done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first", "third"]
+    weights.write_bytes(whole)
+    before = {name: (tmp_path / "out" / name / "manifest.json").stat().st_mtime_ns for name in ("first", "third")}
+    assert run("out", *more, "--resume").exit_code == 0
+    assert before == {name: (tmp_path / "out" / name / "manifest.json").stat().st_mtime_ns for name in before}
+    assert run("out", *more, "--resume", "--seed", "1").exit_code == 0  # other settings: collected again
+    seeds = [json.loads((tmp_path / "out" / name / "manifest.json").read_text())["seed"] for name in NAMES]
+    assert seeds == [1, 1, 1]
+
+
 def test_what_is_refused_is_refused_before_the_model_is_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LanguageModel, "load", None)
     for more, words in (
