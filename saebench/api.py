@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from saebench import checkpoints
-from saebench.distributed.run import DistributedRun, Workers
+from saebench.distributed.run import DistributedRun
+from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings

@@ -25,6 +25,7 @@ from saebench.commands.tasks import tasks
 from saebench.commands.threads import set_threads
 from saebench.commands.training import sweep, train
 from saebench.commands.view import view
+from saebench.commands.workers import Address, Count, On, chosen_workers
 from saebench.errors import SaebenchError
 from saebench.terminal import terminal
 
@@ -100,14 +101,13 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every checkpoint within the folders given.")] = False,
     resume: Annotated[bool, typer.Option(help="Resume from an earlier result with the same settings.")] = False,
-    on: Annotated[str | None, typer.Option(help="Evaluate on several workers: local (processes of this machine) or ray (a cluster).")] = None,
-    workers: Annotated[int | None, typer.Option(help="With --on: how many. By default 1, and on Ray one on each GPU, or else CPU.")] = None,
-    address: Annotated[str | None, typer.Option(help="With --on ray: the cluster's, such as auto or ray://head:10001.")] = None,
+    on: On = None,
+    workers: Count = None,
+    address: Address = None,
 ) -> None:  # fmt: skip
     """Evaluate checkpoints: print the scorecard and write a result file."""
     from saebench.api import SomeRejected, evaluate, evaluate_on
     from saebench.checkpoints.collection import expand
-    from saebench.distributed.run import Workers
     from saebench.evaluation.controls import CONTROLS
     from saebench.evaluators.base import DEFAULT_EVALUATORS
     from saebench.evaluators.options import parse_options
@@ -131,10 +131,9 @@ def evaluate(
         "controls": list(CONTROLS) if controls == "all" else names_in(controls) or None,
     }  # fmt: skip
     chosen = {name: value for name, value in settings.items() if value is not None}
-    if on is None and (workers is not None or address is not None):
-        raise SaebenchError("--workers and --address say where --on evaluates: add --on local or --on ray.")
+    distributed = chosen_workers(on, workers, address)
     given_saes = expand(checkpoint, inside=all)
-    run = partial(evaluate, given_saes) if on is None else partial(evaluate_on, given_saes, Workers(on, workers, address))
+    run = partial(evaluate, given_saes) if distributed is None else partial(evaluate_on, given_saes, distributed)
     rejected = ""
     try:
         cards = run(suite=suite, out=out, resume=resume, **chosen)

@@ -9,6 +9,8 @@ from typing import Any
 
 from saebench import checkpoints
 from saebench.checkpoints.native import CONFIG
+from saebench.distributed.run import DistributedRun
+from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
@@ -95,8 +97,15 @@ def _recipe(manifest: Path) -> tuple[str, list[str]]:
         return name, []
 
 
-def evaluate_cells(cells: Cells, settings: EvaluationSettings, folder: Path, progress: Progress) -> list[Path]:
+def evaluate_cells(
+    cells: Cells, settings: EvaluationSettings, folder: Path, progress: Progress, workers: Workers | None = None
+) -> list[Path]:
     """Evaluate all finished runs with their controls, and the copies without; whatever is in ``folder`` is not repeated.
+
+    Args:
+        cells: what there is; ``settings``: of the evaluation; ``folder``: of the results.
+        progress: where progress is shown.
+        workers: where, and how many; None for this process. They repeat what this process has evaluated.
 
     Returns:
         The result files.
@@ -107,6 +116,13 @@ def evaluate_cells(cells: Cells, settings: EvaluationSettings, folder: Path, pro
     found = []
     for places, own in ((cells.finished, settings), (cells.copies, replace(settings, controls=()))):
         names = list(places)
+        if workers is not None and names:
+            run = DistributedRun([str(places[name]) for name in names], own, names, str(folder), True, progress)
+            run.run(workers)
+            if run.rejected:
+                raise SaebenchError(f"Of the other autoencoders there are results in {folder}. {' '.join(run.rejected)}")
+            found += [folder / f"{name}.json" for name in names]
+            continue
         for start in range(0, len(names), TOGETHER):
             some = names[start : start + TOGETHER]
             targets: list[Path | None] = [folder / f"{name}.json" for name in some]

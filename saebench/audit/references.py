@@ -11,6 +11,7 @@ from saebench.audit.scores import Score, Subject, scores_of, with_figures
 from saebench.audit.thresholds import read_thresholds
 from saebench.audit.verdicts import Audited, audit_scores
 from saebench.comparison.headline import trained_control
+from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.files import check_writable
@@ -20,7 +21,11 @@ from saebench.training.manifest import MANIFEST
 
 
 def audit_references(
-    runs: Path, folder: Path, settings: EvaluationSettings | None = None, progress: Progress | None = None
+    runs: Path,
+    folder: Path,
+    settings: EvaluationSettings | None = None,
+    progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> list[Audited]:
     """Audit metrics on reference autoencoders; writes ``audit.json`` and ``audit.html``.
 
@@ -30,6 +35,7 @@ def audit_references(
         folder: to write to.
         settings: of the evaluation of a sweep's autoencoders.
         progress: where progress is shown.
+        workers: where the autoencoders are evaluated, and how many; None for this process.
 
     Raises:
         SaebenchError: there are no results and no runs, a file is no result, a result was made with other settings, or
@@ -37,6 +43,8 @@ def audit_references(
     """
     cells = Cells.of(runs)
     paths = [path for path in sorted(runs.glob("*.json")) if path.name != MANIFEST]
+    if paths and workers is not None:
+        raise SaebenchError(f"{runs} holds results: --on is for evaluating the autoencoders of a sweep's folder.")
     if not paths and not cells.finished:
         raise SaebenchError(
             f"There is no result and no finished run in {runs}: give a folder with the .json files of "
@@ -46,7 +54,7 @@ def audit_references(
         check_writable(folder / name)
     if not paths:
         progress = progress or Progress(shown=False)
-        paths = evaluate_cells(cells, settings or EvaluationSettings(), folder / "results", progress)
+        paths = evaluate_cells(cells, settings or EvaluationSettings(), folder / "results", progress, workers)
     results = [read_result(path) for path in paths]
     benchmarks = {(each.model.name, each.sae.hook_in, each.corpus.name) for each in results}
     if len(benchmarks) > 1:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saebench.commands.threads import usable_cores
+from saebench.commands.workers import Address, Count, On, chosen_workers
 from saebench.terminal import terminal
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def references(
     tokens: Annotated[int, typer.Option(min=1, help="With --evaluators: tokens of the text.")] = 32_768,
     controls: Annotated[str, typer.Option(help="With --evaluators: names, separated by commas.")] = "random,pca",
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets.")] = None,
+    on: On = None,
+    workers: Count = None,
+    address: Address = None,
 ) -> None:
     """Audit metrics on reference autoencoders and their controls; what was evaluated before is not repeated."""
     from saebench.audit.references import audit_references
@@ -68,12 +72,13 @@ def references(
     from saebench.progress import Progress
     from saebench.suites import read_suite
 
+    distributed = chosen_workers(on, workers, address)
     given: dict[str, Any] = {"corpus": corpus, "data_dir": data_dir}
     if evaluators:
         given |= {"evaluators": names_in(evaluators), "tokens": tokens, "controls": names_in(controls)}
     else:
         given = read_suite(suite).apply(given)
-    _show(audit_references(runs, out, EvaluationSettings(**given), Progress(True)), out)
+    _show(audit_references(runs, out, EvaluationSettings(**given), Progress(True), distributed), out)
 
 
 def _count(workers: int, quick: bool) -> int:

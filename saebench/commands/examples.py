@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from saebench.commands.workers import Address, Count, On, chosen_workers, end_with_rejected
 from saebench.terminal import terminal
 
 console = terminal()
 
 
 def examples(
-    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the examples.")],
+    checkpoint: Annotated[list[str], typer.Argument(help="Checkpoints: paths or hub names.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the examples; of several checkpoints, each gets one below it.")
+    ],
     model: Annotated[
         str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")
     ] = None,
@@ -29,24 +32,35 @@ def examples(
     top: Annotated[int | None, typer.Option(help="Strongest examples of each latent.")] = None,
     random: Annotated[int | None, typer.Option(help="Random examples of each latent, for quantiles.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random examples.")] = 0,
+    all: Annotated[bool, typer.Option("--all", help="Every checkpoint within the folders given.")] = False,
+    resume: Annotated[bool, typer.Option(help="Leave examples that were collected with the same settings.")] = False,
+    on: On = None,
+    workers: Count = None,
+    address: Address = None,
 ) -> None:
     """Collect activating examples of every latent, for explanations and the viewer."""
-    from saebench.evaluation.run import prepare
-    from saebench.evaluation.settings import TOKENS_PER_BATCH
-    from saebench.explaining.examples.collecting import ExampleSettings, check_target, collect, write_examples
+    from saebench.api import unique_names
+    from saebench.checkpoints.collection import expand
+    from saebench.distributed.examples import ExamplesJob, collect_examples
+    from saebench.explaining.examples.collecting import ExampleSettings, check_target
     from saebench.progress import Progress
 
-    check_target(out)
-    settings = ExampleSettings.defined(top=top, random=random, seed=seed)
-    progress = Progress()
-    sae, cut, text = prepare(
-        checkpoint, progress, model=model, hook=hook, corpus=corpus, corpus_revision=revision, tokens=tokens,
-        context=context, batch=batch, device=device, seed=seed,
-    )  # fmt: skip
-    found = collect(sae, cut, text, settings, batch or max(1, TOKENS_PER_BATCH // text.context), progress)
-    written = write_examples(found, out)
-    seen = int((written.table["count"] > 0).sum())
-    console.print(Text(f"{seen:,} of {sae.n_latents:,} latents were active on {text.tokens_counted:,} tokens."))
-    spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found.seconds.items())
-    console.print(Text(f"Time: {spent}"))
-    console.print(Text(f"Examples: {out}"))
+    distributed = chosen_workers(on, workers, address)
+    checkpoints = expand(checkpoint, inside=all)
+    folders = [out / name for name in unique_names(checkpoints)] if all or len(checkpoints) > 1 else [out]
+    for folder in folders:
+        check_target(folder)
+    settings = {
+        "model": model, "hook": hook, "corpus": corpus, "corpus_revision": revision, "tokens": tokens, "context": context,
+        "batch": batch, "device": device, "seed": seed,
+    }  # fmt: skip
+    kept = ExampleSettings.defined(top=top, random=random, seed=seed)
+    job = ExamplesJob(tuple(checkpoints), tuple(folders), kept, settings, resume)
+    found, rejected = collect_examples(job, distributed, Progress())
+    for number, written in sorted(found.items()):
+        console.print(Text(f"{written.active:,} of {written.latents:,} latents were active on {written.tokens:,} tokens."))
+        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in written.seconds.items())
+        console.print(Text(f"Time: {spent}"))
+        console.print(Text(f"Examples: {folders[number]}"))
+    if rejected:
+        end_with_rejected(rejected, len(checkpoints), "checkpoints have no examples")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from saebench.commands.workers import Address, Count, On, chosen_workers, end_with_rejected
 from saebench.errors import SaebenchError
 from saebench.terminal import terminal
+
+if TYPE_CHECKING:
+    from saebench.distributed.workers import Workers
 
 console = terminal()
 PAGE = "training.html"
@@ -69,7 +72,10 @@ def sweep(
     resume: Annotated[bool, typer.Option(help="Resume: finished members are left, others continue.")] = False,
     shards: Annotated[int, typer.Option(min=1, help="Slices of the latents, one for each process of torchrun.")] = 1,
     together: Annotated[
-        int | None, typer.Option(min=1, help="Members trained at a time; by default all that share batch, tokens and seed.")
+        int | None,
+        typer.Option(
+            min=1, help="Members trained together; by default all of the same batch, tokens and seed, with --on one."
+        ),
     ] = None,
     corpus: Annotated[str | None, typer.Option(help="Another text than the recipe's.")] = None,
     corpus_tokens: Annotated[
@@ -79,16 +85,22 @@ def sweep(
     only: Annotated[
         list[str] | None, typer.Option(help="Members that train, by name or pattern ('*-k32'); may be repeated.")
     ] = None,
+    on: On = None,
+    workers: Count = None,
+    address: Address = None,
 ) -> None:
-    """Train many autoencoders on one stream of activations."""
+    """Train many autoencoders on one stream of activations; with --on, members train at the same time."""
     from saebench.training.config import read_sweep
 
+    distributed = chosen_workers(on, workers, address)
+    if distributed is not None and shards > 1:
+        raise SaebenchError("--shards divides each member among the processes of torchrun: use it without --on.")
     changes: dict[str, Any] = {} if corpus is None else {"corpus": corpus, "corpus_revision": ""}
     configs, names = read_sweep(file, changes | ({} if corpus_tokens is None else {"corpus_tokens": corpus_tokens}))
     if only:
         chosen = _chosen(names, only)
         configs, names = [configs[each] for each in chosen], [names[each] for each in chosen]
-    _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards, together, Path(file).stem)
+    _run(configs, [out / name for name in names], out / PAGE, cache, resume, shards, together, Path(file).stem, distributed)
 
 
 def _chosen(names: list[str], patterns: list[str]) -> list[int]:
@@ -97,33 +109,6 @@ def _chosen(names: list[str], patterns: list[str]) -> list[int]:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise SaebenchError(f"No member of the sweep is named {pattern!r}; there are: {', '.join(names)}.")
     return [number for number, name in enumerate(names) if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def _groups(configs: list[Any], folders: list[Path], together: int | None, resume: bool) -> list[list[int]]:
-    """Numbers of the members that train at a time: they share batch, steps and seed. Finished ones are left out."""
-    by_data: dict[tuple[int, int, int], list[int]] = {}
-    for number, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-        if not (resume and _finished(config, folder)):
-            by_data.setdefault((config.batch, config.steps, config.seed), []).append(number)
-    return [
-        members[start : start + (together or len(members))]
-        for members in by_data.values()
-        for start in range(0, len(members), together or len(members))
-    ]
-
-
-def _finished(config: Any, folder: Path) -> bool:
-    """Whether a folder holds the finished run of these settings; others are compared, and refused, on resuming."""
-    if not (folder / "sae.json").is_file():
-        return False
-    there = _trained(folder)
-    return there.get("complete") is True and not config.differing(there.get("config", {}))
-
-
-def _trained(folder: Path) -> dict[str, Any]:
-    """The training record in a checkpoint's folder."""
-    record: dict[str, Any] = json.loads((folder / "sae.json").read_text(encoding="utf-8"))["training"]
-    return record
 
 
 def _run(
@@ -135,36 +120,67 @@ def _run(
     shards: int = 1,
     together: int | None = None,
     recipe: str = "",
+    workers: Workers | None = None,
 ) -> None:
-    from saebench.files import check_writable
     from saebench.progress import Progress
-    from saebench.report.training import write_training_page
-    from saebench.training.manifest import write_manifest
     from saebench.training.mesh import join_mesh
+    from saebench.training.run import groups
     from saebench.training.run import train as run
+    from saebench.training.saving import is_finished
 
-    for folder in folders:
-        check_writable(folder / "sae.json")
-    common = ("model", "hook", "corpus", "corpus_revision", "corpus_tokens", "corpus_skip", "context", "stored")
-    places = {tuple(getattr(each, name) for name in common) for each in configs}
-    if len(places) > 1:
-        raise SaebenchError("The members of a sweep share one stream: model, hook, text and context must be the same.")
+    _check(configs, folders, resume)
     mesh = join_mesh(shards)
     console.quiet = not mesh.writes
     _show(configs, folders)
     progress = Progress(shown=mesh.writes)
-    source = _stream(configs[0], cache, progress, mesh)
+    source = _stream(configs[0], cache, progress, mesh, workers is not None)
     epochs = configs[0].steps * configs[0].batch / source.tokens
     console.print(Text(f"{source.tokens:,} tokens of activations: {epochs:.1f} epochs"))
-    for members in _groups(configs, folders, together, resume):
-        run([configs[each] for each in members], source, [folders[each] for each in members], resume, progress, mesh)
+    left = [number for number, config in enumerate(configs) if not (resume and is_finished(config, folders[number]))]
+    rejected: dict[int, str] = {}
+    if workers is not None and cache is not None:
+        from saebench.distributed.sweep import sweep_on
+
+        del source  # with the language model: workers read the cache alone
+        rejected = sweep_on(configs, folders, groups(configs, left, together or 1), cache, workers, progress)
+    else:
+        for members in groups(configs, left, together):
+            run([configs[each] for each in members], source, [folders[each] for each in members], resume, progress, mesh)
     if mesh.writes:
-        trained = [_trained(folder) for folder in folders]
-        records = {folder.name: record for folder, record in zip(folders, trained, strict=True)}
-        write_training_page(records, page)
-        if recipe:
-            console.print(Text(f"Manifest: {write_manifest(page.parent, recipe, records)}"))
-        _summary(folders, trained)
+        _conclude([folder for number, folder in enumerate(folders) if number not in rejected], page, recipe)
+    if rejected:
+        end_with_rejected(rejected, len(configs), "members could not be trained")
+
+
+def _check(configs: list[Any], folders: list[Path], resume: bool) -> None:
+    """Whether the members can share a stream, and whether their folders can be written to."""
+    from saebench.files import check_writable
+    from saebench.training.saving import check_unused
+
+    for folder in folders:
+        check_writable(folder / "sae.json")
+        if not resume:
+            check_unused(folder)
+    common = ("model", "hook", "corpus", "corpus_revision", "corpus_tokens", "corpus_skip", "context", "stored")
+    places = {tuple(getattr(each, name) for name in common) for each in configs}
+    if len(places) > 1:
+        raise SaebenchError("The members of a sweep share one stream: model, hook, text and context must be the same.")
+
+
+def _conclude(folders: list[Path], page: Path, recipe: str) -> None:
+    """Write the page, and of a sweep the manifest, of what was trained, and print a summary."""
+    from saebench.report.training import write_training_page
+    from saebench.training.manifest import write_manifest
+    from saebench.training.saving import training_record
+
+    if not folders:
+        return
+    trained = [training_record(folder) for folder in folders]
+    records = {folder.name: record for folder, record in zip(folders, trained, strict=True)}
+    write_training_page(records, page)
+    if recipe:
+        console.print(Text(f"Manifest: {write_manifest(page.parent, recipe, records)}"))
+    _summary(folders, trained)
 
 
 def _summary(folders: list[Path], trained: list[dict[str, Any]]) -> None:
@@ -178,11 +194,11 @@ def _summary(folders: list[Path], trained: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _stream(config: Any, cache: Path | None, progress: Any, mesh: Any) -> Any:
-    """The activations; several processes distribute their computation through the cache."""
+def _stream(config: Any, cache: Path | None, progress: Any, mesh: Any, workers: bool) -> Any:
+    """The activations; several processes read them from a cache, which ranks fill together, and for workers this process."""
     from saebench.training.sources import CachedSource, open_source
 
-    alone = mesh.shards * mesh.replicas == 1
+    alone = mesh.shards * mesh.replicas == 1 and not workers
     if cache is None and not alone:
         raise SaebenchError("Several processes share their activations through a cache: give its folder with --cache.")
     if not mesh.writes:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
+from saebench.distributed.jobs import Job
 from saebench.distributed.pools import Event, Loaded, Pool
-from saebench.distributed.store import Store
+from saebench.distributed.store import NoStore, Store
 from saebench.distributed.units import Done, Unit
+from saebench.distributed.workers import Workers
 from saebench.progress import Progress
 
 MOST_DEATHS = 3
@@ -26,7 +29,7 @@ class _Pack:
 
 
 class Driver:
-    """Runs an evaluation on a pool.
+    """Runs work on a pool: an evaluation, or, with no shards, a unit for each pack.
 
     Args:
         packs: numbers of autoencoders that are evaluated together.
@@ -36,6 +39,7 @@ class Driver:
         store: of finished units; those that are there already are not run again.
         finished: called with an autoencoder's number and its result as JSON.
         progress: where progress is shown.
+        work: what is done, for messages.
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class Driver:
         store: Store,
         finished: Callable[[int, str], None],
         progress: Progress,
+        work: str = "evaluation",
     ) -> None:
         self.shards, self.one_by_one, self.names = tuple(shards), one_by_one, names
-        self.store, self.finished, self.progress = store, finished, progress
+        self.store, self.finished, self.progress, self.work = store, finished, progress, work
         self.rejected: dict[int, str] = {}
         self.deaths: Counter[Unit] = Counter()
         self._packs = [_Pack(saes, {shard: [] for shard in shards}) for saes in packs]
@@ -59,7 +64,7 @@ class Driver:
     def run(self, pool: Pool) -> dict[int, str]:
         """Run everything; returns why autoencoders were rejected, by number."""
         total = sum(len(pack.saes) for pack in self._packs) * (len(self.shards) + 1)
-        with self.progress.task("Evaluating", total=total, unit="units") as self._advance:
+        with self.progress.task(self.work.capitalize(), total=total, unit="units") as self._advance:
             for pack in self._packs:
                 self._add([Unit(pack.saes, shard) for shard in self.shards])
             self._end_packs()
@@ -121,7 +126,7 @@ class Driver:
         else:
             words = str(event.content).rstrip(".")
             cause = (
-                f"its evaluation fails: {words}" if event.kind == "failed" else f"it ended {MOST_DEATHS} workers ({words})"
+                f"its {self.work} fails: {words}" if event.kind == "failed" else f"it ended {MOST_DEATHS} workers ({words})"
             )
             self._reject(unit.saes[0], f"{self.names[unit.saes[0]]}: {cause}.")
 
@@ -164,3 +169,28 @@ class Driver:
         saes = hashlib.sha256(repr(unit.saes).encode()).hexdigest()[:16]
         start, end = unit.rows or (0, 0)
         return f"rows-{start}-{end}-{saes}.safetensors"
+
+
+def run_whole(
+    job: Job, packs: Sequence[tuple[int, ...]], names: Sequence[str], work: str, workers: Workers, progress: Progress
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Run work that is not divided into shards: a unit for each pack.
+
+    Args:
+        job: whose workers give a result for each number of a unit.
+        packs: numbers of what a worker does together; after a failure, or deaths, each is tried alone.
+        names: of what is done, and ``work``: what that is, for messages.
+        workers: where, and how many; ``progress``: where progress is shown.
+
+    Returns:
+        Results as JSON, and why others are left out, by number.
+
+    Raises:
+        SaebenchError: the pool cannot start.
+    """
+    found: dict[int, str] = {}
+    driver = Driver(packs, (), False, names, NoStore(), found.__setitem__, progress, work)
+    if packs:
+        with closing(workers.start(job)) as pool:
+            driver.run(pool)
+    return found, driver.rejected

@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from saebench.distributed.jobs import Earlier, Job, attempt, start
 from saebench.distributed.units import Unit
-from saebench.distributed.worker import Job, Worker, attempt
-
-Earlier = Sequence[Sequence[bytes]]
-
 
 Loaded = tuple[int, ...]
 """Numbers of the autoencoders that a worker has loaded; empty for a new one."""
@@ -49,7 +45,7 @@ def _serve(job: Job, device: str | None, connection: Connection) -> None:
     """The main function of a worker's process."""
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    worker = Worker(job)
+    worker = start(job)
     while True:
         try:
             unit, earlier = connection.recv()
@@ -62,13 +58,13 @@ class LocalPool:
     """Processes of this machine; with GPUs, each has one of them to itself.
 
     Args:
-        job: the evaluation.
+        job: the work.
         workers: how many processes.
     """
 
     def __init__(self, job: Job, workers: int) -> None:
         self._job, self._context = job, multiprocessing.get_context("spawn")
-        self._devices = _devices(job.settings.device)
+        self._devices = _devices(job.device)
         self._workers: list[tuple[Any, Connection]] = []
         self._busy: dict[int, Unit] = {}  # by place in the list
         self._loaded: list[Loaded] = [()] * workers

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from saebench.distributed.pools import Earlier, Event, Loaded
+from saebench.distributed.jobs import Earlier, Job, attempt, start
+from saebench.distributed.pools import Event, Loaded
 from saebench.distributed.units import Unit
-from saebench.distributed.worker import Job, Worker, attempt
 from saebench.errors import SaebenchError
 
 MOST_FAILED_STARTS = 32
@@ -17,7 +17,7 @@ class RayPool:
     """Actors of a Ray cluster, each with one GPU where the cluster has any, else with one CPU.
 
     Args:
-        job: the evaluation.
+        job: the work.
         workers: how many; None for one on each GPU, or CPU.
         address: of the cluster; None for the one that ``RAY_ADDRESS`` names, or else a new one on this machine.
 
@@ -29,7 +29,7 @@ class RayPool:
         self._ray, self._own = connect(address)
         resources = self._ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        on_gpu = gpus > 0 and job.settings.device in (None, "cuda")
+        on_gpu = gpus > 0 and job.device in (None, "cuda")
         count = workers or (gpus if on_gpu else cpus)
         if not count or not (gpus if on_gpu else cpus):
             raise SaebenchError(
@@ -98,7 +98,7 @@ class _Actor:
     """A worker in a process of the cluster."""
 
     def __init__(self, job: Job) -> None:
-        self._worker = Worker(job)
+        self._worker = start(job)
 
     def ready(self) -> bool:
         """Returns once the process has started."""

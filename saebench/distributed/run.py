@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from saebench.distributed.driver import Driver
 from saebench.distributed.memory import available_memory, need
-from saebench.distributed.pools import LocalPool, Pool
-from saebench.distributed.ray_pool import RayPool
 from saebench.distributed.store import Store, open_store
 from saebench.distributed.units import packs, shards
-from saebench.distributed.worker import Job
+from saebench.distributed.worker import EvaluationJob
+from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.evaluation.hook_run import rows_per_batch
 from saebench.evaluation.run import EvaluationRun
@@ -25,39 +25,6 @@ from saebench.progress import Progress
 from saebench.results import Result
 from saebench.text.corpus import TokenCorpus
 from saebench.version import __version__
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Where and on how many workers to evaluate.
-
-    Attributes:
-        on: ``local`` (processes of this machine) or ``ray``.
-        count: of workers; None for one, or on Ray for one on each GPU or CPU.
-        address: of a Ray cluster.
-        threads: of each worker on a CPU.
-        memory: bytes for each worker; None to measure this machine.
-    """
-
-    on: str = "local"
-    count: int | None = None
-    address: str | None = None
-    threads: int | None = 1
-    memory: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.on not in ("local", "ray"):
-            raise SaebenchError(f"Evaluations run on local or ray, not on {self.on!r}.")
-        if self.count is not None and self.count < 1:
-            raise SaebenchError(f"--workers is {self.count}; it must be at least 1.")
-        if self.address is not None and self.on != "ray":
-            raise SaebenchError("--address is of a Ray cluster: use it with --on ray.")
-
-    def start(self, job: Job) -> Pool:
-        """Start the workers."""
-        if self.on == "ray":
-            return RayPool(job, self.count, self.address)
-        return LocalPool(job, self.count or 1)
 
 
 class DistributedRun:
@@ -132,11 +99,8 @@ class DistributedRun:
         shard_store = _Below(self.store, f".shards/{key}", fresh=not self.resume)
         driver = Driver(groups, parts, self._one_by_one(settings), self.candidates, shard_store, finished, self.progress)
         if groups:
-            pool = workers.start(Job(self.candidates, settings, workers.threads))
-            try:
+            with closing(workers.start(EvaluationJob(self.candidates, settings, workers.threads))) as pool:
                 driver.run(pool)
-            finally:
-                pool.close()
         self.rejected += [driver.rejected[number] for number in sorted(driver.rejected)]
         if not driver.rejected:
             shard_store.clear()

@@ -27,6 +27,20 @@ class Store(Protocol):
         """Remove a file, if it is there."""
 
 
+class NoStore:
+    """Keeps nothing, for work that has no shards."""
+
+    def read(self, name: str) -> bytes | None:
+        """None."""
+        return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Nothing."""
+
+    def remove(self, name: str) -> None:
+        """Nothing."""
+
+
 def open_store(address: str) -> Store:
     """The store at a folder's path or an fsspec address.
 

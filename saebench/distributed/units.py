@@ -1,5 +1,7 @@
 """Units of work: some autoencoders of a hook on a shard of the text, then the end of their evaluation.
 
+Work that is not divided by text, such as training, has a unit of the second kind alone.
+
 The shards depend on the text alone, never on the number of workers, and begin where a single process begins a batch: every
 row is evaluated in the same batch, so results are the same for any number of workers.
 """
@@ -24,9 +26,9 @@ class Unit:
     """A unit of work.
 
     Attributes:
-        saes: numbers of the autoencoders; all are of one hook.
-        rows: first row of the shard and the row after its last one; None for the end of the evaluation, which merges the
-            sums of all shards and runs what needs the whole text.
+        saes: numbers of the autoencoders; those of a shard are of one hook.
+        rows: first row of the shard and the row after its last one; None for work on the whole text, such as the end of an
+            evaluation, which merges the sums of all shards.
     """
 
     saes: tuple[int, ...]
@@ -43,7 +45,7 @@ class Done:
 
     Attributes:
         tensors: sums by path; those of the language model alone begin with ``shared``, others with the autoencoder's number.
-        results: of the end of an evaluation: each autoencoder's result as JSON.
+        results: of work on the whole text: each autoencoder's result as JSON.
         rejected: why an autoencoder could not be read or evaluated, by number.
         failures: why an evaluator failed, by ``number/evaluator``.
         seconds: by stage.

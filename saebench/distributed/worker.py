@@ -1,4 +1,4 @@
-"""What a worker does: it keeps the language model, the tokens and the autoencoders of a hook, and runs units."""
+"""The workers of an evaluation: each keeps the language model, the tokens and the autoencoders of a hook."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from saebench import checkpoints
+from saebench.distributed.jobs import Earlier
 from saebench.distributed.units import Done, Unit
 from saebench.errors import SaebenchError
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder
@@ -25,7 +26,7 @@ from saebench.text.corpus import TokenCorpus
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """An evaluation, as it travels to workers.
 
     Attributes:
@@ -38,19 +39,26 @@ class Job:
     settings: EvaluationSettings
     threads: int | None = None
 
+    @property
+    def device(self) -> str | None:
+        """Of the settings."""
+        return self.settings.device
 
-class Worker:
+    def worker(self) -> EvaluationWorker:
+        """A worker, in the process that calls this."""
+        return EvaluationWorker(self)
+
+
+class EvaluationWorker:
     """Runs units of a job one after another."""
 
-    def __init__(self, job: Job) -> None:
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
+    def __init__(self, job: EvaluationJob) -> None:
         self.job = job
         self._model: LanguageModel | None = None
         self._corpus: TokenCorpus | None = None
         self._saes: dict[int, Any] = {}
 
-    def run(self, unit: Unit, earlier: Sequence[Sequence[bytes]] = ()) -> bytes:
+    def run(self, unit: Unit, earlier: Earlier = ()) -> bytes:
         """Run a unit.
 
         Args:
@@ -126,14 +134,6 @@ class _Loaded(EvaluationRun):
 
     def _load_checkpoint(self, candidate: Any) -> Any:
         return self.loaded[candidate]
-
-
-def attempt(worker: Worker, unit: Unit, earlier: Sequence[Sequence[bytes]]) -> tuple[str, Any]:
-    """``("done", bytes)``, or ``("failed", words)`` where an exception ended the unit: the worker lives on."""
-    try:
-        return "done", worker.run(unit, earlier)
-    except Exception as error:
-        return "failed", in_words(error)
 
 
 class _Merge:

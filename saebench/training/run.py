@@ -59,6 +59,23 @@ def train(
     return trainers
 
 
+def groups(configs: Sequence[TrainingConfig], numbers: Sequence[int], together: int | None = None) -> list[tuple[int, ...]]:
+    """Numbers of configurations that train at a time: they share batch, steps and seed.
+
+    Args:
+        configs: all of a sweep; ``numbers``: of those that train.
+        together: at most this many at a time; None for all that can.
+    """
+    by_data: dict[tuple[int, int, int], list[int]] = {}
+    for number in numbers:
+        by_data.setdefault((configs[number].batch, configs[number].steps, configs[number].seed), []).append(number)
+    return [
+        tuple(members[start : start + (together or len(members))])
+        for members in by_data.values()
+        for start in range(0, len(members), together or len(members))
+    ]
+
+
 def _steps(pairs: Sequence[tuple[Trainer, Path]], source: ChunkedSource, advance: Advance) -> float:
     """Take all remaining steps, with checkpoints in between.
 

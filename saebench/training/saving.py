@@ -17,6 +17,7 @@ from saebench.checkpoints.native import CONFIG, WEIGHTS, native_config, native_t
 from saebench.errors import SaebenchError
 from saebench.files import put_in_place, write_text
 from saebench.sae import SparseAutoencoder
+from saebench.training.config import TrainingConfig
 from saebench.training.mesh import Mesh
 from saebench.training.trainer import Trainer
 
@@ -68,16 +69,39 @@ def write_state(trainer: Trainer, folder: Path) -> None:
                 earlier.unlink(missing_ok=True)
 
 
+def training_record(folder: Path) -> dict[str, Any]:
+    """The training record of the checkpoint in a folder."""
+    record: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["training"]
+    return record
+
+
+def is_finished(config: TrainingConfig, folder: Path) -> bool:
+    """Whether a folder holds the finished run of these settings; others are compared, and refused, on resuming."""
+    if not (folder / CONFIG).is_file():
+        return False
+    there = training_record(folder)
+    return there.get("complete") is True and not config.differing(there.get("config", {}))
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse a folder with the state of a run, for a run that does not resume.
+
+    Raises:
+        SaebenchError: there is one.
+    """
+    if any(folder.glob("state*.pt")):
+        raise SaebenchError(f"{folder} holds a training run already: resume it with --resume, or choose another folder.")
+
+
 def prepare_folder(trainer: Trainer, folder: Path, resume: bool) -> None:
     """Load the last state where a run is resumed.
 
     Raises:
         SaebenchError: there is a run already, its state cannot be read, or it had other settings or other shards.
     """
-    states = sorted(folder.glob("state*.pt"))
-    if states and not resume:
-        raise SaebenchError(f"{folder} holds a training run already: resume it with --resume, or choose another folder.")
-    if not states:
+    if not resume:
+        check_unused(folder)
+    if not any(folder.glob("state*.pt")):
         return
     mine = folder / _state_name(trainer.mesh, _last_step(folder, trainer.mesh.shards))
     if not mine.exists():

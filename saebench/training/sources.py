@@ -134,10 +134,42 @@ class LiveSource(ChunkedSource):
         return torch.cat(parts)
 
 
-class CachedSource(ChunkedSource):
-    """Activations on disk, one memory-mapped safetensors file for each chunk, with a manifest of their origin.
+class StoredSource(ChunkedSource):
+    """Activations of a complete cache on disk: one memory-mapped safetensors file for each chunk, with a manifest of origin.
 
-    Missing chunks are computed by the live source once; a cache of other activations is rejected.
+    The language model is not needed.
+
+    Raises:
+        SaebenchError: there is no manifest, or it cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            there = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            self.counts, self.d = there.pop("counts"), there.pop("d")
+        except (OSError, ValueError, KeyError) as error:
+            raise SaebenchError(f"There is no cache of activations in {folder} that this process can read.") from error
+        self.identity = there
+
+    def chunk(self, index: int) -> Tensor:
+        """Memory-mapped."""
+        path = self._path(index)
+        try:
+            with safe_open(path, framework="pt") as file:
+                activations: Tensor = file.get_tensor("activations")
+        except (SafetensorError, OSError) as error:
+            raise SaebenchError(
+                f"{path.name} of the activation cache is damaged: delete it, and it is written again."
+            ) from error
+        return activations.float()
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"activations-{index:05d}.safetensors"
+
+
+class CachedSource(StoredSource):
+    """Activations on disk, of which missing chunks are computed by the live source once; a cache of others is rejected.
 
     Args:
         folder: of the cache.
@@ -159,28 +191,25 @@ class CachedSource(ChunkedSource):
 
     def chunk(self, index: int) -> Tensor:
         """Memory-mapped; computed and written first where it is missing."""
-        path = self._folder / f"activations-{index:05d}.safetensors"
-        if not path.exists():
-            temporary = path.with_suffix(f".{os.getpid()}.part")
-            try:
-                save_file({"activations": self._live.chunk(index).to(self._stored)}, temporary)
-                put_in_place(temporary, path)
-            except (OSError, SafetensorError) as error:
-                temporary.unlink(missing_ok=True)
-                raise SaebenchError(f"Cannot write the activation cache {self._folder}: {error}.") from error
-        try:
-            with safe_open(path, framework="pt") as file:
-                activations: Tensor = file.get_tensor("activations")
-        except (SafetensorError, OSError) as error:
-            raise SaebenchError(
-                f"{path.name} of the activation cache is damaged: delete it, and it is written again."
-            ) from error
-        return activations.float()
+        self._compute(index)
+        return super().chunk(index)
 
-    def fill(self, rank: int, ranks: int) -> None:
+    def _compute(self, index: int) -> None:
+        path = self._path(index)
+        if path.exists():
+            return
+        temporary = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            save_file({"activations": self._live.chunk(index).to(self._stored)}, temporary)
+            put_in_place(temporary, path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise SaebenchError(f"Cannot write the activation cache {self._folder}: {error}.") from error
+
+    def fill(self, rank: int = 0, ranks: int = 1) -> None:
         """Compute this rank's share of the missing chunks, before all ranks read them."""
         for index in range(rank, len(self.counts), ranks):
-            self.chunk(index)
+            self._compute(index)
 
     def _check(self, manifest: Path) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from saebench.checkpoints.native import save_native
 from saebench.errors import SaebenchError
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.planted import PlantedWorld, plant
+from saebench.results import read_result
+from saebench.sae import SparseAutoencoder, TopK
 from saebench.training.config import read_sweep
+from tests.conftest import FIXTURES
+from tests.distributed.helpers import Inline
 
 MEMBERS = len(read_sweep("reference")[1])
 
@@ -98,3 +103,28 @@ def test_results_of_other_settings_are_not_mixed(world: PlantedWorld, runs: Path
     audit_references(runs, tmp_path / "out", settings)
     with pytest.raises(SaebenchError, match="seed"):
         audit_references(runs, tmp_path / "out", replace(settings, seed=1))
+
+
+def test_workers_evaluate_the_same(make_sae: Callable[..., SparseAutoencoder], text: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        save_native(make_sae(activation=TopK(4), seed=seed), tmp_path / "runs" / name, record(seed, 300))
+    settings = EvaluationSettings(
+        model=str(FIXTURES / "saelens_evals" / "model"), corpus=str(text), context=16, tokens=512,
+        evaluators=["reconstruction"], controls=["random"],
+    )  # fmt: skip
+    alone = {each.metric: each for each in audit_references(tmp_path / "runs", tmp_path / "alone", settings)}
+    for count in (1, 2):
+        workers = Inline(count)
+        found = audit_references(tmp_path / "runs", tmp_path / str(count), settings, workers=workers)
+        assert {each.metric for each in found} == set(alone)
+        for name in "ab":
+            values, others = (
+                read_result(tmp_path / out / "results" / f"{name}.json").evaluators["reconstruction"].metrics
+                for out in (str(count), "alone")
+            )
+            assert values["normalised_mse"].value == pytest.approx(others["normalised_mse"].value, rel=2e-6)
+    again = Inline(2)
+    audit_references(tmp_path / "runs", tmp_path / "2", settings, workers=again)
+    assert not hasattr(again, "pool")  # nothing was left to evaluate
+    with pytest.raises(SaebenchError, match="--on is for evaluating the autoencoders of a sweep's folder"):
+        audit_references(tmp_path / "2/results", tmp_path / "out", workers=Inline(1))

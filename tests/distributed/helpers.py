@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from saebench.distributed.pools import Earlier, Event, Loaded
-from saebench.distributed.run import Workers
+from saebench.distributed.jobs import Earlier, Job, attempt, start
+from saebench.distributed.pools import Event, Loaded
 from saebench.distributed.units import Unit
-from saebench.distributed.worker import Job, Worker, attempt
+from saebench.distributed.workers import Workers
 
 
 class InlinePool:
     """``count`` workers in this process, which take turns; ``dies`` says which units end their worker."""
 
     def __init__(self, job: Job, count: int, dies: Callable[[Unit, int], bool] = lambda unit, number: False) -> None:
-        self.job, self.workers, self.dies = job, [Worker(job) for _ in range(count)], dies
+        self.job, self.workers, self.dies = job, [start(job) for _ in range(count)], dies
         self.given: deque[tuple[Unit, Earlier]] = deque()
         self.log: list[Unit] = []
         self.turn = 0
@@ -33,7 +33,7 @@ class InlinePool:
         self.log.append(unit)
         self.turn = (self.turn + 1) % len(self.workers)
         if self.dies(unit, len(self.log)):
-            self.workers[self.turn] = Worker(self.job)
+            self.workers[self.turn] = start(self.job)
             return [Event(unit, "died", "killed")]
         return [Event(unit, *attempt(self.workers[self.turn], unit, earlier))]
 

@@ -16,9 +16,9 @@ from saebench.checkpoints.native import save_native
 from saebench.distributed import units
 from saebench.distributed.driver import MOST_DEATHS
 from saebench.distributed.memory import GIB, Need, need, parameters_of
-from saebench.distributed.run import Workers
 from saebench.distributed.store import open_store
 from saebench.distributed.units import Done, Unit, packs, shards
+from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.evaluators.shared import Moments
 from saebench.lm import LanguageModel

@@ -11,7 +11,7 @@ import pytest
 
 from saebench.api import evaluate_on
 from saebench.distributed.ray_pool import RayPool, connect
-from saebench.distributed.run import Workers
+from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from tests.distributed.helpers import Inline
 from tests.distributed.test_distributed import numbers, saes, settings, words  # noqa: F401

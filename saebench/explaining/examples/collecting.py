@@ -218,6 +218,14 @@ def check_target(folder: Path) -> None:
         raise SaebenchError(f"{folder} holds other files ({', '.join(foreign[:3])}): choose a new folder for the examples.")
 
 
+def holds_examples(folder: Path, sae: Autoencoder, cut: Cut, corpus: TokenCorpus, settings: ExampleSettings) -> bool:
+    """Whether a folder holds the finished examples of this autoencoder, model, text and settings."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    there = read_manifest(folder)
+    return all(there.get(name) == value for name, value in _origin(sae, cut, corpus, settings).items())
+
+
 def write_examples(found: Collected, folder: str | Path) -> ActivatingExamples:
     """Write a folder of examples: built next to its path and moved there atomically, so that no reader sees a partial one.
 
@@ -261,19 +269,25 @@ def _write_files(found: Collected, folder: Path) -> None:
 
 
 def _manifest(found: Collected) -> dict[str, Any]:
-    """The record of autoencoder, model, text and settings."""
+    """The record of autoencoder, model, text and settings, and of this collection."""
+    return _origin(found.sae, found.cut, found.corpus, found.collector.settings) | {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "stages": found.seconds,
+        "environment": environment(found.cut.model.device).model_dump(mode="json"),
+    }
+
+
+def _origin(sae: Autoencoder, cut: Cut, corpus: TokenCorpus, settings: ExampleSettings) -> dict[str, Any]:
+    """What examples depend on: equal for equal examples."""
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "n_latents": found.sae.n_latents,
+        "n_latents": sae.n_latents,
         "latents_per_shard": LATENTS_PER_SHARD,
-        "sae": sae_record(found.sae, found.cut).model_dump(mode="json"),
-        "model": model_record(found.cut.model).model_dump(mode="json"),
-        "corpus": corpus_record(found.corpus).model_dump(mode="json"),
-        "settings": asdict(found.collector.settings),
-        "seed": found.collector.settings.seed,
+        "sae": sae_record(sae, cut).model_dump(mode="json"),
+        "model": model_record(cut.model).model_dump(mode="json"),
+        "corpus": corpus_record(corpus).model_dump(mode="json"),
+        "settings": asdict(settings),
+        "seed": settings.seed,
         "definitions": {"explain/examples": definition_hash("explain", "examples")},
-        "stages": found.seconds,
-        "environment": environment(found.cut.model.device).model_dump(mode="json"),
     }
