@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def environment(device: torch.device) -> Environment:
     )
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -112,6 +114,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def _own_commit() -> str | None:
     """The commit of the checkout that saebench itself runs from; never that of the working directory."""
     root = Path(__file__).resolve().parent.parent

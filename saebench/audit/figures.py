@@ -10,6 +10,7 @@ import numpy as np
 from saebench.audit.scores import Score, grouped, of_role
 from saebench.audit.verdicts import ORDER, Audited
 from saebench.report.figures import Figure
+from saebench.results.verdicts import MARKS
 
 LEVELS = {"failed": 0, "care": 1, "not known": None, "passed": 2}
 MOST_CURVES = 6
@@ -27,7 +28,8 @@ def audit_figures(audited: Sequence[Audited], scores: Sequence[Score]) -> list[F
 
 
 def _heat_map(audited: Sequence[Audited]) -> Figure:
-    names = [each.metric for each in audited]
+    """Metrics in blocks by evaluator, each with the mark of its verdict; the lenses' names stand above and below."""
+    names = [f"{each.metric} {each.verdict.mark}" for each in audited]
     outcomes = [
         [each.findings[lens].outcome if lens in each.findings else "not known" for lens in ORDER] for each in audited
     ]
@@ -37,18 +39,37 @@ def _heat_map(audited: Sequence[Audited]) -> Figure:
         "zmin": 0, "zmax": 2, "colorscale": colours, "showscale": False, "xgap": 2, "ygap": 2,
         "hoverongaps": False, "text": outcomes, "hovertemplate": "%{y}<br>%{x}: %{text}<extra></extra>",
     }  # fmt: skip
+    below: dict[str, Any] = {  # an axis is drawn only where a trace uses it
+        "type": "scatter", "mode": "markers", "x": list(ORDER), "y": names[-1:] * len(ORDER), "xaxis": "x2", "opacity": 0,
+        "hoverinfo": "skip", "showlegend": False,
+    }  # fmt: skip
     layout = {
-        "height": 120 + 20 * len(names), "margin": {"l": 290, "r": 20, "t": 30},
-        "yaxis": {"autorange": "reversed", "title": {"text": ""}}, "xaxis": {"side": "top"},
+        "height": 120 + 20 * len(names),
+        "yaxis": {"range": [len(names) - 0.5, -0.5], "title": {"text": ""}, "ticks": ""},  # markers would widen it
+        "xaxis": {"side": "top"}, "shapes": [_line(place - 0.5) for place in _starts(audited)[1:]],
+        "xaxis2": {"side": "bottom", "overlaying": "x", "matches": "x", "showgrid": False, "automargin": True},
     }  # fmt: skip
     return Figure(
         "lenses", "Metrics by lenses",
-        "Green: passed. Yellow: in part. Red: failed. Empty: not known, because the lens could not be run. The table has "
-        "the verdicts.",
-        "Heat map of the outcome of each lens for each metric.", [trace], layout, ["Metric", "Verdict", "Why", *ORDER],
+        "Green: passed. Yellow: in part. Red: failed. Empty: not known, because the lens could not be run. Verdict: "
+        f"{', '.join(f'{mark} {standing}' for standing, mark in MARKS.items())}; the table has the reasons.",
+        "Heat map of the outcome of each lens for each metric.", [trace, below], layout,
+        ["Metric", "Verdict", "Why", *ORDER],
         [[each.metric, each.verdict.standing, each.verdict.sentence, *row]
          for each, row in zip(audited, outcomes, strict=True)],
     )  # fmt: skip
+
+
+def _starts(audited: Sequence[Audited]) -> list[int]:
+    """The places at which another evaluator's metrics begin, 0 included."""
+    owners = [each.metric.partition(".")[0] for each in audited]
+    return [place for place, owner in enumerate(owners) if place == 0 or owner != owners[place - 1]]
+
+
+def _line(place: float) -> dict[str, Any]:
+    """A horizontal line from edge to edge of a figure, labels included."""
+    line = {"color": "#8a93a3", "width": 1}
+    return {"type": "line", "xref": "paper", "x0": -0.5, "x1": 1, "y0": place, "y1": place, "line": line}
 
 
 def _curves(metric: str, scores: Sequence[Score], counted: Sequence[str]) -> Figure:

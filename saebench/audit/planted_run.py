@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saebench.audit.endpoint import serve
 from saebench.audit.plan import Plan, Run
 from saebench.audit.scores import Score, Subject, scores_of, with_figures
 from saebench.audit.trained import Kept, train_small
@@ -23,14 +22,17 @@ from saebench.errors import SaebenchError
 from saebench.evaluation.controls import Control, Sample, measured_l0
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
+from saebench.explaining.llm.local import answered_here
 from saebench.planted import PlantedConfig, PlantedWorld, plant
 from saebench.planted.documents import write_documents
 from saebench.planted.probing import write_tasks
 from saebench.planted.reader import FeatureReader
+from saebench.planted.recovery import measure
 from saebench.progress import Progress
 from saebench.results import Result
 from saebench.sae import SparseAutoencoder
 from saebench.text.corpus import TokenCorpus
+from saebench.training.recipe import geometric_median
 
 DOSE_TEXT, RECOVERY_TEXT, TRAINING_TEXT, REPEAT_TEXT, DAMAGES = 1, 2, 3, 100, 900
 CONTROLS = ("random", "pca")
@@ -49,12 +51,18 @@ class PlantedWork:
     def __init__(self, plan: Plan, seed: int, data_dir: Path) -> None:
         self.plan, self.seed, self.data_dir = plan, seed, data_dir
         self.world: PlantedWorld = plant(PlantedConfig(seed=seed, context=64))
+        self._of_oracle: Result | None = None
 
     def damages(self, chosen: Sequence[tuple[str, float]]) -> Found:
-        """Damaged copies of the oracle, all on one text."""
-        saes = [self.world.damaged(kind, dose, self._damage_seed) for kind, dose in chosen]
+        """Damaged copies of the oracle, all on one text; dose 0 is the oracle itself, which is evaluated once."""
+        saes, oracle = [self.world.damaged(kind, dose, self._damage_seed) for kind, dose in chosen], self.world.oracle()
         subjects = [Subject(f"{kind} {dose:g}", "damaged", damage=kind, dose=dose) for kind, dose in chosen]
-        return _scored(subjects, self._run(saes, DOSE_TEXT, 0))
+        new = [sae for sae in saes if sae is not oracle or self._of_oracle is None]
+        found = {id(sae): result for sae, result in zip(new, self._run(new, DOSE_TEXT, 0), strict=True)}
+        self._of_oracle = found.get(id(oracle), self._of_oracle)
+        if self._of_oracle is not None:
+            found[id(oracle)] = self._of_oracle
+        return _scored(subjects, [found[id(sae)] for sae in saes])
 
     def repeat(self, number: int) -> Found:
         """The same damaged copy on another text, with another seed of the evaluation."""
@@ -64,8 +72,9 @@ class PlantedWork:
     def trained(self, seed: int, runs: Sequence[Run], controls: bool) -> Found:
         """Training runs of one seed, and the controls of the first one's last copy, evaluated with that seed."""
         kept = [
-            each for run in runs
-            for each in train_small(self.world, self._source, run.steps, seed, run.arch, run.n, run.k, run.freeze)
+            each for run in runs for each in train_small(
+                self.world, self._source, run.steps, seed, run.arch, run.n, run.k, run.freeze, self._median
+            )
         ]  # fmt: skip
         saes, subjects = [each.sae for each in kept], [self._subject(each) for each in kept]
         if controls:  # of the last copy alone: the others' would have other L0, and are not asked for
@@ -82,7 +91,7 @@ class PlantedWork:
         return {name: Control.of(name, sae, l0, sample).make(sample, seed) for name in CONTROLS}
 
     def _subject(self, kept: Kept) -> Subject:
-        found = self.world.recovery(kept.sae, self._recovery_text)
+        found = measure(kept.sae, self.world.features.directions, *self._recovery_sample)
         cell, control = f"{kept.arch} n={kept.n} k={kept.k}", f"frozen {kept.freeze}" if kept.freeze else ""
         return Subject(
             f"{cell} {control} seed {kept.seed} after {kept.tokens}",
@@ -99,18 +108,25 @@ class PlantedWork:
         return self.world.corpus(self.plan.tokens, seed=self.seed * 1000 + number)
 
     @cached_property
-    def _recovery_text(self) -> TokenCorpus:
-        return self._text(RECOVERY_TEXT)
+    def _recovery_sample(self) -> tuple[Tensor, Tensor]:
+        """Activations and true code of the text on which recovery is measured."""
+        text = self._text(RECOVERY_TEXT)
+        return self.world.activations(text), self.world.code(text)
 
     @cached_property
     def _source(self) -> Tensor:
         return self.world.activations(self.world.corpus(self.plan.training_tokens, seed=self.seed * 1000 + TRAINING_TEXT))
 
+    @cached_property
+    def _median(self) -> Tensor:
+        """Of the training activations, where the bias of every training starts."""
+        return geometric_median(self._source)
+
     def _run(self, saes: Sequence[SparseAutoencoder], text: int, seed: int) -> list[Result]:
         plan = self.plan
-        unique = {id(sae): sae for sae in saes}  # dose 0 of every damage is the oracle: it is evaluated once
+        unique = {id(sae): sae for sae in saes}  # dose 0 of every damage is the oracle
         options = {name: dict(each) for name, each in plan.options.items() if name in plan.evaluators}
-        with serve(FeatureReader(self.world.features).answer) if "autointerp" in options else nullcontext("") as url:
+        with answered_here(FeatureReader(self.world.features).answer) if "autointerp" in options else nullcontext("") as url:
             if url:
                 options["autointerp"]["url"] = url
             settings = EvaluationSettings(

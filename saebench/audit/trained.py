@@ -43,14 +43,15 @@ def train_small(
     n: int = 128,
     k: int = 3,
     freeze: str = "",
+    median: Tensor | None = None,
 ) -> list[Kept]:
-    """Train on ``activations`` ``[tokens, d]`` and keep a copy after each number of ``steps``."""
+    """Train on ``activations`` ``[tokens, d]``, of this geometric ``median``, and keep a copy after each of ``steps``."""
     config = TrainingConfig(
         model=world.model.name, hook=world.hook, context=world.config.context, arch=arch, n=n, k=k, freeze=freeze,
         tokens=max(steps) * BATCH, batch=BATCH, lr=LEARNING_RATE, scaling="none", ema=DECAY_OF_AVERAGE, seed=seed,
         device="cpu",
     )  # fmt: skip
-    trainer, kept = Trainer(config, activations), []
+    trainer, kept = Trainer(config, activations, median=median), []
     for number, batch in TensorSource(activations).batches(BATCH, seed, 0):
         trainer.train_step(batch)
         if number + 1 in steps:

@@ -33,6 +33,13 @@ from saebench.sae import SparseAutoencoder, SparseLatents
 
 FEWEST_WORDS = 260
 """Ten for each letter: with fewer there is nothing to fit a probe to."""
+MOST_BY_START = 0.5
+"""Share of letters whose best latent may depend on the random start of the probe that selects it.
+
+A step of Adam moves a weight by up to the learning rate whatever the size of its gradient, and a small vocabulary gives one
+step an epoch: a letter's latent and those of its single words then move equally far, and the start decides between them. The
+metrics are means over letters; where most of these are decided so, they describe the start and not the autoencoder.
+"""
 
 
 class Absorption(Evaluator):
@@ -101,8 +108,10 @@ class Absorption(Evaluator):
         usable = [number for number in counted if f1[number] > protocol.least.f1]
         source = Activations(sae, "last")
         code, decoder = source.encode(data.activations), sae.W_dec.float().cpu()
-        enough = len(usable) >= protocol.least.letters
-        order = _candidates(code.rows(train), data.letters[train], protocol, self.setup.seed) if enough else None
+        order: torch.Tensor | None = None
+        stable: list[bool] = []
+        if len(usable) >= protocol.least.letters:
+            order, stable = _candidates(code.rows(train), data.letters[train], protocol, self.setup.seed)
         columns = details["by_letter"]
         with self.setup.progress.task("Scoring letters", total=len(counted), unit="letters") as advance:
             for number in counted:
@@ -116,6 +125,7 @@ class Absorption(Evaluator):
                     )  # fmt: skip
                     chosen = (scores[:, number] > 0) & (letters == number)
                     details["latents"][LETTERS[number]] = main.latents
+                    row["stable"] = int(stable[number])
                     row |= self._letter(data, code.rows(test), chosen, probes.weight[:, number], decoder, main, protocol)
                 for name, value in row.items():
                     columns[name].append(value)
@@ -135,7 +145,7 @@ class Absorption(Evaluator):
         }  # fmt: skip
 
 
-COLUMNS = ("letter", "probe_f1", "words", "main_latents", "main_f1", "main_recall", "fraction", "full")
+COLUMNS = ("letter", "probe_f1", "words", "main_latents", "main_f1", "main_recall", "fraction", "full", "stable")
 _METRICS = {
     "absorption_fraction": ("fraction", "1", "lower", "Share of the main latents' work that other latents do"),
     "full_absorption": ("full", "1", "lower", "Share of words on which all main latents are silent and one other stands in"),
@@ -162,6 +172,9 @@ def metrics_of(details: Mapping[str, Any], protocol: FirstLetterProtocol) -> lis
         else f"the tokenizer has only {details['words']['fitted'] + details['words']['held_out']} words of letters alone, "
         f"and {FEWEST_WORDS} are needed"
     )
+    by_start = _by_start(columns, usable) if enough else 0
+    if by_start > MOST_BY_START * len(usable):
+        enough, reason = False, _start_decides(by_start, len(usable), details["words"]["fitted"], protocol)
     found = [
         metric("usable_letters", float(len(usable)), unit="letters", direction="none", n=f1.numel(), n_unit="letters",
                description=f"Letters whose probe on activations has an F1 above {protocol.least.f1:g}"),
@@ -180,6 +193,22 @@ def metrics_of(details: Mapping[str, Any], protocol: FirstLetterProtocol) -> lis
     return found
 
 
+def _by_start(columns: Mapping[str, Any], usable: list[int]) -> int:
+    """How many of the ``usable`` letters have a best latent that the random start decides; 0 in older results."""
+    if "stable" not in columns:
+        return 0
+    return len(usable) - int(read_columns({"stable": [columns["stable"][index] for index in usable]}, ["stable"]).sum())
+
+
+def _start_decides(count: int, letters: int, words: int, protocol: FirstLetterProtocol) -> str:
+    """The reason why nothing is known of a letter's latents."""
+    steps = protocol.selection.epochs * -(-words // protocol.selection.batch)
+    return (
+        f"the probe that selects a letter's latents could not be fitted: in {steps} steps of Adam on {words} words it "
+        f"leaves the choice of the best one to its random start for {count} of {letters} letters; more words are needed"
+    )
+
+
 def _probes(data: LetterData, protocol: FirstLetterProtocol, seed: int) -> Probes:
     """The probes on activations, or those that an earlier run cached."""
     key = None if data.key is None else {"activations": data.key, "protocol": protocol.sha256, "seed": seed}
@@ -193,10 +222,16 @@ def _probes(data: LetterData, protocol: FirstLetterProtocol, seed: int) -> Probe
     return Probes(tensors["weight"], tensors["bias"])
 
 
-def _candidates(code: SparseLatents, letters: torch.Tensor, protocol: FirstLetterProtocol, seed: int) -> torch.Tensor:
-    """``[letters, k]``: the latents of largest weight for each letter in a probe with an L1 penalty on all latents."""
-    fitted = fit_sparse(code, letters, len(LETTERS), protocol.selection, seed)
-    return fitted.weight.T.topk(min(protocol.k_sparse.most, code.n_latents), dim=1).indices
+def _candidates(
+    code: SparseLatents, letters: torch.Tensor, protocol: FirstLetterProtocol, seed: int
+) -> tuple[torch.Tensor, list[bool]]:
+    """The latents of largest weight for each letter in a probe with an L1 penalty on all latents, ``[letters, k]``.
+
+    And for each letter whether the best one is the same from the opposite of the probe's random start.
+    """
+    fitted, mirrored = (fit_sparse(code, letters, len(LETTERS), protocol.selection, seed, each) for each in (False, True))
+    order = fitted.weight.T.topk(min(protocol.k_sparse.most, code.n_latents), dim=1).indices
+    return order, (order[:, 0] == mirrored.weight.argmax(dim=0)).tolist()
 
 
 def _has_both(data: LetterData, number: int) -> bool:

@@ -35,6 +35,12 @@ class TaskEvaluator(Evaluator):
         return find_tasks(str(setup.options.get("tasks") or cls.default_tasks(setup)), setup.data_dir)
 
     @classmethod
+    def tasks_of(cls, setup: Setup) -> list[Any]:
+        """``requested``, once for all autoencoders of the hook: a set is found by reading every definition."""
+        wanted = sorted((name, str(value)) for name, value in setup.options.items())
+        return setup.shared.once(f"tasks of {cls.name}: {wanted}", lambda: cls.requested(setup))
+
+    @classmethod
     def check(cls, setup: Setup) -> None:
         """Raise ``SaebenchError`` where an option or a definition is invalid, or no task's data are available."""
         unknown = sorted(set(setup.options) - set(cls.option_names))
@@ -42,7 +48,7 @@ class TaskEvaluator(Evaluator):
             raise SaebenchError(f"{cls.name} has no option {unknown[0]!r}; it has {', '.join(cls.option_names)}.")
         if setup.data_dir is not None and not setup.data_dir.is_dir():
             raise SaebenchError(f"There is no data folder {setup.data_dir}: give an existing one with --data-dir.")
-        tasks = cls.requested(setup)
+        tasks = cls.tasks_of(setup)
         if not any("" in availability(task, setup.data_dir).values() for task in tasks):
             reasons = "; ".join(dict.fromkeys(availability(tasks[0], setup.data_dir).values()))
             raise SaebenchError(
@@ -66,7 +72,7 @@ class TaskEvaluator(Evaluator):
         Raises:
             SaebenchError: none could be used.
         """
-        tasks, progress = self.requested(self.setup), self.setup.progress
+        tasks, progress = self.tasks_of(self.setup), self.setup.progress
         found: dict[str, Any] = {}
         missing: dict[str, str] = {}
         with progress.task(words, total=len(tasks), unit="tasks") as advance:

@@ -16,7 +16,7 @@ from saebench.probing.activations import TaskActivations, task_activations
 from saebench.probing.best import best_probe
 from saebench.probing.memory import cached_or_computed, fingerprint
 from saebench.probing.protocol import read_protocol
-from saebench.probing.regressions import dense_baselines, k_sparse
+from saebench.probing.regressions import dense_baselines, k_sparse, random_baseline
 from saebench.probing.summary import summarise
 from saebench.probing.values import Activations, latent_values
 from saebench.results import EvaluatorResult, Metric
@@ -48,7 +48,7 @@ class ProbeLoss(TaskEvaluator):
         protocol = read_protocol()
         return {
             **{f"probes/{name}": sha for name, sha in protocol.sha256.items()},
-            **{f"tasks/{task.name}": task.sha256 for task in cls.requested(setup)},
+            **{f"tasks/{task.name}": task.sha256 for task in cls.tasks_of(setup)},
         }
 
     def compute(self) -> EvaluatorResult:
@@ -85,7 +85,10 @@ class ProbeLoss(TaskEvaluator):
         sae = self.setup.sae
 
         def baselines() -> dict[str, Any]:
-            return dense_baselines(acts, sae.n_latents, self.protocol, seed)
+            return dense_baselines(acts, self.protocol, seed)
+
+        def random() -> dict[str, Any]:
+            return random_baseline(acts, sae.n_latents, self.protocol, seed)
 
         def latents() -> dict[str, Any]:
             values, sparse = best.values, self.protocol.k_sparse.values
@@ -98,9 +101,11 @@ class ProbeLoss(TaskEvaluator):
             }  # fmt: skip
 
         known = {"version": self.version, "sae": self.weights, **common} if self.weights and acts.cached else None
-        dense = {"version": self.version, "dense": sae.n_latents, **common} if acts.cached else None
+        dense = {"version": self.version, **common}
         own, _ = cached_or_computed(known, latents)
-        base, _ = cached_or_computed(dense, baselines)
+        base, _ = cached_or_computed({"dense": "model", **dense} if acts.cached else None, baselines)
+        if "random" in self.protocol.dense.probe.directions:
+            base["random"], _ = cached_or_computed({"random": sae.n_latents, **dense} if acts.cached else None, random)
         record = {**data.record, "truncated": acts.truncated}
         return {"title": task.title, "version": task.version, "data": record, **own, "baselines": base}
 

@@ -21,10 +21,10 @@ from saebench.parsing import names_in
 from saebench.probing.activations import task_activations
 from saebench.probing.memory import cached_or_computed, fingerprint
 from saebench.probing.pooled import PooledTexts, pooled_key, pooled_texts
+from saebench.probing.ridge import Values
 from saebench.probing.sparse import (
     Pooled,
     SparseProtocol,
-    Values,
     latents_of,
     pooled_channels,
     probe,
@@ -72,9 +72,9 @@ class SparseProbing(TaskEvaluator):
     @classmethod
     def definitions(cls, setup: Setup) -> dict[str, str]:
         """SHA-256 of the protocol and of the requested tasks."""
-        name, protocol = _name(setup.options), _protocol(setup.options)
-        folders = {each.name: "tasks/classes" if isinstance(each, ClassSet) else "tasks" for each in cls.requested(setup)}
-        tasks = {f"{folders[each.name]}/{each.name}": each.sha256 for each in cls.requested(setup)}
+        name, protocol, tasks = _name(setup.options), _protocol(setup.options), dict[str, str]()
+        for each in cls.tasks_of(setup):
+            tasks[f"{'tasks/classes' if isinstance(each, ClassSet) else 'tasks'}/{each.name}"] = each.sha256
         return {f"probes/{name}": protocol.sha256, **tasks}
 
     def compute(self) -> EvaluatorResult:
@@ -99,7 +99,10 @@ class SparseProbing(TaskEvaluator):
     def _task(self, task: Task, advance: Callable[[float], None]) -> dict[str, Any]:
         protocol, seed, sae = self.protocol, self.setup.seed, self.setup.sae
         most = 2 * (protocol.examples.train + protocol.examples.test)
-        data = load_task(task, protocol.shares, most, seed, self.setup.data_dir)
+        data = self.setup.shared.once(
+            f"task {task.sha256} for sparse probing, {protocol.shares} {most} {seed}",
+            lambda: load_task(task, protocol.shares, most, seed, self.setup.data_dir),
+        )
         steps = Steps(advance, sum(map(len, data.parts.values())))
         pooling = protocol.probe.pooling
         acts = task_activations(self.setup.cut, data, protocol.text, pooling, self.bos, steps)

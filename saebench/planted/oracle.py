@@ -45,7 +45,11 @@ def _threshold(pre: Tensor, active: Tensor) -> Tensor:
     if not bool(active.any()):
         return pre.max() + 1.0
     candidates = pre[active].quantile(torch.linspace(0, 1, CANDIDATES, dtype=pre.dtype)).clamp_min(1e-3)
-    chosen = pre.unsqueeze(1) >= candidates
-    hits = (chosen & active.unsqueeze(1)).sum(dim=0)
-    f1 = 2 * hits / (chosen.sum(dim=0) + active.sum())
+    chosen, hits = _at_least(pre, candidates), _at_least(pre[active], candidates)
+    f1 = 2 * hits / (chosen + active.sum())
     return candidates[f1.argmax()] * (1 - 1e-6)
+
+
+def _at_least(values: Tensor, bounds: Tensor) -> Tensor:
+    """``[bounds]``: how many of ``values`` are at least as large as each."""
+    return values.numel() - torch.searchsorted(values.sort().values, bounds)

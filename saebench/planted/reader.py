@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,23 +38,23 @@ class FeatureReader:
             return json.dumps({"explanation": f"feature {self._explained(texts)}"})
         if "List the numbers" in system:
             feature = int(re.findall(r"active on feature (\d+)", user)[0])
-            active = [number for number, text in enumerate(texts, 1) if bool(self._active(text)[:, feature].any())]
+            active = [number for number, each in enumerate(self._active(texts), 1) if bool(each[:, feature].any())]
             return json.dumps({"active": active})
         return '{"intruder": 1}'  # the question with which an endpoint is checked
 
     def _explained(self, texts: list[str]) -> int:
         """The feature whose places have the highest F1 with the marked ones."""
-        active = torch.cat([self._active(text) for text in texts]).float()
+        active = torch.cat(self._active(texts)).float()
         marked = torch.cat([_marks(text) for text in texts]).float()
         return int((2 * (marked @ active) / (active.sum(dim=0) + marked.sum()).clamp_min(1)).argmax())
 
-    def _active(self, text: str) -> Tensor:
-        """``[words, F]`` bool."""
-        words = [int(word) for word in _TOKEN.findall(text) if word]
-        if not words:
-            return torch.zeros(0, self._features.count, dtype=torch.bool)
-        contexts = Contexts.of(torch.tensor([words]))
-        return self._features.active(contexts)[0]
+    def _active(self, texts: Sequence[str]) -> list[Tensor]:
+        """``[words, F]`` bool of each text; all at once, padded on the right, where no feature looks."""
+        words = [[int(word) for word in _TOKEN.findall(text) if word] for text in texts]
+        width = max(1, *map(len, words)) if words else 1
+        table = torch.tensor([each + [0] * (width - len(each)) for each in words], dtype=torch.int64).view(-1, width)
+        active = self._features.active(Contexts.of(table))
+        return [row[: len(each)] for row, each in zip(active, words, strict=True)]
 
 
 def _marks(text: str) -> Tensor:

@@ -148,11 +148,34 @@ def run_texts(
     tokenizer = cut.model.tokenizer
     front = [tokenizer.bos_token_id] if bos else []
     ids, truncated = [], 0
-    for text in texts:
-        own = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    for found in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else ():
+        own = list(found)
         truncated += len(own) > limits.most_tokens
         own = own[-limits.most_tokens :] if limits.drop == "start" else own[: limits.most_tokens]
         ids.append(front + (own or [_any_token(tokenizer)]))
+    kept: dict[int, Tensor] = {} if every else _at_ends(cut, ids, advance)
+    kept = kept or _in_batches(cut, ids, len(front) if every else -1, advance)
+    lengths = torch.tensor([kept[index].shape[0] for index in range(len(ids))])
+    return {
+        "rows": torch.cat([kept[index] for index in range(len(ids))]),
+        "owner": torch.arange(len(ids)).repeat_interleave(lengths),
+        "truncated": torch.tensor(truncated),
+    }
+
+
+def _at_ends(cut: Cut, ids: Sequence[list[int]], advance: Callable[[float], None]) -> dict[int, Tensor]:
+    """``[1, d_in]`` of each text's last token, where the model can compute it without the others; else empty."""
+    width = max(map(len, ids), default=1)
+    table = torch.tensor([each + [0] * (width - len(each)) for each in ids], dtype=torch.int64).view(-1, width)
+    found = cut.at_ends(table, torch.tensor([len(each) for each in ids], dtype=torch.int64))
+    if found is None:
+        return {}
+    advance(len(ids))
+    return dict(enumerate(found.float().cpu().unsqueeze(1)))
+
+
+def _in_batches(cut: Cut, ids: Sequence[list[int]], first: int, advance: Callable[[float], None]) -> dict[int, Tensor]:
+    """``[tokens, d_in]`` of each text from its token ``first`` on, -1 for the last one alone."""
     kept: dict[int, Tensor] = {}
     for batch in batches_by_length([len(each) for each in ids], TOKENS_PER_BATCH):
         width = max(len(ids[index]) for index in batch)
@@ -160,14 +183,9 @@ def run_texts(
         inputs = cut.prefix(tokens).inputs
         for row, index in zip(inputs, batch, strict=True):
             last = len(ids[index])
-            kept[index] = row[len(front) if every else last - 1 : last].float().cpu().clone()
+            kept[index] = row[first if first >= 0 else last - 1 : last].float().cpu().clone()
             advance(1)
-    lengths = torch.tensor([kept[index].shape[0] for index in range(len(ids))])
-    return {
-        "rows": torch.cat([kept[index] for index in range(len(ids))]),
-        "owner": torch.arange(len(ids)).repeat_interleave(lengths),
-        "truncated": torch.tensor(truncated),
-    }
+    return kept
 
 
 def _any_token(tokenizer: object) -> int:

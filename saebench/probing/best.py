@@ -28,7 +28,8 @@ def best_probe(source: ValueSource, acts: TaskActivations, settings: BestLatent,
     coarse = Probes.cat(parts)
     candidates = coarse.best(settings.candidates)
     values = source.chosen(candidates, acts.rows, acts.owner, acts.texts).double()
-    exact = fit_probes(values[:, train], labels)
+    near = (coarse.weight[candidates], coarse.bias[candidates]) if bool(coarse.converged[candidates].all()) else None
+    exact = fit_probes(values[:, train], labels, near)
     winner = int(exact.best(1))
     test = acts.span("test")
     logits = exact.weight[winner] * values[winner, test] + exact.bias[winner]

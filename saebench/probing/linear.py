@@ -5,6 +5,7 @@ AdamW acts on each weight alone, so probes that are trained together are those t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -87,10 +88,15 @@ class Sparse(NamedTuple):
         return bags.T + bias.unsqueeze(1)
 
 
-def fit_linear(source: Dense | Sparse, examples: Examples, settings: LinearSettings, seed: int) -> Fitted:
-    """Fit one probe for each row of ``examples``; they come in an order that depends on the seed and the probe alone."""
+def fit_linear(
+    source: Dense | Sparse, examples: Examples, settings: LinearSettings, seed: int, numbers: Sequence[int] | None = None
+) -> Fitted:
+    """Fit one probe for each row of ``examples``; they come in an order that depends on the seed and the probe alone.
+
+    ``numbers``: of the probes, 0, 1, ... by default: those of several sets that are fitted together begin anew in each.
+    """
     probes, count = examples.rows.shape
-    generators = [torch.Generator().manual_seed(seed * 1_000_003 + probe) for probe in range(probes)]
+    generators = [torch.Generator().manual_seed(seed * 1_000_003 + number) for number in numbers or range(probes)]
     examples = _permuted(examples, generators)
     held = round(count * settings.validation)
     watched, examples = examples.part(slice(0, held)), examples.part(slice(held, count))

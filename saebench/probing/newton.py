@@ -64,12 +64,14 @@ class Probes:
         return torch.tensor(order[:count], dtype=torch.int64)
 
 
-def fit_probes(values: Tensor, labels: Tensor) -> Probes:
+def fit_probes(values: Tensor, labels: Tensor, near: tuple[Tensor, Tensor] | None = None) -> Probes:
     """Fit one probe to each row of values.
 
     Args:
         values: ``[latents, examples]``, float32 or float64; the computation uses that precision.
         labels: ``[examples]``, 0 or 1.
+        near: weights and biases (``[latents]`` each) where the search starts, of a fit in lower precision; the result does
+            not depend on it beyond the tolerance.
 
     Raises:
         ValueError: there is no example, or a value is not finite.
@@ -79,14 +81,18 @@ def fit_probes(values: Tensor, labels: Tensor) -> Probes:
         raise ValueError("there is no example to fit a probe to")
     order = labels.argsort(stable=True)  # zeros before ones: each class is then a slice, not a gathered copy
     zeros = int((labels == 0).sum())
-    blocks = values.split(max(1, BLOCK_ELEMENTS // examples))
-    found = Probes.cat([_fit_block(block.index_select(1, order), zeros) for block in blocks])
+    size = max(1, BLOCK_ELEMENTS // examples)
+    blocks = [slice(first, first + size) for first in range(0, max(1, values.shape[0]), size)]
+    starts = [None if near is None else (near[0][block], near[1][block]) for block in blocks]
+    parts = [_fit_block(values[block].index_select(1, order), zeros, start)
+             for block, start in zip(blocks, starts, strict=True)]  # fmt: skip
+    found = Probes.cat(parts)
     if not bool(torch.isfinite(found.loss).all()):
         raise ValueError("a value to fit a probe to is not finite")
     return found
 
 
-def _fit_block(x: Tensor, zeros: int) -> Probes:
+def _fit_block(x: Tensor, zeros: int, near: tuple[Tensor, Tensor] | None) -> Probes:
     """Probes of the rows of ``x`` (``[rows, examples]``, changed in place), whose first ``zeros`` examples have label 0."""
     examples = x.shape[1]
     share = 1 - zeros / examples
@@ -101,7 +107,9 @@ def _fit_block(x: Tensor, zeros: int) -> Probes:
         found = _blank(x)
     else:
         found, largest = _limits(x, zeros)
-        _solve_open(x, zeros, (~(found.separable | constant)).nonzero().flatten(), largest, found)
+        if near is not None:
+            near = near[0] * deviation.flatten(), near[1] + near[0] * mean.flatten()
+        _solve_open(x, zeros, (~(found.separable | constant)).nonzero().flatten(), largest, near, found)
     flat = math.log((share * examples + 1) / ((1 - share) * examples + 1)) if share in (0.0, 1.0) else _logit(share)
     null_loss = float(_entropy(torch.tensor(share, dtype=torch.float64)))
     weight = torch.where(constant, 0, found.weight / deviation.flatten())
@@ -150,13 +158,16 @@ def _limits(x: Tensor, zeros: int) -> tuple[Probes, Tensor]:
     return Probes(weight, bias, loss, separable, torch.where(separable, gap, 0), separable.clone()), largest
 
 
-def _solve_open(x: Tensor, zeros: int, rows: Tensor, largest: Tensor, into: Probes) -> None:
+def _solve_open(
+    x: Tensor, zeros: int, rows: Tensor, largest: Tensor, near: tuple[Tensor, Tensor] | None, into: Probes
+) -> None:
     """Fill in the probes of those ``rows`` of ``x`` whose classes overlap."""
     if not rows.numel():
         return
     whole = rows.numel() == x.shape[0]
     chosen = x if whole else x[rows]
-    weight, bias, converged = _newton(chosen, zeros, largest if whole else largest[rows])
+    start = None if near is None else _Search.at(near[0][rows].to(x.dtype), near[1][rows].to(x.dtype))
+    weight, bias, converged = _newton(chosen, zeros, largest if whole else largest[rows], start)
     into.weight[rows], into.bias[rows], into.converged[rows] = weight, bias, converged
     into.loss[rows] = _loss(chosen, zeros, weight, bias)
 
@@ -169,7 +180,7 @@ def _entropy(share: Tensor) -> Tensor:
     return -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
 
 
-def _newton(x: Tensor, zeros: int, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _newton(x: Tensor, zeros: int, largest: Tensor, start: _Search | None) -> tuple[Tensor, Tensor, Tensor]:
     """``(weight, bias, converged)`` of standardised rows ``x`` whose classes overlap.
 
     A full step is tried first. Where the loss rises at its end (the derivative along the step is positive), the next trial
@@ -178,7 +189,7 @@ def _newton(x: Tensor, zeros: int, largest: Tensor) -> tuple[Tensor, Tensor, Ten
     single = x.dtype == torch.float32
     tolerance = GRADIENT_TOLERANCE if single else DOUBLE_TOLERANCE
     targets = x[:, zeros:].sum(1) / x.shape[1]
-    state = _Search.start(x, zeros, targets)
+    state = _Search.start(x, zeros, targets) if start is None else start
     weight, bias = torch.empty_like(state.weight), torch.empty_like(state.bias)
     converged = torch.zeros_like(weight, dtype=torch.bool)
     alive = torch.arange(x.shape[0], device=x.device)
@@ -216,6 +227,11 @@ class _Search:
         difference = targets / (share * (1 - share))
         weight = difference / (1 - share * (1 - share) * difference.square()).clamp_min(1e-3)
         bias = _logit(share) - weight * difference * (1 - 2 * share) / 2  # class means: (1 - share) and -share of it
+        return _Search.at(weight, bias)
+
+    @staticmethod
+    def at(weight: Tensor, bias: Tensor) -> _Search:
+        """At a point, before the first step."""
         nothing = torch.zeros_like(weight)
         return _Search(weight, bias, nothing, nothing, nothing - math.inf, nothing + 1)
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from saebench.probing.activations import TaskActivations
 from saebench.probing.best import best_probe
 from saebench.probing.protocol import Dense, KSparse, Pooling, Protocol
+from saebench.probing.ridge import in_span, ridge_logits
 from saebench.probing.scores import clipped_losses, held_out
 from saebench.probing.values import Activations, Directions, RandomDirections, ValueSource, pool
-
-_Matrix = NDArray[np.float64]
 
 
 def k_sparse(source: Activations, acts: TaskActivations, settings: KSparse, draws: int, seed: int) -> dict[str, Any]:
@@ -39,26 +36,30 @@ def k_sparse(source: Activations, acts: TaskActivations, settings: KSparse, draw
     return found
 
 
-def dense_baselines(acts: TaskActivations, width: int, protocol: Protocol, seed: int) -> dict[str, Any]:
-    """Baselines on the same texts without the autoencoder; only its ``width`` is used, for the random dictionary.
+def dense_baselines(acts: TaskActivations, protocol: Protocol, seed: int) -> dict[str, Any]:
+    """Baselines on the same texts that know nothing of the autoencoder.
 
     Returns:
-        for ``channels``, ``pca`` and ``random`` the data of ``best_probe``, for ``logistic`` those of ``held_out``.
+        for ``channels`` and ``pca`` the data of ``best_probe``, for ``logistic`` those of ``held_out``.
     """
     pooling, settings = protocol.best.values.pooling, protocol.dense.probe
     found: dict[str, Any] = {}
     for name in settings.directions:
-        found[name] = best_probe(_directions(name, acts, width, pooling, seed), acts, protocol.best.probe, seed)
+        if name != "random":
+            found[name] = best_probe(_directions(name, acts, pooling), acts, protocol.best.probe, seed)
     found["logistic"] = _full_regression(acts, settings, pooling, protocol.best.probe.bootstrap, seed)
     return found
 
 
-def _directions(name: str, acts: TaskActivations, width: int, pooling: Pooling, seed: int) -> ValueSource:
-    d = acts.rows.shape[1]
+def random_baseline(acts: TaskActivations, width: int, protocol: Protocol, seed: int) -> dict[str, Any]:
+    """The data of ``best_probe`` on a random dictionary with as many directions as the autoencoder."""
+    directions = RandomDirections(acts.rows.shape[1], width, seed, protocol.best.values.pooling)
+    return best_probe(directions, acts, protocol.best.probe, seed)
+
+
+def _directions(name: str, acts: TaskActivations, pooling: Pooling) -> ValueSource:
     if name == "channels":
-        return Directions(torch.eye(d), pooling)
-    if name == "random":
-        return RandomDirections(d, width, seed, pooling)
+        return Directions(torch.eye(acts.rows.shape[1]), pooling)
     rows = acts.of_texts(acts.span("train"))[0].double()
     return Directions(torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)[2].T.float().contiguous(), pooling)
 
@@ -87,9 +88,5 @@ def _standardised(values: Tensor, train: slice) -> Tensor:
 
 def _regression(values: Tensor, labels: Tensor, strength: float, others: Tensor) -> Tensor:
     """``[texts]`` float64: logits of ``others`` by a logistic regression with an L2 penalty of ``1 / strength``."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, max_iter=1000)
-    features: _Matrix = values.numpy()
-    model.fit(features, labels.numpy())
-    return torch.from_numpy(np.asarray(model.decision_function(others.numpy()), dtype=np.float64))
+    train, test = in_span(values.numpy(), others.numpy())
+    return torch.from_numpy(ridge_logits(train, labels.numpy(), strength, test))

@@ -23,6 +23,7 @@ from saebench.probing.activations import TaskActivations, TextActivations
 from saebench.probing.pooled import pooled_latents
 from saebench.probing.problems import Problem
 from saebench.probing.protocol import Pooling, TextLimits
+from saebench.probing.ridge import Values, as_dense, in_span, ridge_logits
 from saebench.probing.scores import area_under_curve, sums_by_group
 from saebench.probing.values import pool
 from saebench.results.statistics import ratio_estimate
@@ -31,8 +32,6 @@ from saebench.sae import Autoencoder
 SPARSE_PROTOCOLS = ("saebench", "sae-probes")
 VALIDATION_SHARE = 0.2
 """Of the training texts, on which C is chosen where a protocol gives several."""
-Values = Any
-"""``[texts, width]``: a sparse matrix of scipy, which has no types, or a dense array."""
 
 
 class _Strict(BaseModel):
@@ -157,13 +156,8 @@ def probe(pooled: Pooled, settings: Probe, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for k in settings.k:
         columns = order[:k]
-        found[str(k)] = {"columns": columns.tolist(), **_fitted(pooled, _dense(pooled.values[:, columns]), settings, seed)}
+        found[str(k)] = {"columns": columns.tolist(), **_fitted(pooled, as_dense(pooled.values[:, columns]), settings, seed)}
     found["all"] = _fitted(pooled, pooled.values, settings.model_copy(update={"penalty": "l2"}), seed)
-    return found
-
-
-def _dense(values: Values) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = values.toarray() if sparse.issparse(values) else np.asarray(values)
     return found
 
 
@@ -187,20 +181,6 @@ def _fitted(pooled: Pooled, values: Values, settings: Probe, seed: int) -> dict[
             "auc": area_under_curve(logits, truth)}  # fmt: skip
 
 
-def in_span(values: Values, others: Values) -> tuple[Values, Values]:
-    """Both in coordinates of the span of ``values``, which has at most as many dimensions as rows.
-
-    A regression with an L2 penalty gives the same logits in them: its weights are in the span.
-    """
-    rows, width = values.shape
-    if width <= rows:
-        return _dense(values), _dense(others)
-    sizes, vectors = np.linalg.eigh(_dense(values @ values.T))
-    kept = sizes > sizes[-1] * 1e-12
-    lengths = np.sqrt(sizes[kept])
-    return vectors[:, kept] * lengths, _dense(others @ values.T) @ (vectors[:, kept] / lengths)
-
-
 def _auc(logits: Tensor, labels: NDArray[np.int64]) -> float:
     found = area_under_curve(logits, torch.from_numpy(labels))
     return 0.5 if found is None or math.isnan(found) else found
@@ -210,14 +190,15 @@ def _regression(
     values: Values, labels: NDArray[np.int64], strength: float, settings: Probe, seed: int, others: Values
 ) -> Tensor:
     """``[texts]`` float64: logits of ``others``."""
+    if settings.penalty == "l2" and values.shape[1] <= max(settings.k):
+        return torch.from_numpy(ridge_logits(as_dense(values), labels, strength, as_dense(others)))
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, max_iter=1000)
-    if settings.penalty == "l2" and values.shape[1] > max(settings.k):
+    if settings.penalty == "l2":
         values, others = in_span(values, others)
         model = LogisticRegression(C=strength, solver="newton-cholesky")
-    elif settings.penalty == "l1":
+    else:
         model = LogisticRegression(C=strength, l1_ratio=1.0, solver="saga", max_iter=1000, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter(

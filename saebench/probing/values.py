@@ -69,8 +69,8 @@ class PreActivations:
     def chosen(self, indices: Tensor, rows: Tensor, owner: Tensor, texts: int) -> Tensor:
         """See ``ValueSource``."""
         rows = rows.to(self.sae.W_enc.device)
-        columns = [self.sae.pre_activations(rows, index, index + 1).float().cpu() for index in indices.tolist()]
-        return pool(torch.cat(columns, dim=1), owner, texts, self.pooling).T
+        values = self.sae.pre_activations_of(rows, indices.to(rows.device)).float().cpu()
+        return pool(values, owner, texts, self.pooling).T
 
 
 class Activations:
@@ -174,12 +174,12 @@ class RandomDirections:
 
     def chosen(self, indices: Tensor, rows: Tensor, owner: Tensor, texts: int) -> Tensor:
         """See ``ValueSource``."""
-        parts = [
-            Directions(self.block(index // self.BLOCK)[:, index % self.BLOCK, None], self.pooling)
-            .chosen(torch.tensor([0]), rows, owner, texts)
-            for index in indices.tolist()
-        ]  # fmt: skip
-        return torch.cat(parts)
+        found = torch.empty(indices.numel(), texts)
+        numbers = indices // self.BLOCK
+        for number in numbers.unique().tolist():  # one block at a time is in memory
+            here = numbers == number
+            found[here] = Directions(self.block(number), self.pooling).chosen(indices[here] % self.BLOCK, rows, owner, texts)
+        return found
 
 
 def latent_values(sae: Autoencoder, of: Of, pooling: Pooling) -> ValueSource:

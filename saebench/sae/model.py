@@ -160,6 +160,11 @@ class SparseAutoencoder:
         """The activation function's input for latents ``start`` to ``stop``: ``[tokens, stop - start]``."""
         return self._product(self._prepare(x)[1], start, stop)
 
+    def pre_activations_of(self, x: Tensor, latents: Tensor) -> Tensor:
+        """The activation function's input for some ``latents``: ``[tokens, latents]``."""
+        centred = self._prepare(x)[1]
+        return torch.addmm(self.b_enc[latents].to(centred.dtype), centred, self.W_enc[:, latents].to(centred.dtype))
+
     def prefix(self, n_latents: int) -> SparseAutoencoder:
         """The autoencoder of the first ``n_latents`` latents (Matryoshka autoencoders are trained to support this)."""
         return replace(

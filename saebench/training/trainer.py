@@ -41,8 +41,11 @@ class Trainer:
         history: ``(step, normalised MSE, L0, dead share)`` over the run.
     """
 
-    def __init__(self, config: TrainingConfig, sample: Tensor, mesh: Mesh = ALONE) -> None:
-        """``sample``: ``[tokens, d]`` activations, from which biases and scales are initialised; ``mesh``: its ranks."""
+    def __init__(self, config: TrainingConfig, sample: Tensor, mesh: Mesh = ALONE, median: Tensor | None = None) -> None:
+        """``sample``: ``[tokens, d]`` activations, from which biases and scales are initialised; ``mesh``: its ranks.
+
+        ``median``: ``[d]``, the geometric median of the scaled sample, where it is known.
+        """
         self.config, self.mesh = config, mesh
         self.device = torch.device(pick_device(config.device or None))
         sample = sample.to(self.device)
@@ -50,7 +53,7 @@ class Trainer:
         scaled = self.scaling.apply(sample).activations
         decoder = initial_decoder(config.n, sample.shape[1], config.seed, mesh.latents(config.n)).to(self.device)
         encoder = initial_encoder(decoder, config.k, config.seed, mesh)
-        self.weights = Weights(encoder, decoder, geometric_median(scaled))
+        self.weights = Weights(encoder, decoder, geometric_median(scaled) if median is None else median)
         if config.freeze in ("decoder", "encoder"):
             getattr(self.weights, config.freeze).requires_grad_(False)
         self._start = decoder if config.freeze == "soft-decoder" else None

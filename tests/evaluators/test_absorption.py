@@ -11,7 +11,7 @@ from torch import Tensor
 
 import saebench
 from saebench.errors import SaebenchError
-from saebench.evaluators.absorption import Absorption
+from saebench.evaluators.absorption import Absorption, metrics_of
 from saebench.evaluators.base import Measured, Setup
 from saebench.evaluators.first_letter.protocol import read_first_letter_protocol
 from saebench.evaluators.first_letter.scores import absorption
@@ -71,6 +71,7 @@ def test_no_absorption_where_every_letter_has_its_own_latent(world: LetterWorld)
     }  # fmt: skip
     assert found.details["latents"] == {letter: [index] for index, letter in enumerate(LETTERS)}
     assert found.details["words"]["fitted"] == 522 and found.details["words"]["held_out"] == 131
+    assert set(by_letter(found, "stable").values()) == {1}
 
 
 def test_planted_absorption_is_measured_exactly(world: LetterWorld) -> None:
@@ -258,9 +259,23 @@ def test_the_command_line_finds_it(world: LetterWorld, tmp_path: Path) -> None:
 def test_with_few_words_a_letters_latents_are_chosen_at_random() -> None:
     """One minibatch an epoch: 50 steps of Adam move every weight of a letter equally far, so that the start decides.
 
-    Nothing is absorbed; ``saebench.audit.unplanted`` says why absorption is not part of the audit.
+    Nothing is absorbed, and by the latents that the start chooses most words would be: the evaluator says so instead.
+    ``saebench.audit.unplanted`` says why absorption is not part of the audit.
     """
     world = letter_world(own=1.0)
-    metrics = result(world, world.sae({})).metrics
-    assert metrics["probe_f1"].value == 1.0
-    assert (metrics["main_latents_f1"].value or 0) < 0.5 < (metrics["full_absorption"].value or 0)
+    found = result(world, world.sae({}))
+    assert found.metrics["probe_f1"].value == 1.0 and found.metrics["usable_letters"].value == 26
+    f1, full = (sum(by_letter(found, name).values()) / 26 for name in ("main_f1", "full"))
+    assert f1 < 0.5 < full
+    assert sum(by_letter(found, "stable").values()) < 13
+    for name in ("absorption_fraction", "full_absorption", "main_latents", "main_latents_f1", "main_latents_recall"):
+        reason = found.metrics[name].reason
+        assert found.metrics[name].value is None and reason is not None
+        assert "could not be fitted: in 50 steps of Adam on 522 words" in reason and "of 26 letters" in reason
+
+
+def test_older_results_without_that_check_keep_their_numbers(world: LetterWorld) -> None:
+    found = result(world, world.sae({}))
+    columns = {name: each for name, each in found.details["by_letter"].items() if name != "stable"}
+    again = metrics_of({**found.details, "by_letter": columns}, PROTOCOL)
+    assert {each.name: each for each in again} == found.metrics

@@ -15,7 +15,7 @@ import torch
 import saebench
 from saebench import definitions
 from saebench.errors import SaebenchError
-from saebench.evaluators import probe_loss
+from saebench.evaluators import over_tasks, probe_loss
 from saebench.evaluators.base import Measured
 from saebench.evaluators.probe_loss import ProbeLoss
 from saebench.lm import LanguageModel
@@ -120,16 +120,41 @@ def test_a_second_run_computes_nothing_and_says_the_same(
 ) -> None:
     first = run(make_sae(), tiny_model, tiny_corpus, folder)
     kept = sorted(path.name for path in (folder / "cache").rglob("*") if path.is_file())
-    assert len(kept) == 2 + 2 * 2  # activations; latents and baselines
+    assert len(kept) == 2 + 3 * 2  # activations; latents, baselines of the model, of its width
 
     def fails(*arguments: Any) -> Any:
         raise AssertionError("computed again")
 
-    for name in ("best_probe", "k_sparse", "dense_baselines"):
+    for name in ("best_probe", "k_sparse", "dense_baselines", "random_baseline"):
         monkeypatch.setattr(probe_loss, name, fails)
     monkeypatch.setattr("saebench.probing.activations.run_texts", fails)
     second = run(make_sae(), tiny_model, tiny_corpus, folder)
     assert second.result.evaluators["probe_loss"].details == first.result.evaluators["probe_loss"].details
+
+
+def test_tasks_are_looked_up_once_for_all_autoencoders(
+    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    genuine = over_tasks.find_tasks
+
+    def counted(wanted: str, data_dir: Path | None = None) -> Any:
+        asked.append(wanted)
+        return genuine(wanted, data_dir)
+
+    monkeypatch.setattr(over_tasks, "find_tasks", counted)
+    cards = run([make_sae(), make_sae(seed=1)], tiny_model, tiny_corpus, folder)
+    assert len(cards) == 2 and asked == ["small"]
+
+
+def test_the_random_baseline_has_the_autoencoders_width_and_the_others_are_shared(
+    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [run(make_sae(n=n), tiny_model, tiny_corpus, folder) for n in (64, 96)]
+    tasks = [each.result.evaluators["probe_loss"].details["tasks"]["alpha"]["baselines"] for each in found]
+    assert [each["random"]["directions"] for each in tasks] == [64, 96]
+    for name in ("channels", "pca", "logistic"):
+        assert tasks[0][name] == tasks[1][name]
 
 
 def test_interrupted_runs_resume_where_they_ended(

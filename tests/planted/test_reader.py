@@ -1,4 +1,4 @@
-"""The reader of planted features, behind a real endpoint."""
+"""The reader of planted features, in place of a language model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import saebench
-from saebench.audit.endpoint import serve
+from saebench.explaining.llm.local import answered_here
 from saebench.planted import PlantedWorld
 from saebench.planted.reader import FeatureReader
 
@@ -34,7 +34,7 @@ def test_the_oracle_is_explained_and_random_latents_are_not(
     world: PlantedWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAEBENCH_CACHE", str(tmp_path))
-    with serve(FeatureReader(world.features).answer) as url:
+    with answered_here(FeatureReader(world.features).answer) as url:
         cards = saebench.evaluate(
             [world.oracle(), world.damaged("random", 1.0, seed=5)], model=world.model, hook=world.hook, progress=False,
             corpus=world.corpus(8192, seed=1), evaluators=["autointerp"],

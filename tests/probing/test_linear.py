@@ -79,3 +79,15 @@ def test_latents_are_pooled_as_a_mean_over_tokens(make_sae: Make) -> None:
     dense = sae.encode(rows).to_dense()
     slow = torch.stack([dense[owner == text].mean(dim=0) for text in range(300)])
     torch.testing.assert_close(torch.from_numpy(found.toarray()), slow)
+
+
+def test_sets_of_probes_that_are_fitted_together_are_those_fitted_alone() -> None:
+    values, labels = codes()
+    source = Dense(torch.from_numpy(values.toarray()))
+    index = torch.stack([torch.arange(start, start + 200) for start in (0, 100, 300)])
+    examples = Examples(index, labels[index])
+    together = fit_linear(source, examples, settings(), 5, [0, 0, 1])
+    first = fit_linear(source, Examples(*(each[:1] for each in examples)), settings(), 5)
+    rest = fit_linear(source, Examples(*(each[1:] for each in examples)), settings(), 5)
+    torch.testing.assert_close(together.weight, torch.cat([first.weight, rest.weight]), atol=1e-7, rtol=1e-6)
+    torch.testing.assert_close(together.bias, torch.cat([first.bias, rest.bias]), atol=1e-7, rtol=1e-6)

@@ -19,6 +19,22 @@ from saebench.probing.newton import fit_probes
 Floats = NDArray[np.float64]
 
 
+def test_a_search_that_starts_near_the_optimum_ends_at_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    values = torch.randn(40, 200, generator=generator) * 3 + 5 + labels * torch.rand(40, 1, generator=generator)
+    values[0] = 7.0  # constant
+    values[1] = labels + 0.1 * values[1]  # separable
+    coarse = fit_probes(values, labels)
+    alone = fit_probes(values.double(), labels)
+    for shift in (1.0, 0.2):
+        near = fit_probes(values.double(), labels, (coarse.weight * shift, coarse.bias))
+        assert bool(near.converged.all())
+        torch.testing.assert_close(near.loss, alone.loss, rtol=0, atol=1e-12)
+        torch.testing.assert_close(near.weight, alone.weight, rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(near.bias, alone.bias, rtol=1e-7, atol=1e-8)
+
+
 def problem(number: int) -> tuple[Floats, NDArray[np.int64]]:
     """Normal classes, separable, rectified, badly scaled, heavy-tailed and touching ones, in turn."""
     rng = np.random.default_rng(number)

@@ -205,6 +205,17 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
         Trainer(config(), torch.ones(100, D))
 
 
+def test_a_known_median_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = planted(600)[0]
+    median = Trainer(config(), sample).weights.b_dec.detach().clone()
+    monkeypatch.setattr("saebench.training.trainer.geometric_median", None)
+    again = Trainer(config(), sample, median=median)
+    assert torch.equal(again.weights.b_dec, median)
+    again.train_step(sample[:512])
+    assert not torch.equal(again.weights.b_dec, median)
+    assert torch.equal(Trainer(config(), sample, median=median).weights.b_dec, median)  # it is not changed by training
+
+
 @pytest.mark.slow
 def test_a_compiled_loss_is_the_same(tmp_path: Path) -> None:
     source = TensorSource(planted(2_000)[0])

@@ -7,8 +7,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from saebench.definitions import definition_hash, read_definition
 from saebench.errors import SaebenchError
@@ -19,6 +21,7 @@ from saebench.probing.class_texts import Unit
 from saebench.probing.linear import Dense, Fitted, LinearSettings, fit_linear
 from saebench.probing.memory import cached_or_computed, fingerprint
 from saebench.probing.pooled import pooled_key, pooled_texts
+from saebench.probing.problems import Split
 from saebench.probing.protocol import Strict, TextLimits
 from saebench.results import EvaluatorResult, Metric
 from saebench.sae import SparseAutoencoder
@@ -101,7 +104,7 @@ class ConceptEvaluator(TaskEvaluator):
     @classmethod
     def definitions(cls, setup: Setup) -> dict[str, str]:
         """SHA-256 of the protocol and of the sets."""
-        sets = {f"tasks/classes/{each.name}": each.sha256 for each in cls.requested(setup)}
+        sets = {f"tasks/classes/{each.name}": each.sha256 for each in cls.tasks_of(setup)}
         return {f"probes/{PROTOCOL}": read_concept_protocol().sha256, **sets}
 
     @abstractmethod
@@ -136,13 +139,45 @@ class ConceptEvaluator(TaskEvaluator):
     def _set(self, of: ClassSet, advance: Callable[[float], None]) -> dict[str, Any]:
         units = self.units(of)
         texts = sum(len(each.texts) for each in units.values())
+
+        def fitted() -> dict[str, Fitted]:
+            key = f"probes of {self.name} {of.sha256} {self.sizes} {self.setup.seed}"
+            return self.setup.shared.once(key, lambda: self._fitted(units))
+
         found = {
-            name: {"data": unit.record, **self._unit(of, unit, lambda amount: advance(amount / texts))}
+            name: {"data": unit.record, **self._unit(of, name, unit, fitted, lambda amount: advance(amount / texts))}
             for name, unit in units.items()
         }
         return {"title": of.title, "version": of.version, "units": found}
 
-    def _unit(self, of: ClassSet, unit: Unit, advance: Callable[[float], None]) -> dict[str, Any]:
+    def _fitted(self, units: dict[str, Unit]) -> dict[str, Fitted]:
+        """The probes of all units, those of equally many texts together: each step costs little more than for one unit."""
+        by_size: dict[int, list[str]] = {}
+        for name, unit in units.items():
+            by_size.setdefault(together([each.train for each in unit.problems.values()]).rows.shape[1], []).append(name)
+        found: dict[str, Fitted] = {}
+        for names in by_size.values():
+            acts = [self._pooled(units[name]) for name in names]
+            starts = np.cumsum([0, *(each.shape[0] for each in acts)])
+            every = [
+                Split(each.train.rows + int(start), each.train.labels)
+                for name, start in zip(names, starts, strict=False) for each in units[name].problems.values()
+            ]  # fmt: skip
+            counts = [len(units[name].problems) for name in names]
+            numbers = [number for count in counts for number in range(count)]
+            probes = fit_linear(Dense(torch.cat(acts)), together(every), self.protocol.probe, self.setup.seed, numbers)
+            parts = zip(*(each.split(counts) for each in probes), strict=True)
+            found |= {name: Fitted(*part) for name, part in zip(names, parts, strict=True)}
+        return found
+
+    def _pooled(self, unit: Unit) -> Tensor:
+        """``[texts, d]``: the activations of a unit's texts."""
+        setup = self.setup
+        return pooled_texts(setup.cut, unit.texts, self.limits, "mean", self.bos, None, lambda amount: None).activations
+
+    def _unit(
+        self, of: ClassSet, name: str, unit: Unit, fitted: Callable[[], dict[str, Fitted]], advance: Callable[[float], None]
+    ) -> dict[str, Any]:
         setup = self.setup
         key = pooled_key(setup.cut, unit.texts, self.limits, "mean", self.bos)
         known = {"evaluator": [self.name, self.version], "set": of.sha256, "protocol": self.protocol.sha256, "texts": key,
@@ -150,12 +185,8 @@ class ConceptEvaluator(TaskEvaluator):
 
         @functools.cache
         def probes() -> Fitted:
-            def fitted() -> dict[str, Any]:
-                acts = pooled_texts(setup.cut, unit.texts, self.limits, "mean", self.bos, None, lambda amount: None)
-                splits = [each.train for each in unit.problems.values()]
-                return _written(fit_linear(Dense(acts.activations), together(splits), self.protocol.probe, setup.seed))
-
-            return _read(cached_or_computed({**known, "probes": True} if key else None, fitted)[0])
+            key_of_probes = {**known, "probes": True} if key else None
+            return _read(cached_or_computed(key_of_probes, lambda: _written(fitted()[name]))[0])
 
         def measured() -> dict[str, Any]:
             return self.measure(concepts(setup, unit.texts, self.limits, self.bos, probes(), advance), unit)

@@ -105,11 +105,18 @@ def together(splits: list[Split]) -> Examples:
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """``[texts]`` float64: 1 where a probe is right."""
+    """Float64 of the shape of ``logits``: 1 where a probe is right."""
     return ((logits > 0) == (labels == 1)).double()
 
 
 def paired(before: Tensor, after: Tensor) -> list[float]:
     """``[mean fall, its standard error]`` of right answers, over the same texts."""
+    return paired_by_probe(before.unsqueeze(0), after.unsqueeze(0))[0]
+
+
+def paired_by_probe(before: Tensor, after: Tensor) -> list[list[float]]:
+    """``paired`` of each row of ``[probes, texts]``."""
     falls = before - after
-    return [float(falls.mean()), float(falls.std(unbiased=True) / falls.numel() ** 0.5)]
+    errors = falls.std(dim=1, unbiased=True) / falls.shape[1] ** 0.5
+    found: list[list[float]] = torch.stack([falls.mean(dim=1), errors], dim=1).tolist()
+    return found

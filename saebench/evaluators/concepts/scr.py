@@ -47,7 +47,11 @@ class SpuriousCorrelationRemoval(ConceptEvaluator):
         return sets
 
     def units(self, of: ClassSet) -> dict[str, Unit]:
-        """One for each pair of classes."""
+        """One for each pair of classes, once for all autoencoders of the hook."""
+        key = f"pairs of {of.sha256} {self.sizes} {self.setup.seed}"
+        return self.setup.shared.once(key, lambda: self._pairs(of))
+
+    def _pairs(self, of: ClassSet) -> dict[str, Unit]:
         train, test = self.sizes
         loaded = load_class_texts(of, train / (train + test), self.setup.seed, self.setup.data_dir)
         found = {}

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from saebench.evaluators.concepts.base import ConceptEvaluator
-from saebench.evaluators.concepts.effects import Concepts, correct, largest, paired
+from saebench.evaluators.concepts.effects import Concepts, correct, largest, paired_by_probe
 from saebench.probing.class_texts import Unit
 from saebench.results import Metric
 from saebench.results.metrics import metric
@@ -32,18 +34,17 @@ class TargetedProbePerturbation(ConceptEvaluator):
         """Clean accuracies by class; by ablated class, number of latents and class the fall and its standard error."""
         names = list(unit.problems)
         tests = [unit.problems[each].test for each in names]
-        logits = [found.logits(number, test) for number, test in enumerate(tests)]
-        clean = [correct(each, test.labels) for each, test in zip(logits, tests, strict=True)]
+        rows, labels = (torch.stack(each) for each in zip(*tests, strict=True))  # of each class equally many
+        probe = torch.arange(len(names)).unsqueeze(1)
+        logits = torch.stack([found.logits(number, test) for number, test in enumerate(tests)])
+        clean = correct(logits, labels)
         falls: dict[str, dict[str, dict[str, list[float]]]] = {}
         for number, name in enumerate(names):
             effects = found.effects(number, unit.problems[name].train, signed=True)
             falls[name] = {}
             for n in self.protocol.ablate.n:
-                change = found.changes(largest(effects, n))
-                falls[name][str(n)] = {
-                    other: paired(clean[place], correct(logits[place] - change[test.rows, place], test.labels))
-                    for place, (other, test) in enumerate(zip(names, tests, strict=True))
-                }
+                change = found.changes(largest(effects, n))[rows, probe]
+                falls[name][str(n)] = dict(zip(names, paired_by_probe(clean, correct(logits - change, labels)), strict=True))
         accuracies = {name: float(each.mean()) for name, each in zip(names, clean, strict=True)}
         return {"clean": accuracies, "falls": falls, "epochs": found.fitted.epoch.tolist()}
 

@@ -37,25 +37,32 @@ def fit_dense(x: Tensor, labels: Tensor, classes: int, settings: Training, seed:
     return _fit(lambda rows, weight: x[rows] @ weight, x.shape[1], labels, classes, settings, seed)
 
 
-def fit_sparse(code: SparseLatents, labels: Tensor, classes: int, settings: Training, seed: int) -> Probes:
-    """Probes on latents, which stay sparse."""
+def fit_sparse(
+    code: SparseLatents, labels: Tensor, classes: int, settings: Training, seed: int, mirrored: bool = False
+) -> Probes:
+    """Probes on latents, which stay sparse; ``mirrored``: from the opposite of the random start, with the same batches."""
 
     def forward(rows: Tensor, weight: Tensor) -> Tensor:
         if code.indices.shape[1] == 0:
             return weight.new_zeros(rows.numel(), classes)
         return F.embedding_bag(code.indices[rows], weight, per_sample_weights=code.values[rows], mode="sum")
 
-    return _fit(forward, code.n_latents, labels, classes, settings, seed)
+    return _fit(forward, code.n_latents, labels, classes, settings, seed, -1.0 if mirrored else 1.0)
 
 
 @torch.enable_grad()
-def _fit(forward: Forward, width: int, labels: Tensor, classes: int, settings: Training, seed: int) -> Probes:
-    """One class against the rest for each class, positives weighted to balance: Adam on minibatches."""
+def _fit(
+    forward: Forward, width: int, labels: Tensor, classes: int, settings: Training, seed: int, sign: float = 1.0
+) -> Probes:
+    """One class against the rest for each class, positives weighted to balance: Adam on minibatches.
+
+    ``sign`` is that of the random start.
+    """
     generator = torch.Generator().manual_seed(seed)
     targets = F.one_hot(labels, classes).float()
     positive = targets.sum(dim=0)
     balance = torch.where(positive > 0, (labels.numel() - positive) / positive.clamp_min(1), 1.0)
-    reach = width**-0.5
+    reach = sign * width**-0.5
     weight = ((torch.rand(width, classes, generator=generator) * 2 - 1) * reach).requires_grad_()
     bias = ((torch.rand(classes, generator=generator) * 2 - 1) * reach).requires_grad_()
     optimizer = torch.optim.Adam([weight, bias], lr=settings.learning_rate, weight_decay=settings.weight_decay)

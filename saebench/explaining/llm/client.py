@@ -21,6 +21,7 @@ from saebench.explaining.llm.answers import Intruder, schema
 from saebench.explaining.llm.cache import Answer, AnswerCache, Dialect
 from saebench.explaining.llm.endpoint import Endpoint, Prompt, Sampling
 from saebench.explaining.llm.limits import Limits, Pacer
+from saebench.explaining.llm.local import answering_here
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
@@ -70,7 +71,7 @@ class ChatClient:
     @property
     def known(self) -> bool:
         """Whether an earlier run has checked this endpoint, so that answers may be in the cache."""
-        return self._dialect is not None
+        return self._dialect is not None or answering_here(self.endpoint.url) is not None
 
     def cached(self, prompt: Prompt) -> Answer | None:
         """The answer, if it is in the cache."""
@@ -82,6 +83,8 @@ class ChatClient:
         Raises:
             SaebenchError: nothing answers, the key is rejected, the model is unknown, or it is another type of server.
         """
+        if answering_here(self.endpoint.url) is not None:
+            return
         from openai import APIConnectionError, APITimeoutError
 
         dialect: Dialect | None = self._dialect or Dialect()
@@ -115,6 +118,10 @@ class ChatClient:
         Raises:
             SaebenchError: the endpoint rejects the key or the model, or no longer answers any question.
         """
+        here = answering_here(self.endpoint.url)
+        if here is not None:
+            request = {"model": self.endpoint.model, **self._parameters(prompt)}
+            return Reply(Answer(text=here(request), prompt_tokens=0, completion_tokens=0, finish_reason="stop"))
         from openai import APIConnectionError
 
         question = self._question(prompt)

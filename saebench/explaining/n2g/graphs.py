@@ -122,6 +122,8 @@ def _shortest_suffixes(reader: LatentReader, examples: Examples, kept: float, do
     Suffixes are tried from the shortest; those of different examples that start at the same token of a row are tried at
     the same time, as they are prefixes of each other.
     """
+    if not reader.shares:
+        return _shortest_of_several(reader, examples, kept, done)
     sizes, values = examples.lengths.clone(), examples.values.clone()
     searching = torch.ones_like(sizes, dtype=torch.bool)
     window = examples.tokens.shape[1]
@@ -137,6 +139,29 @@ def _shortest_suffixes(reader: LatentReader, examples: Examples, kept: float, do
         ended = which[enough | (lengths[which] == examples.lengths[which])]
         searching[ended] = False
         done(ended.numel() / 2)
+    return _Suffixes(_suffixes(examples.tokens, sizes), sizes, examples.latents, values)
+
+
+def _shortest_of_several(
+    reader: LatentReader, examples: Examples, kept: float, done: Callable[[float], object]
+) -> _Suffixes:
+    """The same where nothing is gained by common prefixes: 1, 2, 4, ... further sizes are tried at the same time."""
+    sizes, values = examples.lengths.clone(), examples.values.clone()
+    searching, shortest, several = torch.ones_like(sizes, dtype=torch.bool), 1, 1
+    while bool(searching.any()):
+        tried = torch.arange(shortest, shortest + several)
+        owners, lengths = (each.flatten() for each in torch.meshgrid(searching.nonzero().squeeze(1), tried, indexing="ij"))
+        possible = lengths <= examples.lengths[owners]
+        owners, lengths = owners[possible], lengths[possible]
+        found = reader.read(_suffixes(examples.tokens[owners], lengths), examples.latents[owners])
+        enough = found >= kept * examples.values[owners]
+        sizes.scatter_reduce_(0, owners[enough], lengths[enough], "amin")
+        first = enough & (lengths == sizes[owners])
+        values[owners[first]] = found[first]
+        shortest, several = shortest + several, 2 * several
+        ended = searching & ((sizes < shortest) | (examples.lengths < shortest))
+        searching &= ~ended
+        done(int(ended.sum()) / 2)
     return _Suffixes(_suffixes(examples.tokens, sizes), sizes, examples.latents, values)
 
 

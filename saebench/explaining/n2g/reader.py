@@ -26,13 +26,15 @@ class LatentReader:
 
     Attributes:
         trees: whether texts with common prefixes are run as trees; determined by a test.
+        shares: whether something is gained by texts with common prefixes; not where ends need no pass over their texts.
         asked: readings so far; ``texts`` and ``tokens``: texts and tokens that were run for them.
     """
 
     def __init__(self, cut: Cut, sae: Autoencoder, bos: int | None) -> None:
         self.cut, self.sae, self.bos = cut, sae, bos
-        trouble = tree_trouble(cut, torch.arange(3, 11))
-        self.trees = trouble is None
+        some = torch.arange(3, 11)
+        trouble = tree_trouble(cut, some)
+        self.trees, self.shares = trouble is None, cut.at_ends(some.unsqueeze(0), torch.tensor([some.numel()])) is None
         if trouble is not None:
             notice(
                 "Neuron2Graph runs each of its texts alone, more slowly and with the same numbers: "

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from saebench.explaining.examples.sampling import HookInputs
+from saebench.explaining.n2g.graphs import build_tries
 from saebench.explaining.n2g.packing import END, Pack, Texts, batch_packs, run_packed, tree_trouble
 from saebench.explaining.n2g.reader import LatentReader, select_latents
-from saebench.explaining.n2g.study import StudyInputs, choose, sample_activations, study
+from saebench.explaining.n2g.study import StudyInputs, choose, divide, sample_activations, study
 from saebench.explaining.n2g.tokens import NearestTokens, find_padding
 from saebench.explaining.n2g.trie import ANY, Trie
 from saebench.explaining.protocol import Protocol, read_protocol
@@ -81,6 +82,24 @@ def test_the_same_tries_as_one_at_a_time(
     protocol = read_protocol(definition, {"window": 10, "build": 3, "held_out": 3, "latents": 4, "least": 4})
     near = neighbours(tiny_model, protocol.candidates) if protocol.candidates else {}
     assert compare(tiny_model, HOOK, 1, make_sae(activation=activation), tiny_corpus, protocol, near) > 8
+
+
+def test_several_sizes_at_a_time_give_the_same_suffixes(
+    make_sae: Callable[..., SparseAutoencoder], tiny_model: LanguageModel, tiny_corpus: TokenCorpus
+) -> None:
+    protocol = read_protocol("n2g", {"window": 10, "build": 6, "held_out": 3, "latents": 8, "least": 4})
+    source, sae = HookInputs(tiny_model.cut(HOOK), tiny_corpus), make_sae(activation=TopK(8))
+    ground = StudyInputs.of(source, protocol, 0, Progress(False))
+    sample = sample_activations(ground, sae)
+    examples, _ = divide(ground, sample, choose(ground, sample, protocol.latents).latents)
+    reader = LatentReader(tiny_model.cut(HOOK), sae, ground.bos)
+    assert reader.shares  # it is a transformer
+    found = []
+    for reader.shares in (True, False):
+        found.append(build_tries(reader, examples, ground.padding, protocol))
+    assert len(found[0]) == 8 and sum(len(as_plain(each)) for each in found[0].values()) > 8
+    for latent, trie in found[0].items():
+        assert as_plain(found[1][latent]) == pytest.approx(as_plain(trie), rel=1e-4)
 
 
 @pytest.mark.slow
