@@ -28,7 +28,7 @@ class ProbeLoss(TaskEvaluator):
     """Best latent of every task, with baselines; finished tasks are cached on disk and not computed again."""
 
     name = "probe_loss"
-    version = 1
+    version = 2
     description = "Loss of the best one-dimensional probe on a latent, over binary tasks, with dense baselines"
 
     def __init__(self, setup: Setup) -> None:
