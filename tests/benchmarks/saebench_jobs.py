@@ -144,11 +144,14 @@ def run_ours(job: Job) -> tuple[dict[str, EvaluatorResult], float]:
 
 @contextmanager
 def any_number_of_letters() -> Iterator[None]:
-    """Ours scores absorption however few letters the model knows, as SAEBench with ``Job.letters`` of 0 and 1."""
+    """Ours scores absorption however few letters the model knows and whatever a random start decides, as SAEBench does."""
     protocol = read_first_letter_protocol()
     least = protocol.least.model_copy(update={"letters": 1, "f1": 0.0})
     changed = protocol.model_copy(update={"least": least})
-    with patch("saebench.evaluators.absorption.read_first_letter_protocol", lambda: changed):
+    with (
+        patch("saebench.evaluators.absorption.read_first_letter_protocol", lambda: changed),
+        patch("saebench.evaluators.absorption.MOST_BY_START", 1.0),
+    ):
         yield
 
 
