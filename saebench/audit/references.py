@@ -72,7 +72,7 @@ def audit_references(
 
 
 def result_scores(result: Result) -> list[Score]:
-    """The scores of a result and of the controls that it holds."""
+    """The scores of a result and of the controls that it holds; a trained control has none: they are those of its cell."""
     evaluators = list(result.evaluators.values())
     config = result.sae.training.get("config", {})
     config = config if isinstance(config, dict) else {}
@@ -87,7 +87,7 @@ def result_scores(result: Result) -> list[Score]:
     )  # fmt: skip
     subject = replace(subject, cell=_cell(subject, config.get("k")))
     scores = scores_of(subject, evaluators)
-    for name, its in result.controls.items():
+    for name, its in () if control else result.controls.items():
         as_control = replace(subject, sae=f"{name} for {subject.sae}", role="control", control=name)
         scores += scores_of(as_control, its.values())
     return scores

@@ -50,13 +50,17 @@ def test_unknown_evaluator_and_empty_folder(tmp_path):
 def test_references_are_compared_with_their_controls(tmp_path):
     board = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post"
     entries = sorted(path for path in board.glob("*.json") if path.name != "verified.json")
-    for number, entry in enumerate(entries):
-        (tmp_path / f"{number}.json").write_text(json.dumps(json.loads(entry.read_text())["result"]))
+    results = [json.loads(entry.read_text())["result"] for entry in entries]
+    for number, result in enumerate(results):
+        (tmp_path / f"{number}.json").write_text(json.dumps(result))
     found = {each.metric: each for each in audit_references(tmp_path, tmp_path / "out")}
     data = json.loads((tmp_path / "out/audit.json").read_text())
     assert data["results"] == len(entries) and (tmp_path / "out/audit.html").is_file()
     assert f'id="plot-lenses" style="height: {120 + 20 * len(found)}px"' in (tmp_path / "out/audit.html").read_text()
     assert set(found) >= {"reconstruction.normalised_mse", "downstream.kl_divergence"}
+    usual = sum(not result["sae"]["training"].get("control") for result in results)  # trained controls have no pairs
+    pairs = found["downstream.kl_divergence"].findings["floors"].details["controls"]
+    assert {name: each["pairs"] for name, each in pairs.items()} == {"random": usual, "pca": usual}
     for each in found.values():
         assert each.findings["dose"].outcome == each.findings["validity"].outcome == "not known"
         assert each.verdict.standing != "sound"
