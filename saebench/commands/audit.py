@@ -81,6 +81,20 @@ def references(
     _show(audit_references(runs, out, EvaluationSettings(**given), Progress(True), distributed), out)
 
 
+@audit.command()
+def agree(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of `saebench audit planted` with different seeds.")],
+    out: Annotated[Path, typer.Option(help="File for the verdicts that all of them give.")],
+) -> None:
+    """Write one verdict on each metric from audits of several planted models; where they differ, `use with care`."""
+    from saebench.audit.agreement import agreed_data
+    from saebench.files import check_writable, write_text
+
+    check_writable(out)
+    write_text(out, agreed_data(folders))
+    console.print(Text(f"Wrote {out}."))
+
+
 def _count(workers: int, quick: bool) -> int:
     """Processes: as asked for, else one on each core, but for a quick audit, which is over sooner than they start."""
     return workers or (1 if quick else usable_cores())
