@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from saebench.errors import plain
 from saebench.results import Metric, Reached, Result
-from saebench.results.verdicts import cautions_on
+from saebench.results.verdicts import cautions_on, mark_of
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
 MOST_DECIMALS = 7
@@ -39,6 +39,11 @@ class Line:
     short_controls: tuple[str, ...]
     note: str | None
     seconds: float
+
+    @property
+    def mark(self) -> str:
+        """The mark of the audit's verdict, where it is not ``sound``; else empty."""
+        return mark_of(f"{self.evaluator}.{self.name}").strip()
 
     @property
     def arrow(self) -> str:

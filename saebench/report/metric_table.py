@@ -15,7 +15,7 @@ KEY = "Value ± standard error; ↓ lower is better, ↑ higher is better"
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric. ``cells`` are its numbers as text, each with a class of the style sheet."""
+    """A metric. ``cells`` are its numbers as text, each with a class of the style sheet; ``mark`` is the audit's."""
 
     name: str
     unit: str
@@ -23,12 +23,13 @@ class MetricRow:
     description: str
     note: str | None
     cells: tuple[tuple[str, str], ...]
+    mark: str = ""
 
     @staticmethod
     def of(line: Line, cells: Iterable[tuple[str, str]], brief: bool = False) -> MetricRow:
         """A row for a line of a report; without description and note where it is ``brief``."""
         note, description = (None, "") if brief else (line.note, line.description)
-        return MetricRow(line.name, line.unit, line.direction, description, note, tuple(cells))
+        return MetricRow(line.name, line.unit, line.direction, description, note, tuple(cells), line.mark)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from saebench.comparison.headline import trained_control
 from saebench.leaderboard.board_page import render_board
 from saebench.leaderboard.checks import load_boards
 from saebench.report.content import cautions
+from saebench.report.metric_table import scorecard_table, side_by_side_table
+from saebench.report.page import render_page
 from saebench.results import Result, verdicts
 from saebench.results.verdicts import Verdict, failed_of, mark_of, sound_metrics
 from tests.test_docs import ROOT
@@ -36,6 +38,10 @@ def test_verdicts_by_metric(two_verdicts):
 def test_scorecards_say_which_metrics_failed(two_verdicts):
     result = Result.model_validate(json.loads(ENTRY.read_text())["result"])
     assert cautions(result) == ["‡ downstream.kl_divergence: not evidence. Not separated from random."]
+    for table in (scorecard_table(result), side_by_side_table([result, result], lambda line: line.value if line else "")):
+        marks = {f"{group.name}.{row.name}": row.mark for group in table.groups for row in group.rows}
+        assert [name for name, mark in marks.items() if mark] == ["downstream.kl_divergence"]
+    assert "<code>kl_divergence</code> ‡" in render_page([result]).replace("<wbr>", "")
 
 
 def test_boards_and_comparisons_mark_them_and_rank_by_sound_metrics_alone(two_verdicts):
