@@ -73,7 +73,7 @@ def main() -> None:
         letters = torch.randint(0, 26, (TOKENS,), generator=generator)
         protocol = read_first_letter_protocol()
         short = protocol.model_copy(update={"selection": protocol.selection.model_copy(update={"epochs": 1})})
-        assert _candidates(code, letters, short, 0).shape == (26, protocol.k_sparse.most)
+        assert _candidates(code, letters, short, 0)[0].shape == (26, protocol.k_sparse.most)
 
     def forgetting() -> None:
         x = torch.randn(TOKENS, WIDTH, generator=generator)
