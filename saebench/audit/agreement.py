@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from saebench.audit.output import check_whole, verdict_data
 from saebench.errors import SaebenchError
 from saebench.parsing import parse_json
 from saebench.results.verdicts import Verdict
@@ -54,9 +55,8 @@ def agreed_data(folders: Sequence[Path]) -> str:
     partial = [metric for metric, its in by_metric.items() if len(its) < len(audits)]
     if partial:
         raise SaebenchError(f"Not every audit has a verdict on {partial[0]}: audit the same evaluators each time.")
-    head = {name: audits[0][name] for name in ("saebench", "date", "thresholds_sha256")}
-    verdicts = [asdict(agreed(its)) for its in by_metric.values()]
-    return json.dumps({**head, "seeds": seeds, "verdicts": verdicts}, indent=1) + "\n"
+    verdicts = [{"verdict": asdict(agreed(its))} for its in by_metric.values()]
+    return verdict_data({**audits[0], "seeds": seeds, "metrics": verdicts})
 
 
 def _read(folder: Path) -> Mapping[str, Any]:
@@ -66,6 +66,5 @@ def _read(folder: Path) -> Mapping[str, Any]:
         known = {name: found[name] for name in (*SAME, "seed", "quick", "metrics", "date")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaebenchError(f"{path} is not the result of `saebench audit planted`: give its folder.") from error
-    if known["quick"]:
-        raise SaebenchError(f"{path} is of a quick audit, which gives no verdicts that the package could carry.")
+    check_whole(known)
     return known

@@ -60,15 +60,20 @@ def write_audit(
 
 
 def verdict_data(data: Mapping[str, Any]) -> str:
-    """The text of the package's data file of verdicts, from an audit's JSON data.
+    """The text of the package's data file of verdicts, from an audit's JSON data; ``seeds``, if it has any, are kept.
 
     Raises:
         SaebenchError: the audit was a quick one.
     """
+    check_whole(data)
+    head = {name: data[name] for name in ("saebench", "date", "thresholds_sha256", "seeds") if name in data}
+    return json.dumps({**head, "verdicts": [each["verdict"] for each in data["metrics"]]}, indent=1) + "\n"
+
+
+def check_whole(data: Mapping[str, Any]) -> None:
+    """Raise ``SaebenchError`` where an audit was a quick one."""
     if data.get("quick"):
         raise SaebenchError("A quick audit gives no verdicts that the package could carry: run it without --quick.")
-    head = {name: data[name] for name in ("saebench", "date", "thresholds_sha256")}
-    return json.dumps({**head, "verdicts": [each["verdict"] for each in data["metrics"]]}, indent=1) + "\n"
 
 
 def _finite(value: Any) -> Any:

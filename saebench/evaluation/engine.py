@@ -248,9 +248,9 @@ def _compare(spliced: Sequence[tuple[EvaluatedAutoencoder, Tensor]], cut: Cut, b
     with clock.stage("losses"):
         ends = [*(end for _, end in spliced), *further.values()]
         entropy, losses = readout.compare(clean, ends, batch.tokens)
-        others = dict(zip(further, losses[len(spliced) :], strict=True))
-        compared = replace(batch, cross_entropy=entropy, further=others)
-        for (one, _), its in zip(spliced, losses, strict=False):
+        own, others = losses[: len(spliced)], losses[len(spliced) :]
+        compared = replace(batch, cross_entropy=entropy, further=dict(zip(further, others, strict=True)))
+        for (one, _), its in zip(spliced, own, strict=True):
             for name, evaluator in one.splicing():
                 with one.guarded(name):
                     evaluator.compare(compared, its)

@@ -21,7 +21,7 @@ from torch import Tensor
 from saebench.evaluators.base import CleanBatch, Measured, Setup, StreamingEvaluator, TokenBlock
 from saebench.evaluators.downstream import Downstream, chunks
 from saebench.evaluators.geometry import max_similarity, sampled_latents
-from saebench.evaluators.shared import rows_by_excluded_past
+from saebench.evaluators.shared import rows_ablated_alike
 from saebench.lm import Prefix, RunLosses
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import Counted
@@ -167,10 +167,7 @@ class Core(StreamingEvaluator):
     def _zero_ablated(self, batch: CleanBatch, run: Callable[[Tensor, Prefix], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """What ``run``, the layers above, gives with activations set to 0: ``[1, context, ...]`` for rows that share it."""
         cut = self.setup.cut
-        groups = [torch.tensor([row]) for row in range(batch.tokens.shape[0])]
-        if cut.hook_out.is_residual:
-            groups = rows_by_excluded_past(batch.tokens, ~batch.counted)
-        for rows in groups:
+        for rows in rows_ablated_alike(cut, batch.tokens, ~batch.counted):
             prefix = cut.prefix(batch.tokens[rows[:1]])
             keep = ~batch.counted[rows[:1]].to(prefix.outputs.device).unsqueeze(-1)
             yield rows, run(torch.where(keep, prefix.outputs, torch.zeros_like(prefix.outputs)), prefix)

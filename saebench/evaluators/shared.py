@@ -231,9 +231,7 @@ def ablated_losses(cut: Cut, corpus: TokenCorpus, values: dict[str, Tensor], row
     that are excluded (they keep their clean activations), so rows that agree up to the last such position share one
     forward pass: with a BOS token at the start of each row, that is one pass for the whole corpus.
     """
-    groups = [torch.tensor([row]) for row in range(corpus.tokens.shape[0])]
-    if cut.hook_out.is_residual:
-        groups = rows_by_excluded_past(corpus.tokens, corpus.excluded)
+    groups = rows_ablated_alike(cut, corpus.tokens, corpus.excluded)
     losses = {name: torch.zeros(corpus.tokens.shape[0], dtype=torch.float64) for name in values}
     for start in range(0, len(groups), rows_per_batch):
         some = groups[start : start + rows_per_batch]
@@ -249,6 +247,13 @@ def ablated_losses(cut: Cut, corpus: TokenCorpus, values: dict[str, Tensor], row
         found[name] = RowSums(("cross_entropy", "predictions"))
         found[name].add(cross_entropy=each, predictions=corpus.loss_mask.sum(dim=1))
     return found
+
+
+def rows_ablated_alike(cut: Cut, tokens: Tensor, excluded: Tensor) -> list[Tensor]:
+    """Row numbers of ``[rows, context]``, grouped by what the layers above compute once activations are replaced."""
+    if cut.hook_out.is_residual:
+        return rows_by_excluded_past(tokens, excluded)
+    return [torch.tensor([row]) for row in range(tokens.shape[0])]
 
 
 def rows_by_excluded_past(tokens: Tensor, excluded: Tensor) -> list[Tensor]:
