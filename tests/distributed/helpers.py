@@ -7,16 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from saebench.distributed.jobs import Earlier, Job, attempt, start
 from saebench.distributed.pools import Event, Loaded
 from saebench.distributed.units import Unit
 from saebench.distributed.workers import Workers
 
 
+def never(unit: Unit, number: int) -> bool:
+    """No unit ends its worker."""
+    return False
+
+
 class InlinePool:
     """``count`` workers in this process, which take turns; ``dies`` says which units end their worker."""
 
-    def __init__(self, job: Job, count: int, dies: Callable[[Unit, int], bool] = lambda unit, number: False) -> None:
+    def __init__(self, job: Job, count: int, dies: Callable[[Unit, int], bool] = never) -> None:
         self.job, self.workers, self.dies = job, [start(job) for _ in range(count)], dies
         self.given: deque[tuple[Unit, Earlier]] = deque()
         self.log: list[Unit] = []
@@ -39,6 +46,18 @@ class InlinePool:
 
     def close(self) -> None:
         pass
+
+
+def pools_here(monkeypatch: pytest.MonkeyPatch, dies: Callable[[Unit, int], bool] = never) -> list[InlinePool]:
+    """From now on, workers are within this process; their pools are in the list."""
+    made: list[InlinePool] = []
+
+    def start_here(workers: Workers, job: Any) -> InlinePool:
+        made.append(InlinePool(job, workers.count or 1, dies))
+        return made[-1]
+
+    monkeypatch.setattr(Workers, "start", start_here)
+    return made
 
 
 class Inline(Workers):

@@ -12,12 +12,11 @@ from typer.testing import CliRunner
 
 from saebench.checkpoints import save_native
 from saebench.cli import app
-from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
 from saebench.sae import SparseAutoencoder, TopK
 from tests.conftest import FIXTURES
-from tests.distributed.helpers import InlinePool, files_in
+from tests.distributed.helpers import files_in, pools_here
 
 NAMES = ["first", "second", "third"]
 MODEL = str(FIXTURES / "saelens_evals" / "model")
@@ -48,18 +47,6 @@ def contents(folder: Path) -> dict[str, Any]:
     return found
 
 
-def pools(monkeypatch: pytest.MonkeyPatch, dies: Callable[..., bool] = lambda unit, number: False) -> list[InlinePool]:
-    """From now on, workers are within this process; their pools are in the list."""
-    made: list[InlinePool] = []
-
-    def start(workers: Workers, job: Any) -> InlinePool:
-        made.append(InlinePool(job, workers.count or 1, dies))
-        return made[-1]
-
-    monkeypatch.setattr(Workers, "start", start)
-    return made
-
-
 def test_examples_are_those_of_each_checkpoint_alone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         done = run(f"alone/{name}", names=[name])
@@ -67,7 +54,7 @@ def test_examples_are_those_of_each_checkpoint_alone(run: Run, tmp_path: Path, m
     expected = contents(tmp_path / "alone")
     assert run("single").exit_code == 0
     assert contents(tmp_path / "single") == expected
-    made = pools(monkeypatch, dies=lambda unit, number: number == 2)
+    made = pools_here(monkeypatch, dies=lambda unit, number: number == 2)
     for count in (1, 2):
         done = run(str(count), "--on", "local", "--workers", str(count))
         assert done.exit_code == 0 and done.output.count("latents were active on") == 3, done.output
@@ -94,7 +81,7 @@ def test_a_worker_loads_the_language_model_once(run: Run, monkeypatch: pytest.Mo
 def test_a_damaged_checkpoint_is_left_out_and_resuming_collects_it_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
-    pools(monkeypatch)
+    pools_here(monkeypatch)
     weights = tmp_path / "saes/second/sae.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-200])

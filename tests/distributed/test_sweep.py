@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,11 @@ from typer.testing import CliRunner
 
 from saebench.cli import app
 from saebench.distributed.driver import MOST_DEATHS
-from saebench.distributed.units import Unit
-from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.training.sources import StoredSource
 from saebench.training.trainer import Trainer
 from tests.conftest import FIXTURES, HOOK
-from tests.distributed.helpers import InlinePool, files_in
+from tests.distributed.helpers import InlinePool, files_in, pools_here
 
 MEMBERS = """
 context = 16
@@ -47,25 +46,10 @@ seed = 1
 NAMES = ["a", "b", "frozen", "other-seed"]
 
 
-def never(unit: Unit, number: int) -> bool:
-    return False
-
-
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[InlinePool]]:
-    """From now on, workers are within this process; their pools are in the list."""
-
-    def replaced(dies: Callable[[Unit, int], bool] = never) -> list[InlinePool]:
-        made: list[InlinePool] = []
-
-        def start(workers: Workers, job: Any) -> InlinePool:
-            made.append(InlinePool(job, workers.count or 1, dies))
-            return made[-1]
-
-        monkeypatch.setattr(Workers, "start", start)
-        return made
-
-    return replaced
+    """``pools_here``, without its first argument."""
+    return partial(pools_here, monkeypatch)
 
 
 @pytest.fixture
