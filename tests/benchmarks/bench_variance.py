@@ -100,11 +100,25 @@ def sampled(first: Result, second: Result) -> list[Row]:
     return rows
 
 
+def of_tasks(first: Result, second: Result) -> list[Row]:
+    """The spread of a task's difference in held-out probe loss, and how much of it the held-out texts can explain."""
+    if any("probe_loss" not in result.evaluators for result in (first, second)):
+        return []
+    found = [result.evaluators["probe_loss"].details["tasks"] for result in (first, second)]
+    tasks = [{name: each["best_latent"]["held_out"] for name, each in made.items()} for made in found]
+    shared = sorted(tasks[0].keys() & tasks[1].keys())
+    differences = torch.tensor([tasks[0][name]["loss"] - tasks[1][name]["loss"] for name in shared])
+    errors = torch.tensor([[each[name]["standard_error"] for name in shared] for each in tasks])
+    texts = float(errors.square().sum(dim=0).mean().sqrt())
+    words = f"{len(shared)} tasks; of texts at most {texts:.3g} (unpaired)"
+    return [Row("spread of one task's difference in probe_loss_held_out", f"{float(differences.std()):.3g}", "", words)]
+
+
 def run() -> list[Row]:
     rows = of_ablation()
     if folder := os.environ.get("SAEBENCH_RESULTS"):
         first, second = [read_result(each) for each in sorted(Path(folder).glob("*.json"))[:2]]
-        rows += sampled(first, second)
+        rows += sampled(first, second) + of_tasks(first, second)
     return rows
 
 
