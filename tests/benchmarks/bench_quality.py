@@ -37,9 +37,9 @@ PEERS = {
 
 
 def our_config(text: Path = TEXT / "train.jsonl", text_tokens: int = TEXT_TOKENS) -> TrainingConfig:
-    changes = {"corpus": str(text), "corpus_revision": "", "corpus_tokens": text_tokens, "tokens": TOKENS}
+    changes = {"corpus": str(text), "corpus_revision": "", "corpus_tokens": text_tokens}
     configs, names = read_sweep("reference", changes)
-    return replace(configs[names.index("topk-n4096-k32")], keep_tokens=())
+    return replace(configs[names.index("topk-n4096-k32")], tokens=TOKENS, keep_tokens=())
 
 
 def held_out() -> Tensor:
