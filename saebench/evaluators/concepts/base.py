@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -192,6 +193,12 @@ class ConceptEvaluator(TaskEvaluator):
             return self.measure(concepts(setup, unit.texts, self.limits, self.bos, probes(), advance), unit)
 
         return cached_or_computed({**known, "sae": self.weights} if key and self.weights else None, measured)[0]
+
+
+def mean_with_error(found: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """``(mean, standard error)`` of several such pairs, which are a fixed list: the error combines theirs."""
+    values, errors = zip(*found, strict=True)
+    return math.fsum(values) / len(values), math.sqrt(sum(error**2 for error in errors)) / len(errors)
 
 
 def _written(fitted: Fitted) -> dict[str, Any]:
