@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saebench.definitions import definition_hash, read_definition
+from saebench.definitions import read_definition
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Measured, Setup
 from saebench.evaluators.concepts.effects import Concepts, check_writes_where_it_reads, concepts, together
@@ -63,7 +63,7 @@ def read_concept_protocol() -> ConceptProtocol:
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    return read_definition(ConceptProtocol, "probes", PROTOCOL, sha256=definition_hash("probes", PROTOCOL))
+    return read_definition(ConceptProtocol, "probes", PROTOCOL)
 
 
 class ConceptEvaluator(TaskEvaluator):
