@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from saebench.commands import leaderboard
+from saebench.commands import leaderboard, options
 from saebench.commands.audit import audit
 from saebench.commands.compare import compare
 from saebench.commands.dictionary import dictionary
@@ -71,22 +71,22 @@ def every_command(
 @app.command()
 def evaluate(
     checkpoint: Annotated[list[str], typer.Argument(help="Checkpoints: paths or hub names. Several on one hook share one pass.")],
-    model: Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")] = None,
-    hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads, such as blocks.8.hook_resid_post.")] = None,
+    model: options.Model = None,
+    hook: options.Hook = None,
     hook_out: Annotated[str | None, typer.Option(help="Where it writes, for transcoders.")] = None,
-    format: Annotated[str | None, typer.Option(help="For weights without a configuration: whose conventions hold, such as saelens or plain.")] = None,
-    activation: Annotated[str | None, typer.Option(help="For weights without a configuration: relu, topk:32, batchtopk:0.5, jumprelu:0.5.")] = None,
-    scale: Annotated[str | None, typer.Option(help="For weights without a configuration: factor of the input, or layer_norm.")] = None,
-    corpus: Annotated[str, typer.Option(help="python-docs, a .txt, .jsonl or .parquet file, or a data set on the hub.")] = "python-docs",
+    format: options.Convention = None,
+    activation: options.Activation = None,
+    scale: options.Scale = None,
+    corpus: options.Corpus = "python-docs",
     text: Annotated[Path | None, typer.Option(help="Exactly this text file, with one BOS at its start.")] = None,
     text_field: Annotated[str, typer.Option(help="The column of a data set that holds the text, token ids or messages.")] = "text",
-    revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
+    revision: options.Revision = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens of the corpus; 0 for all. With --text, all by default.")] = None,
     precision: Annotated[str | None, typer.Option(help="Evaluate, up to --tokens, until relative standard errors are this small: 2%, or kl_divergence=1%,normalised_mse=2%.")] = None,
-    context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
+    context: options.Context = None,
+    batch: options.Batch = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Data type of the language model; auto by default.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    device: options.Device = None,
     suite: Annotated[str | None, typer.Option(help="Pinned settings: quick, standard, full or saebench; they decide evaluators, tokens, controls and seed.")] = None,
     evaluators: Annotated[str | None, typer.Option(help="Names, separated by commas; see `saebench evaluators`. By default reconstruction,downstream.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,
@@ -94,12 +94,12 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; 0 by default.")] = None,
     bos: Annotated[Bos | None, typer.Option(help="BOS at the start of each row, of the text, or none.")] = None,
     exclude: Annotated[bool, typer.Option(help="Exclude special tokens and first positions from all averages.")] = True,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets; see `saebench tasks`.")] = None,
+    data_dir: options.DataDir = None,
     tasks: Annotated[str | None, typer.Option(help="Probing tasks or sets of them, separated by commas; gao2024 by default.")] = None,
     scaling_law: Annotated[Path | None, typer.Option(help="TOML with a model family's losses, for relative compute.")] = None,
     out: Annotated[str, typer.Option(help="A .json file for one checkpoint, else a folder; with --on a folder or an address such as s3://bucket/results.")] = "saebench-results",
     report: Annotated[Path | None, typer.Option(help="Also write a page for the browser here.")] = None,
-    all: Annotated[bool, typer.Option("--all", help="Every checkpoint within the folders given.")] = False,
+    all: options.Everything = False,
     resume: Annotated[bool, typer.Option(help="Resume from an earlier result with the same settings.")] = False,
     on: On = None,
     workers: Count = None,
@@ -171,12 +171,12 @@ def evaluators() -> None:
 
 @app.command()
 def inspect(
-    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
-    model: Annotated[str | None, typer.Option(help="Its language model, where it does not say.")] = None,
-    hook: Annotated[str | None, typer.Option(help="Where it reads, where it does not say.")] = None,
-    format: Annotated[str | None, typer.Option(help="For weights without a configuration: whose conventions hold, such as saelens or plain.")] = None,
-    activation: Annotated[str | None, typer.Option(help="For weights without a configuration: relu, topk:32, batchtopk:0.5, jumprelu:0.5.")] = None,
-    scale: Annotated[str | None, typer.Option(help="For weights without a configuration: factor of the input, or layer_norm.")] = None,
+    checkpoint: options.Checkpoint,
+    model: options.Model = None,
+    hook: options.Hook = None,
+    format: options.Convention = None,
+    activation: options.Activation = None,
+    scale: options.Scale = None,
 ) -> None:  # fmt: skip
     """Describe a checkpoint, without loading its weights where the format allows."""
     from dataclasses import asdict
@@ -199,13 +199,13 @@ def inspect(
 
 @app.command()
 def convert(
-    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
+    checkpoint: options.Checkpoint,
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     format: Annotated[str, typer.Option(help="saebench or saelens.")] = "saebench",
-    model: Annotated[str | None, typer.Option(help="Its language model, where the checkpoint does not say.")] = None,
-    hook: Annotated[str | None, typer.Option(help="Where it reads, where the checkpoint does not say.")] = None,
-    activation: Annotated[str | None, typer.Option(help="For weights without a configuration: as for evaluate.")] = None,
-    scale: Annotated[str | None, typer.Option(help="For weights without a configuration: as for evaluate.")] = None,
+    model: options.Model = None,
+    hook: options.Hook = None,
+    activation: options.Activation = None,
+    scale: options.Scale = None,
 ) -> None:
     """Write a checkpoint in another format."""
     from dataclasses import replace

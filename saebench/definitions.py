@@ -74,15 +74,16 @@ def load_definition(kind: str, name: str) -> dict[str, Any]:
         raise SaebenchError(f"The definition {kind}/{name}.toml is not TOML: {error}.") from error
 
 
-def read_definition(form: type[Form], kind: str, name: str, **more: Any) -> Form:
+def read_definition(form: type[Form], kind: str, name: str) -> Form:
     """A definition's content, checked strictly.
 
     Args:
-        form: its schema; ``more``: fields that are not in the file, such as its hash.
+        form: its schema; a field ``sha256`` is the hash of the file.
 
     Raises:
         SaebenchError: there is no such definition, or it is invalid.
     """
+    more = {"sha256": definition_hash(kind, name)} if "sha256" in form.model_fields else {}
     try:
         return form(**load_definition(kind, name), **more)
     except ValidationError as error:

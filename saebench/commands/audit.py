@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from saebench.commands import options
 from saebench.commands.threads import usable_cores
 from saebench.commands.workers import Address, Count, On, chosen_workers
 from saebench.terminal import terminal
@@ -60,7 +61,7 @@ def references(
     evaluators: Annotated[str, typer.Option(help="Instead of a suite: names, separated by commas.")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="With --evaluators: tokens of the text.")] = 32_768,
     controls: Annotated[str, typer.Option(help="With --evaluators: names, separated by commas.")] = "random,pca",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of probing data sets.")] = None,
+    data_dir: options.DataDir = None,
     on: On = None,
     workers: Count = None,
     address: Address = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from saebench.commands import options
 from saebench.commands.workers import Address, Count, On, chosen_workers, end_with_rejected
 from saebench.terminal import terminal
 
@@ -19,20 +20,18 @@ def examples(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the examples; of several checkpoints, each gets one below it.")
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")
-    ] = None,
-    hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads.")] = None,
-    corpus: Annotated[str, typer.Option(help="Text; see `saebench evaluate`.")] = "python-docs",
-    revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of the corpus; 0 for all.")] = 100_000,
-    context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows per batch; examples do not depend on it.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    model: options.Model = None,
+    hook: options.Hook = None,
+    corpus: options.Corpus = "python-docs",
+    revision: options.Revision = None,
+    tokens: options.Tokens = 100_000,
+    context: options.Context = None,
+    batch: options.Batch = None,
+    device: options.Device = None,
     top: Annotated[int | None, typer.Option(help="Strongest examples of each latent.")] = None,
     random: Annotated[int | None, typer.Option(help="Random examples of each latent, for quantiles.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random examples.")] = 0,
-    all: Annotated[bool, typer.Option("--all", help="Every checkpoint within the folders given.")] = False,
+    all: options.Everything = False,
     resume: Annotated[bool, typer.Option(help="Leave examples that were collected with the same settings.")] = False,
     on: On = None,
     workers: Count = None,

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from saebench.commands import options
 from saebench.errors import SaebenchError
 from saebench.parsing import names_in
 from saebench.terminal import terminal
@@ -27,31 +28,18 @@ console = terminal()
 
 
 def explain(
-    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
+    checkpoint: options.Checkpoint,
     examples: Annotated[Path, typer.Option(help="Folder that `saebench examples` wrote for this checkpoint.")],
-    explainer_url: Annotated[
-        str, typer.Option(help="Endpoint with the chat-completions protocol, such as http://localhost:8000/v1.")
-    ],
+    explainer_url: Annotated[str, typer.Option(help="Endpoint with the chat-completions protocol, such as http://localhost:8000/v1.")],
     explainer_model: Annotated[str, typer.Option(help="Name of the model that writes explanations, at the endpoint.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Result file to write.")],
-    explainer_key: Annotated[
-        str, typer.Option(help="Environment variable that holds the endpoint's key.")
-    ] = "OPENAI_API_KEY",
-    explainer_price: Annotated[
-        str | None, typer.Option(help="Price of a million tokens in and out, such as 0.15,0.60.")
-    ] = None,
-    scorer_url: Annotated[
-        str | None, typer.Option(help="Endpoint that answers the tests; the explainer's by default.")
-    ] = None,
-    scorer_model: Annotated[
-        str | None, typer.Option(help="Model that answers the tests; the explainer's by default.")
-    ] = None,
+    explainer_key: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = "OPENAI_API_KEY",
+    explainer_price: Annotated[str | None, typer.Option(help="Price of a million tokens in and out, such as 0.15,0.60.")] = None,
+    scorer_url: Annotated[str | None, typer.Option(help="Endpoint that answers the tests; the explainer's by default.")] = None,
+    scorer_model: Annotated[str | None, typer.Option(help="Model that answers the tests; the explainer's by default.")] = None,
     scorer_key: Annotated[str | None, typer.Option(help="Environment variable with the scorer's key.")] = None,
     scorer_price: Annotated[str | None, typer.Option(help="As --explainer-price, for the scorer.")] = None,
-    tests: Annotated[
-        str | None,
-        typer.Option(help="Tests, separated by commas: detection, fuzzing, simulation, intruder; all by default."),
-    ] = None,
+    tests: Annotated[str | None, typer.Option(help="Tests, separated by commas: detection, fuzzing, simulation, intruder; all by default.")] = None,
     latents: Annotated[str | None, typer.Option(help="Indices separated by commas; a random sample by default.")] = None,
     count: Annotated[int | None, typer.Option(help="Size of the random sample.")] = None,
     concurrency: Annotated[int, typer.Option(help="Questions in flight at a time.")] = 8,
@@ -59,15 +47,13 @@ def explain(
     tokens_per_minute: Annotated[float, typer.Option(help="Rate limit; 0 for none.")] = 0.0,
     timeout: Annotated[float, typer.Option(help="Seconds until a question times out.")] = 120.0,
     retries: Annotated[int, typer.Option(help="Retries of a question.")] = 6,
-    answers: Annotated[
-        Path | None, typer.Option(help="Cache folder of answers; in saebench's cache folder by default.")
-    ] = None,
+    answers: Annotated[Path | None, typer.Option(help="Cache folder of answers; in saebench's cache folder by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Send questions without confirmation.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of samples and orders.")] = 0,
-    model: Annotated[str | None, typer.Option(help="Language model that the autoencoder reads.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
-) -> None:
+    model: options.Model = None,
+    device: options.Device = None,
+    batch: options.Batch = None,
+) -> None:  # fmt: skip
     """Explain latents in words with a language model, and score the explanations."""
     from saebench.evaluation.settings import TOKENS_PER_BATCH
     from saebench.explaining.examples.folder import ActivatingExamples

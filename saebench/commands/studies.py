@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from saebench.commands import options
 from saebench.terminal import terminal
 
 console = terminal()
@@ -17,16 +18,14 @@ def stitch(
     small: Annotated[str, typer.Argument(help="The smaller checkpoint: path or hub name.")],
     large: Annotated[str, typer.Argument(help="The larger one, on the same hook.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for stitching.json, stitching.html and latents.parquet.")],
-    model: Annotated[
-        str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")
-    ] = None,
-    hook: Annotated[str | None, typer.Option(help="Where the autoencoders read.")] = None,
-    corpus: Annotated[str, typer.Option(help="Text; see `saebench evaluate`.")] = "python-docs",
-    revision: Annotated[str | None, typer.Option(help="Pins a data set on the hub.")] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of the corpus; 0 for all.")] = 32_768,
-    context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows per batch; results do not depend on it.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    model: options.Model = None,
+    hook: options.Hook = None,
+    corpus: options.Corpus = "python-docs",
+    revision: options.Revision = None,
+    tokens: options.Tokens = 32_768,
+    context: options.Context = None,
+    batch: options.Batch = None,
+    device: options.Device = None,
     threshold: Annotated[
         float | None, typer.Option(help="Decoder cosine above which a latent is not novel; the paper's 0.7.")
     ] = None,
@@ -55,7 +54,7 @@ def stitch(
 
 
 def meta(
-    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
+    checkpoint: options.Checkpoint,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Folder for meta.json, meta.html, decomposition.parquet and the meta-autoencoder."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from saebench.commands import options
 from saebench.errors import SaebenchError
 from saebench.terminal import terminal
 
@@ -19,18 +20,16 @@ console = terminal()
 
 
 def view(
-    checkpoint: Annotated[str, typer.Argument(help="Path or hub name.")],
+    checkpoint: options.Checkpoint,
     examples: Annotated[Path | None, typer.Option(help="Folder that `saebench examples` wrote.")] = None,
     result: Annotated[Path | None, typer.Option(help="Result file with tries or explanations of latents.")] = None,
     meta: Annotated[
         Path | None, typer.Option(help="Folder that `saebench meta` wrote, for the meta-latents of latents.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m.")
-    ] = None,
-    hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads.")] = None,
+    model: options.Model = None,
+    hook: options.Hook = None,
     live: Annotated[bool, typer.Option(help="Load the language model, for text search and the logit lens.")] = True,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    device: options.Device = None,
     static: Annotated[Path | None, typer.Option(help="Write the pages to this folder instead of serving them.")] = None,
     host: Annotated[str, typer.Option(help="Address to serve at; only this machine can reach the default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8765,

@@ -7,9 +7,8 @@ Sources: Karvonen et al. 2025 (SAEBench) and Kantamneni et al. 2025 (sae-probes)
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -30,8 +29,9 @@ from saebench.probing.sparse import (
     probe,
     read_sparse_protocol,
 )
+from saebench.probing.summary import OverTasks, mean_over
 from saebench.results import EvaluatorResult, Metric
-from saebench.results.metrics import metric
+from saebench.results.metrics import Direction
 from saebench.results.statistics import Estimate
 from saebench.tasks import Task, find_tasks, load_task
 from saebench.tasks.classes import ClassSet, class_set_names, find_class_sets
@@ -180,37 +180,28 @@ def _protocol(options: Mapping[str, Any]) -> SparseProtocol:
 
 def _metrics(details: Mapping[str, Any]) -> list[Metric]:
     tasks = list(details["tasks"].values())
-    wanted = len(tasks) + len(details["missing"])
+    count = OverTasks(len(tasks), len(tasks) + len(details["missing"]))
     made = []
     for whose, words in (("sae", "latents"), ("llm", "channels of the activations")):
-        direction: Literal["higher", "none"] = "higher" if whose == "sae" else "none"
+        direction: Direction = "higher" if whose == "sae" else "none"
         for k in (*map(str, details["k"]), "all"):
             scores = [_of_classes([by[k] for by in (each[whose][name] for name in each["classes"])]) if "classes" in each
                       else each[whose][k] for each in tasks]  # fmt: skip
+            accuracy, auc = _accuracy_and_auc(scores)
             name = f"{whose}_test" if k == "all" else f"{whose}_top_{k}_test"
             what = f"of a probe on {k} {words}, mean over tasks"
-            made.append(_mean(f"{name}_accuracy", scores, "accuracy", wanted, direction, f"Accuracy {what}"))
-            made.append(_mean(f"{name}_auc", scores, "auc", wanted, direction, f"AUC {what}"))
+            made.append(count.metric(f"{name}_accuracy", accuracy, "1", direction, f"Accuracy {what}"))
+            made.append(count.metric(f"{name}_auc", auc, "1", direction, f"AUC {what}"))
     return made
 
 
 def _of_classes(scores: list[Any]) -> dict[str, float | None]:
     """A set's score: the mean over its classes."""
-    accuracy = _combined(scores, "accuracy")
-    return {"accuracy": accuracy.value, "standard_error": accuracy.standard_error, "auc": _combined(scores, "auc").value}
+    accuracy, auc = _accuracy_and_auc(scores)
+    return {"accuracy": accuracy.value, "standard_error": accuracy.standard_error, "auc": auc.value}
 
 
-def _combined(scores: list[Any], of: str) -> Estimate:
-    """The mean of several scores, which are a fixed list: its error combines theirs."""
-    values = [float(each[of]) for each in scores]
-    errors = [each["standard_error"] for each in scores] if of == "accuracy" else []
-    known = errors and all(error is not None for error in errors)
-    error = math.sqrt(sum(float(each) ** 2 for each in errors)) / len(errors) if known else None
-    return Estimate(sum(values) / len(values), error)
-
-
-def _mean(name: str, scores: list[Any], of: str, wanted: int, direction: Literal["higher", "none"], words: str) -> Metric:
-    unit = "tasks" if len(scores) == wanted else f"of {wanted} tasks"
-    remark = "" if len(scores) == wanted else f" (over {len(scores)} of {wanted} tasks: the others' data is missing)"
-    return metric(name, _combined(scores, of), unit="1", direction=direction, n=len(scores), n_unit=unit,
-                  description=words + remark)  # fmt: skip
+def _accuracy_and_auc(scores: list[Any]) -> tuple[Estimate, Estimate]:
+    """Means over tasks, or over the classes of one."""
+    errors = [each["standard_error"] for each in scores]
+    return mean_over([each["accuracy"] for each in scores], errors), mean_over([each["auc"] for each in scores])

@@ -32,7 +32,7 @@ from saebench.lm.hooks import Place, check_hook, parse_place
 from saebench.lm.loading import load_pretrained, pick_device
 from saebench.lm.quiet import quiet
 from saebench.lm.readout import HOOK as READOUT_HOOK
-from saebench.lm.readout import Readout
+from saebench.lm.readout import Readout, readout_or_notice
 
 
 class ContextReader(Protocol):
@@ -159,9 +159,13 @@ class LanguageModel:
         return f"{Path(self.name).name if Path(self.name).exists() else self.name}@{known_by}/{self.dtype}"
 
     @cached_property
-    def readout(self) -> Readout | None:
-        """How logits follow from the input of the unembedding; None where only the model itself can make them."""
+    def _readout(self) -> Readout | str:
         return Readout.of(self)
+
+    @property
+    def readout(self) -> Readout | None:
+        """How logits follow from the input of the unembedding; None, with a notice, where only the model can make them."""
+        return readout_or_notice(self._readout, self.name)
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:

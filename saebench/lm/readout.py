@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saebench.notices import notice
+
 HOOK = "unembed.hook_in"
 
 BLOCK, CELLS = 1024, 2**20
@@ -51,14 +53,14 @@ class Readout:
     cap: float | None = None
 
     @classmethod
-    def of(cls, model: Any) -> Readout | None:
-        """The readout of a ``LanguageModel``; None where its logits on a few tokens are not those of the readout.
+    def of(cls, model: Any) -> Readout | str:
+        """The readout of a ``LanguageModel``, or why it has none: its logits on a few tokens are compared.
 
         Some architectures scale their logits, or have no single unembedding: their logits must be made by the model itself.
         """
         unembedding = getattr(getattr(model.bridge, "unembed", None), "original_component", None)
         if not isinstance(unembedding, nn.Linear) or HOOK not in model.bridge.hook_dict:
-            return None
+            return "its unembedding is not one linear layer"
         text_config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
         readout = cls(unembedding, getattr(text_config, "final_logit_softcapping", None))
         seen: list[Tensor] = []
@@ -66,10 +68,9 @@ class Readout:
         with torch.no_grad():
             logits = model.run(tokens, [(HOOK, lambda activation, hook: seen.append(activation))]).float()
             own = readout.logits(seen[0].flatten(0, -2), 0, unembedding.out_features)
-        if own.shape != logits.shape[1:]:
-            return None
-        error = (own - logits[0]).abs().max() / logits.abs().max()
-        return readout if float(error) < max(1e-4, 2 * torch.finfo(model.dtype).eps) else None
+        same = own.shape == logits.shape[1:]
+        error = float((own - logits[0]).abs().max() / logits.abs().max()) if same else torch.inf
+        return readout if error < max(1e-4, 2 * torch.finfo(model.dtype).eps) else "its logits are not its unembedding's"
 
     def logits(self, inputs: Tensor, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Logits ``[positions, stop - start]`` float32 of a block of the vocabulary.
@@ -127,6 +128,17 @@ class Readout:
             logits = self.logits(flat, start, stop, out.flatten(0, 1)).view_as(out)
             sums.add(logits, targets - start, scratch)
         return sums.finish()
+
+
+def readout_or_notice(found: Readout | str, name: str) -> Readout | None:
+    """What ``Readout.of`` found for a model of this name; a notice says so where it is no readout."""
+    if isinstance(found, Readout):
+        return found
+    notice(
+        "Losses are computed from all logits of a batch, more slowly and with the same numbers: "
+        f"those of {name} cannot be made in parts ({found})."
+    )
+    return None
 
 
 class _Sums:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 from torch import Tensor
 
-from saebench.definitions import definition_hash, read_definition
+from saebench.definitions import read_definition
 from saebench.errors import SaebenchError
 from saebench.probing.activations import TaskActivations, TextActivations
 from saebench.probing.pooled import pooled_latents
@@ -83,7 +83,7 @@ def read_sparse_protocol(name: str) -> SparseProtocol:
     """
     if name not in SPARSE_PROTOCOLS:
         raise SaebenchError(f"There is no protocol {name!r} of sparse probing; there are: {', '.join(SPARSE_PROTOCOLS)}.")
-    return read_definition(SparseProtocol, "probes", name, sha256=definition_hash("probes", name))
+    return read_definition(SparseProtocol, "probes", name)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from saebench.probing.protocol import Protocol
 from saebench.results import Metric
-from saebench.results.metrics import metric
+from saebench.results.metrics import Direction, metric
 from saebench.results.statistics import Estimate
 
 Found = dict[str, Any]
@@ -24,10 +24,10 @@ def summarise(found: Found, wanted: int, protocol: Protocol) -> list[Metric]:
         wanted: how many tasks were requested.
         protocol: names the baselines and the values of k.
     """
-    count = _Count(len(found), wanted)
+    count = OverTasks(len(found), wanted)
     tasks = list(found.values())
     metrics = [
-        count.metric("probe_loss", [each["best_latent"]["train_loss"] for each in tasks], None, "nats", "lower",
+        count.metric("probe_loss", mean_over([each["best_latent"]["train_loss"] for each in tasks]), "nats", "lower",
                      "Mean over tasks of the best latent's training loss, as Gao et al. have it"),
         *_held_out(count, [each["best_latent"]["held_out"] for each in tasks], "probe", "of that latent on held-out texts"),
         _solvable(count, tasks),
@@ -40,7 +40,7 @@ def summarise(found: Found, wanted: int, protocol: Protocol) -> list[Metric]:
     for name in names:
         base = [each["baselines"][name] for each in tasks]
         if name != "logistic":
-            metrics.append(count.metric(f"{name}_loss", [each["train_loss"] for each in base], None, "nats", "none",
+            metrics.append(count.metric(f"{name}_loss", mean_over([each["train_loss"] for each in base]), "nats", "none",
                                         f"Baseline: training loss of the {words[name]}"))  # fmt: skip
         scores = [each if name == "logistic" else each["held_out"] for each in base]
         metrics.append(_held_out(count, scores, name, f"baseline: {words[name]}", "none")[0])
@@ -50,63 +50,65 @@ def summarise(found: Found, wanted: int, protocol: Protocol) -> list[Metric]:
     return metrics
 
 
-class _Count:
+class OverTasks:
+    """Makes means over a fixed list of tasks into metrics, which say how many of the ``wanted`` tasks they cover."""
+
     def __init__(self, done: int, wanted: int) -> None:
         self.done = done
         self.unit = "tasks" if done == wanted else f"of {wanted} tasks"
         self.remark = "" if done == wanted else f" (over {done} of {wanted} tasks: the others' data is missing)"
 
     def metric(
-        self, name: str, values: Sequence[float], errors: Sequence[float | None] | None, unit: str,
-        direction: Literal["lower", "higher", "none"], description: str,
-    ) -> Metric:  # fmt: skip
-        """A mean over tasks; with the tasks' standard errors it gets its own, and an interval."""
-        mean = sum(values) / len(values)
-        known = [error for error in errors or [] if error is not None]
-        error = math.sqrt(sum(each**2 for each in known)) / len(values) if errors and len(known) == len(values) else None
-        made = metric(name, Estimate(mean, error), unit=unit, direction=direction, n=self.done, n_unit=self.unit,
-                      description=description + self.remark)  # fmt: skip
-        if error is None:
-            return made
-        return made.model_copy(update={"interval": (mean - 1.96 * error, mean + 1.96 * error)})
+        self, name: str, estimate: Estimate, unit: str, direction: Direction, words: str, reason: str | None = None
+    ) -> Metric:
+        """A metric; ``words`` describe it, without the tasks it covers."""
+        return metric(name, estimate, unit=unit, direction=direction, n=self.done, n_unit=self.unit,
+                      description=words + self.remark, reason=reason)  # fmt: skip
+
+
+def mean_over(values: Sequence[float], errors: Sequence[float | None] = ()) -> Estimate:
+    """The mean over tasks, or over a set's classes; its standard error combines theirs, where all are known."""
+    known = [error for error in errors if error is not None]
+    error = math.sqrt(sum(each**2 for each in known)) / len(values) if len(known) == len(values) else None
+    return Estimate(sum(values) / len(values), error)
+
+
+def _with_interval(made: Metric) -> Metric:
+    mean, error = made.value, made.standard_error
+    if mean is None or error is None:
+        return made
+    return made.model_copy(update={"interval": (mean - 1.96 * error, mean + 1.96 * error)})
+
+
+def _mean_loss(held_out: list[Found]) -> Estimate:
+    return mean_over([each["loss"] for each in held_out], [each["standard_error"] for each in held_out])
 
 
 def _held_out(
-    count: _Count, scores: list[Found], name: str, words: str, direction: Literal["lower", "none"] = "lower"
+    count: OverTasks, scores: list[Found], name: str, words: str, direction: Literal["lower", "none"] = "lower"
 ) -> list[Metric]:
     loss = count.metric(
-        f"{name}_loss_held_out", [each["loss"] for each in scores], [each["standard_error"] for each in scores], "nats",
-        direction, f"Mean loss on held-out texts, {words}" if direction == "none" else f"Mean loss {words}",
+        f"{name}_loss_held_out", _mean_loss(scores), "nats", direction,
+        f"Mean loss on held-out texts, {words}" if direction == "none" else f"Mean loss {words}",
     )  # fmt: skip
-    shares: list[tuple[str, Callable[[Found], float]]] = [
-        ("accuracy", lambda each: float(each["accuracy"])),
-        ("auc", lambda each: float(each["auc"])),
+    shares = [
+        count.metric(f"{name}_{what}", mean_over([each[what] for each in scores]), "1", "higher", f"Mean {what} {words}")
+        for what in ("accuracy", "auc")
     ]
-    return [
-        loss,
-        *(
-            count.metric(f"{name}_{what}", [get(each) for each in scores], None, "1", "higher", f"Mean {what} {words}")
-            for what, get in shares
-        ),
-    ]
+    return [_with_interval(loss), *shares]
 
 
-def _solvable(count: _Count, tasks: list[Found]) -> Metric:
+def _solvable(count: OverTasks, tasks: list[Found]) -> Metric:
     """The held-out loss over the tasks that all channels together solve better than a coin, by two standard errors.
 
     On the others no direction can be expected to do better, and their losses only add noise.
     """
     able = [each for each in tasks if _better_than_chance(each["baselines"]["logistic"])]
     name, words = "probe_loss_solvable", f"Mean held-out loss over the {len(able)} tasks that all channels together solve"
-    if not able:
-        none = Estimate(None, None)
-        return metric(name, none, unit="nats", direction="lower", n=0, n_unit="tasks", description=words + count.remark,
-                      reason="all channels together solve none of the tasks better than a coin")  # fmt: skip
     held = [each["best_latent"]["held_out"] for each in able]
-    made = count.metric(
-        name, [each["loss"] for each in held], [each["standard_error"] for each in held], "nats", "lower", words
-    )
-    return made.model_copy(update={"n": len(able)})
+    loss = _mean_loss(held) if held else Estimate(None, None)
+    none = "all channels together solve none of the tasks better than a coin"
+    return _with_interval(count.metric(name, loss, "nats", "lower", words, none)).model_copy(update={"n": len(able)})
 
 
 def _better_than_chance(logistic: Found) -> bool:
@@ -114,17 +116,17 @@ def _better_than_chance(logistic: Found) -> bool:
     return bool(logistic["loss"] + 2 * (error or 0.0) < math.log(2))
 
 
-def _k_sparse(count: _Count, scores: list[Found], k: int) -> list[Metric]:
+def _k_sparse(count: OverTasks, scores: list[Found], k: int) -> list[Metric]:
     words = f"on held-out texts of a probe on {k} latent{'s' if k > 1 else ''}"
     return [
         count.metric(
-            f"k_sparse_accuracy_{k}", [each["accuracy"] for each in scores], None, "1", "higher", f"Mean accuracy {words}"
-        ),
-        count.metric(f"k_sparse_auc_{k}", [each["auc"] for each in scores], None, "1", "higher", f"Mean AUC {words}"),
+            f"k_sparse_{what}_{k}", mean_over([each[what] for each in scores]), "1", "higher", f"Mean {shown} {words}"
+        )
+        for what, shown in (("accuracy", "accuracy"), ("auc", "AUC"))
     ]
 
 
-def _wins(count: _Count, tasks: list[Found]) -> Metric:
+def _wins(count: OverTasks, tasks: list[Found]) -> Metric:
     """The share of tasks where the latent's held-out loss is below the channel's (ties: half), with Wilson's interval."""
     wins = 0.0
     for each in tasks:
@@ -134,8 +136,7 @@ def _wins(count: _Count, tasks: list[Found]) -> Metric:
     n, z = len(tasks), 1.96
     share = wins / n
     centre, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    made = count.metric(
-        "win_rate", [share], None, "1", "higher", "Share of tasks with a lower held-out loss than the best channel's"
-    )
+    made = count.metric("win_rate", Estimate(share, None), "1", "higher",
+                        "Share of tasks with a lower held-out loss than the best channel's")  # fmt: skip
     scale = 1 + z * z / n
     return made.model_copy(update={"interval": (max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))})

@@ -6,7 +6,6 @@ the spurious one of spurious correlation removal.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from saebench.definitions import definition_hash, definition_names, load_definition, own_definitions
+from saebench.definitions import definition_names, own_definitions
 from saebench.errors import SaebenchError
-from saebench.parsing import names_in, parse_toml
-from saebench.tasks.definition import SOURCES, Sourced, Strict
+from saebench.parsing import names_in
+from saebench.tasks.definition import SOURCES, Sourced, Strict, read_sourced
 from saebench.tasks.rules import filled
 from saebench.tasks.sources import Row, load_rows, lookup
 from saebench.tasks.splits import text_key
@@ -162,17 +161,7 @@ def read_class_set(name: str, data_dir: Path | None = None) -> ClassSet:
     Raises:
         SaebenchError: there is none, or its file is invalid.
     """
-    own = own_class_sets(data_dir).get(name)
-    try:
-        if own is None:
-            content, sha256 = load_definition("tasks/classes", name), definition_hash("tasks/classes", name)
-        else:
-            content, sha256 = parse_toml(own.read_text(encoding="utf-8")), hashlib.sha256(own.read_bytes()).hexdigest()
-        return ClassSet(name=name, sha256=sha256, **content)
-    except (ValidationError, TypeError, ValueError, OSError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise SaebenchError(f"The set tasks/classes/{name}.toml is invalid: {where}: {first['msg']}.") from error
+    return read_sourced(ClassSet, "tasks/classes", name, own_class_sets(data_dir).get(name))
 
 
 def own_class_sets(data_dir: Path | None) -> dict[str, Path]:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -151,6 +151,9 @@ class Sourced(Strict):
     sae_probes: tuple[PackagePart, ...] = ()
 
 
+Form = TypeVar("Form", bound=Sourced)
+
+
 class Task(Sourced):
     """A binary probing task.
 
@@ -188,23 +191,28 @@ def read_task(name: str, data_dir: Path | None = None) -> Task:
     Raises:
         SaebenchError: there is no such task (the message lists those there are), or the file is invalid.
     """
-    return _read(name, own_tasks(data_dir).get(name))
+    return read_sourced(Task, "tasks", name, own_tasks(data_dir).get(name))
 
 
-def _read(name: str, own: Path | None) -> Task:
-    file = definition_file("tasks", name) if own is None else own
+def read_sourced(form: type[Form], kind: str, name: str, own: Path | None) -> Form:
+    """A definition of data: the user's file ``own`` where it is given, else the package's of that kind and name.
+
+    Raises:
+        SaebenchError: there is none, or the file is invalid.
+    """
+    file = definition_file(kind, name) if own is None else own
     try:
-        return _parsed(name, file.read_bytes())
+        return cast(Form, _parsed(form, name, file.read_bytes()))
     except (ValidationError, TypeError, ValueError, OSError, re.error) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise SaebenchError(f"The task tasks/{name}.toml is invalid: {where}: {first['msg']}.") from error
+        raise SaebenchError(f"{kind}/{name}.toml is invalid: {where}: {first['msg']}.") from error
 
 
 @lru_cache(maxsize=1024)
-def _parsed(name: str, content: bytes) -> Task:
-    """A task from its file's content; an evaluation asks for the same ones several times, a named suite for all."""
-    return Task(name=name, sha256=hashlib.sha256(content).hexdigest(), **parse_toml(content.decode()))
+def _parsed(form: type[Sourced], name: str, content: bytes) -> Sourced:
+    """A definition from its file's content; an evaluation asks for the same ones several times, a named suite for all."""
+    return form(name=name, sha256=hashlib.sha256(content).hexdigest(), **parse_toml(content.decode()))
 
 
 def own_tasks(data_dir: Path | None) -> dict[str, Path]:
@@ -236,9 +244,9 @@ def find_tasks(wanted: str, data_dir: Path | None = None) -> list[Task]:
     every = None
     for word in names_in(wanted):
         if word in names:
-            found[word] = _read(word, own.get(word))
+            found[word] = read_sourced(Task, "tasks", word, own.get(word))
             continue
-        every = every or [_read(name, own.get(name)) for name in names]
+        every = every or [read_sourced(Task, "tasks", name, own.get(name)) for name in names]
         members = [task for task in every if word in task.sets or word == "all"]
         if not members:
             suites = sorted({suite for task in every for suite in task.sets})

@@ -44,16 +44,18 @@ k = 4
 seed = 1
 """
 NAMES = ["a", "b", "frozen", "other-seed"]
+Sweep = Callable[..., Any]
+Pools = Callable[..., list[InlinePool]]
 
 
 @pytest.fixture
-def pools(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[InlinePool]]:
+def pools(monkeypatch: pytest.MonkeyPatch) -> Pools:
     """``pools_here``, without its first argument."""
     return partial(pools_here, monkeypatch)
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, text: Path) -> Callable[..., Any]:
+def sweep(tmp_path: Path, text: Path) -> Sweep:
     """Runs the command into a folder below ``tmp_path``; all share a cache."""
     given = {"corpus": str(text), "model": str(FIXTURES / "saelens_evals" / "model"), "hook": HOOK}
     (tmp_path / "sweep.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in given.items()) + MEMBERS)
@@ -71,7 +73,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def expected(sweep: Callable[..., Any], tmp_path: Path) -> dict[str, bytes]:
+def expected(sweep: Sweep, tmp_path: Path) -> dict[str, bytes]:
     """Of a single process, without a cache."""
     done = sweep("single", cache=False)
     assert done.exit_code == 0, done.output
@@ -81,7 +83,7 @@ def expected(sweep: Callable[..., Any], tmp_path: Path) -> dict[str, bytes]:
 
 
 def test_weights_are_those_of_one_process_for_any_number_of_workers(
-    sweep: Callable[..., Any], pools: Callable[..., list[InlinePool]], expected: dict[str, bytes], tmp_path: Path
+    sweep: Sweep, pools: Pools, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     made = pools()
     for count, more in ((1, []), (2, []), (2, ["--together", "2"])):
@@ -97,11 +99,7 @@ def test_weights_are_those_of_one_process_for_any_number_of_workers(
 
 
 def test_a_member_whose_worker_dies_in_the_middle_continues_elsewhere(
-    sweep: Callable[..., Any],
-    pools: Callable[..., list[InlinePool]],
-    expected: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    sweep: Sweep, pools: Pools, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After seven steps, of which five are saved."""
     pools(dies=lambda unit, number: number == 1)
@@ -136,11 +134,7 @@ def test_a_member_whose_worker_dies_in_the_middle_continues_elsewhere(
 
 
 def test_a_member_that_fails_is_left_out_and_resuming_trains_it_alone(
-    sweep: Callable[..., Any],
-    pools: Callable[..., list[InlinePool]],
-    expected: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    sweep: Sweep, pools: Pools, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools()
     actual = Trainer.train_step
@@ -164,7 +158,7 @@ def test_a_member_that_fails_is_left_out_and_resuming_trains_it_alone(
 
 
 def test_a_member_that_ends_workers_is_left_out(
-    sweep: Callable[..., Any], pools: Callable[..., list[InlinePool]], expected: dict[str, bytes], tmp_path: Path
+    sweep: Sweep, pools: Pools, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     pools(dies=lambda unit, number: 0 in unit.saes)
     done = sweep("out", "--on", "local", "--workers", "2")
@@ -183,7 +177,7 @@ def test_a_member_that_ends_workers_is_left_out(
     ],
 )
 def test_what_does_not_go_together_is_refused_before_the_model_is_loaded(
-    sweep: Callable[..., Any], arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+    sweep: Sweep, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("saebench.training.sources.LanguageModel", None)
     found = sweep("out", *arguments, cache=False)
@@ -191,7 +185,7 @@ def test_what_does_not_go_together_is_refused_before_the_model_is_loaded(
 
 
 def test_a_folder_of_another_run_is_refused_before_the_model_is_loaded(
-    sweep: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("saebench.training.sources.LanguageModel", None)
     (tmp_path / "out/b").mkdir(parents=True)
@@ -206,7 +200,7 @@ def test_a_folder_without_activations_is_no_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes(sweep: Callable[..., Any], expected: dict[str, bytes], tmp_path: Path) -> None:
+def test_processes(sweep: Sweep, expected: dict[str, bytes], tmp_path: Path) -> None:
     """Real processes."""
     done = sweep("out", "--on", "local", "--workers", "2")
     assert done.exit_code == 0, done.output

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 import saebench
+from saebench import notices
 from saebench.lm import LanguageModel, Readout, readout
+from saebench.results import Result
 from saebench.sae import SparseAutoencoder
 from saebench.text.corpus import TokenCorpus
 from tests.conftest import HOOK
@@ -56,38 +58,48 @@ def test_a_run_does_not_diverge_from_itself() -> None:
 def test_a_model_whose_logits_are_made_in_another_way_has_no_readout(
     tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Readout.of(tiny_model) is not None
+    assert isinstance(Readout.of(tiny_model), Readout)
     monkeypatch.setattr(tiny_model.config, "final_logit_softcapping", 0.01, raising=False)
-    assert Readout.of(tiny_model) is None
+    assert Readout.of(tiny_model) == "its logits are not its unembedding's"
+    monkeypatch.setattr(readout, "HOOK", "a hook that this model lacks")
+    assert Readout.of(tiny_model) == "its unembedding is not one linear layer"
 
 
 @pytest.mark.parametrize("hook", [HOOK, "blocks.2.hook_mlp_out"])
-def test_an_evaluation_from_logits_finds_the_same(
-    tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Callable[..., SparseAutoencoder], hook: str
+def test_an_evaluation_from_logits_finds_the_same_and_says_so(
+    tiny_model: LanguageModel,
+    tiny_corpus: TokenCorpus,
+    make_sae: Callable[..., SparseAutoencoder],
+    hook: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     evaluators = ("downstream", "core", "shrinkage", "progressive")
 
-    def evaluate() -> list[dict[str, list[float]]]:
+    def evaluate() -> list[Result]:
         cards = saebench.evaluate(
             [make_sae(seed=0), make_sae(seed=1)], model=tiny_model, hook=hook, corpus=tiny_corpus,
             evaluators=evaluators, progress=False, batch=8,
         )  # fmt: skip
-        return [
-            card.result.evaluators[name].details[rows]
-            for card in cards
-            for name in evaluators
-            for rows in ("by_row", "by_sampled_row")
-            if rows in card.result.evaluators[name].details
-        ]
+        return [card.result for card in cards]
+
+    def losses(result: Result) -> list[dict[str, list[float]]]:
+        details = [result.evaluators[name].details for name in evaluators]
+        return [each[rows] for each in details for rows in ("by_row", "by_sampled_row") if rows in each]
 
     fast = evaluate()
-    known = tiny_model.readout
-    try:
-        tiny_model.__dict__["readout"] = None
-        slow = evaluate()
-    finally:
-        tiny_model.__dict__["readout"] = known
+    monkeypatch.setitem(tiny_model.__dict__, "_readout", "a forced reason")
+    monkeypatch.setattr(notices, "_said", set())
+    slow, again = evaluate(), evaluate()
+    sentence = (
+        "Losses are computed from all logits of a batch, more slowly and with the same numbers: "
+        f"those of {tiny_model.name} cannot be made in parts (a forced reason)."
+    )
+    assert all(result.notices == [] for result in fast)
+    assert all(result.notices == [sentence] for result in (*slow, *again))
+    assert " ".join(capsys.readouterr().err.split()).count(sentence) == 1
     for one, other in zip(fast, slow, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            torch.testing.assert_close(torch.tensor(one[name]), torch.tensor(other[name]), atol=2e-5, rtol=1e-6)
+        for mine, its in zip(losses(one), losses(other), strict=True):
+            assert mine.keys() == its.keys()
+            for name in mine:
+                torch.testing.assert_close(torch.tensor(mine[name]), torch.tensor(its[name]), atol=2e-5, rtol=1e-6)

@@ -99,6 +99,7 @@ def test_jumps_and_keys(browser: Any, start: str) -> None:
         page.wait_for_selector(f"h1:text-is('Latent {DENSE}')")
         page.keyboard.press("l")
         page.wait_for_selector("table.list")
+        assert page.locator("table.list tbody tr").count() == 50
 
 
 def test_search_by_text(browser: Any, served: str) -> None:
@@ -122,7 +123,9 @@ def test_search_without_a_model_says_so(browser: Any, written: str) -> None:
         page.goto(written)
         page.fill("#query", "some words")
         page.keyboard.press("Enter")
-        page.wait_for_selector("text=needs the language model")
+        page.wait_for_selector("[role=alert]")
+        sentence = "Searching by text needs the language model: start `saebench view` without --static."
+        assert text(page, "[role=alert]") == sentence
 
 
 def test_script_in_names_and_explanations_stays_text(browser: Any, start: str) -> None:
@@ -152,7 +155,8 @@ def test_fits_a_phone_in_the_dark(browser: Any, start: str) -> None:
 def test_errors_are_shown(browser: Any, written: str) -> None:
     with watched_page(browser) as page:
         page.goto(f"{written}#/latent/{N + 5}")
-        page.wait_for_selector(f"[role=alert]:has-text('There is no latent {N + 5}')")
+        page.wait_for_selector("[role=alert]")
+        assert text(page, "[role=alert]") == f"There is no latent {N + 5}."
 
 
 def test_pages_need_no_network(browser: Any, written: str) -> None:

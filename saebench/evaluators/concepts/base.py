@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saebench.definitions import definition_hash, read_definition
+from saebench.definitions import read_definition
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Measured, Setup
 from saebench.evaluators.concepts.effects import Concepts, check_writes_where_it_reads, concepts, together
@@ -62,7 +63,7 @@ def read_concept_protocol() -> ConceptProtocol:
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    return read_definition(ConceptProtocol, "probes", PROTOCOL, sha256=definition_hash("probes", PROTOCOL))
+    return read_definition(ConceptProtocol, "probes", PROTOCOL)
 
 
 class ConceptEvaluator(TaskEvaluator):
@@ -192,6 +193,12 @@ class ConceptEvaluator(TaskEvaluator):
             return self.measure(concepts(setup, unit.texts, self.limits, self.bos, probes(), advance), unit)
 
         return cached_or_computed({**known, "sae": self.weights} if key and self.weights else None, measured)[0]
+
+
+def mean_with_error(found: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """``(mean, standard error)`` of several such pairs, which are a fixed list: the error combines theirs."""
+    values, errors = zip(*found, strict=True)
+    return math.fsum(values) / len(values), math.sqrt(sum(error**2 for error in errors)) / len(errors)
 
 
 def _written(fitted: Fitted) -> dict[str, Any]:

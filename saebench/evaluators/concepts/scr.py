@@ -8,7 +8,6 @@ it is the last.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Setup
-from saebench.evaluators.concepts.base import ConceptEvaluator, read_concept_protocol
+from saebench.evaluators.concepts.base import ConceptEvaluator, mean_with_error, read_concept_protocol
 from saebench.evaluators.concepts.effects import Concepts, correct, largest, paired
 from saebench.probing.class_texts import Unit
 from saebench.probing.problems import Problem, Split, shuffled
@@ -99,10 +98,7 @@ class SpuriousCorrelationRemoval(ConceptEvaluator):
         for n in units[0]["gains"]["dir1"]:
             for name in ("dir1", "metric", "dir2"):
                 some = [_score(each, _direction(each) if name == "metric" else name, n, least) for each in units]
-                estimate = Estimate(
-                    math.fsum(value for value, _ in some) / len(some),
-                    math.sqrt(sum(error**2 for _, error in some)) / len(some),
-                )
+                estimate = Estimate(*mean_with_error(some))
                 words = {
                     "dir1": "the second attribute's latents", "dir2": "the class's latents",
                     "metric": "the latents of what the biased probe reads better",

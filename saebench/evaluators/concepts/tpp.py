@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from saebench.evaluators.concepts.base import ConceptEvaluator
+from saebench.evaluators.concepts.base import ConceptEvaluator, mean_with_error
 from saebench.evaluators.concepts.effects import Concepts, correct, largest, paired_by_probe
 from saebench.probing.class_texts import Unit
 from saebench.results import Metric
@@ -64,11 +64,7 @@ class TargetedProbePerturbation(ConceptEvaluator):
                     ("unintended_diff_only", "none", "Mean fall of the other classes' accuracies"),
                 )
             ):
-                values = [each[index] for each in parts]
-                estimate = Estimate(
-                    math.fsum(value for value, _ in values) / len(values),
-                    math.sqrt(sum(error**2 for _, error in values)) / len(values),
-                )
+                estimate = Estimate(*mean_with_error([each[index] for each in parts]))
                 found.append(
                     metric(
                         f"tpp_threshold_{n}_{name}", estimate, unit="1", direction=direction, n=len(units), n_unit=unit,  # type: ignore[arg-type]
@@ -83,12 +79,6 @@ def _of_set(falls: dict[str, dict[str, dict[str, list[float]]]], n: str) -> list
     own, others = [], []
     for name, by_n in falls.items():
         own.append(by_n[n][name])
-        rest = [fall for other, fall in by_n[n].items() if other != name]
-        others.append(
-            [math.fsum(mean for mean, _ in rest) / len(rest), math.sqrt(sum(error**2 for _, error in rest)) / len(rest)]
-        )
-    totals = [[a[0] - b[0], math.hypot(a[1], b[1])] for a, b in zip(own, others, strict=True)]
-    return [
-        (math.fsum(each[0] for each in some) / len(some), math.sqrt(sum(each[1] ** 2 for each in some)) / len(some))
-        for some in (totals, own, others)
-    ]
+        others.append(mean_with_error([fall for other, fall in by_n[n].items() if other != name]))
+    totals = [(a[0] - b[0], math.hypot(a[1], b[1])) for a, b in zip(own, others, strict=True)]
+    return [mean_with_error(some) for some in (totals, own, others)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from saebench.definitions import definition_hash, read_definition
+from saebench.definitions import read_definition
 
 NAME = "ravel"
 
@@ -56,4 +56,4 @@ def read_ravel_protocol() -> RavelProtocol:
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    return read_definition(RavelProtocol, "probes", NAME, sha256=definition_hash("probes", NAME))
+    return read_definition(RavelProtocol, "probes", NAME)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from saebench.definitions import definition_hash, read_definition
+from saebench.definitions import read_definition
 
 NAME = "first-letter"
 
@@ -85,4 +85,4 @@ def read_first_letter_protocol() -> FirstLetterProtocol:
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    return read_definition(FirstLetterProtocol, "probes", NAME, sha256=definition_hash("probes", NAME))
+    return read_definition(FirstLetterProtocol, "probes", NAME)

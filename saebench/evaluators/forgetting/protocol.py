@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from saebench.definitions import definition_hash, read_definition
+from saebench.definitions import read_definition
 from saebench.tasks.sources import inside
 
 NAME, PAIRS, DEFAULT_PAIR = "unlearning", "tasks/unlearning", "wmdp-bio"
@@ -112,7 +112,7 @@ def read_unlearning_protocol() -> UnlearningProtocol:
     Raises:
         SaebenchError: it is missing or invalid.
     """
-    return read_definition(UnlearningProtocol, "probes", NAME, sha256=definition_hash("probes", NAME))
+    return read_definition(UnlearningProtocol, "probes", NAME)
 
 
 def read_pair(name: str) -> Pair:
