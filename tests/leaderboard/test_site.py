@@ -170,6 +170,7 @@ def test_the_evaluations_of_saebench_have_a_table_of_the_entries_that_have_them(
     score = results[0].evaluators["core"].metrics["ce_loss_score"]
     assert f">{format_value(score)}" in table
     assert "core" in (tmp_path / "site" / FOLDER / "one.html").read_text()
+    assert "random; for core: none" in (tmp_path / "site" / "index.html").read_text()
 
 
 def test_a_board_without_them_has_one_table(tmp_path: Path) -> None:
