@@ -232,6 +232,18 @@ def validate(file: Annotated[Path, typer.Argument(help="A result file.")]) -> No
 
 
 @app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Result files of one autoencoder, with different evaluators.")],
+    out: Annotated[Path, typer.Option(help="The merged result's file.")],
+) -> None:
+    """Merge results of one autoencoder, such as those of several suites, into one."""
+    from saebench.results import merge_files
+
+    found = merge_files(files, out)
+    console.print(Text(f"Written: {out} ({len(found.evaluators)} evaluators of {len(files)} results)"))
+
+
+@app.command()
 def report(
     files: Annotated[list[Path], typer.Argument(help="Result files.")],
     html: Annotated[Path | None, typer.Option(help="Write a page for the browser here.")] = None,

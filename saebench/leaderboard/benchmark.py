@@ -22,8 +22,14 @@ DEFINITION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 CONTROLS = ("random", "pca", "reinitialised")
 """The controls: a random dictionary, a PCA of the same L0, the model with random weights."""
-REFERENCE = ("ce_clean", "ce_zero_ablated", "ce_mean_ablated")
-VARIANCES = ("variance", "unit_variance")
+REFERENCE = {
+    "downstream": {name: name for name in ("ce_clean", "ce_zero_ablated", "ce_mean_ablated")},
+    "core": {"ce_clean": "ce_loss_without_sae", "ce_zero_ablated": "ce_loss_with_ablation"},
+}
+"""By evaluator: losses that do not depend on the autoencoder, and the metrics that state them."""
+VARIANCES = {"reconstruction": ("variance", "unit_variance"), "core": ("variance",)}
+"""By evaluator: sums by row that do not depend on the autoencoder, per token."""
+REFERENCE_OF = ("downstream", "reconstruction", "core")
 REFERENCE_TOLERANCE = 1e-3
 """Relative: the same model on the same text gives the same loss, up to the rounding of different machines."""
 
@@ -56,6 +62,7 @@ class EvaluatorRule(Strict):
     version: int
     settings: Sha256 = Field(description="canonical hash of its settings and options")
     required: bool = True
+    controls: tuple[str, ...] | None = Field(default=None, description="required for it; by default the benchmark's")
 
 
 class Benchmark(Strict):
@@ -65,7 +72,7 @@ class Benchmark(Strict):
         d_in, d_out: widths of the hooks.
         reference: losses of the clean and the ablated model in nats, and variances of the activations per token: they do not
             depend on the autoencoder.
-        controls: required of every submission.
+        controls: required of every submission, for each evaluator whose rule names no others.
     """
 
     benchmark_version: Literal[1]
@@ -81,6 +88,11 @@ class Benchmark(Strict):
     evaluators: dict[str, EvaluatorRule] = Field(min_length=1)
     reference: dict[str, float] = Field(default_factory=dict)
     definitions: dict[str, Sha256] = Field(default_factory=dict)
+
+    def controls_of(self, evaluator: str) -> tuple[str, ...]:
+        """The controls that an evaluator needs."""
+        rule = self.evaluators.get(evaluator)
+        return self.controls if rule is None or rule.controls is None else rule.controls
 
 
 def read_benchmark(folder: Path) -> Benchmark:
@@ -103,6 +115,8 @@ def read_benchmark(folder: Path) -> Benchmark:
 def benchmark_of(result: Result, title: str, controls: tuple[str, ...] = CONTROLS) -> Benchmark:
     """The benchmark that a result followed, with every evaluator it ran required.
 
+    An evaluator that the result has with some of the controls alone needs these.
+
     Raises:
         SaebenchError: the language model's weights were not hashed.
     """
@@ -121,12 +135,20 @@ def benchmark_of(result: Result, title: str, controls: tuple[str, ...] = CONTROL
         model=ModelRule(name=result.model.name, weights_sha256=result.model.weights_sha256, dtype=result.model.dtype),
         corpus=CorpusRule.model_validate({name: getattr(corpus, name) for name in CorpusRule.model_fields}),
         evaluators={
-            name: EvaluatorRule(version=found.version, settings=settings_hash(result, name))
+            name: EvaluatorRule(
+                version=found.version, settings=settings_hash(result, name), controls=_own_controls(result, name, controls)
+            )
             for name, found in result.evaluators.items()
         },
-        reference={name: float(f"{value:.6g}") for name, value in _reference(result.evaluators).items()},
+        reference={name: float(f"{value:.6g}") for name, value in _whole_reference(result.evaluators).items()},
         definitions=dict(result.definitions),
     )
+
+
+def _own_controls(result: Result, evaluator: str, controls: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The controls of an evaluator that lacks some which other evaluators of the result have; else None."""
+    its = tuple(name for name in controls if name not in result.controls or evaluator in result.controls[name])
+    return None if its == controls else its
 
 
 def settings_hash(result: Result, evaluator: str) -> str:
@@ -162,9 +184,9 @@ def definition_problems(benchmark: Benchmark) -> list[str]:
     """Definitions of this checkout that differ from those of the benchmark."""
     problems = []
     for path, sha256 in benchmark.definitions.items():
-        kind, _, name = path.partition("/")
+        kind, _, name = path.rpartition("/")
         if kind not in KINDS or not DEFINITION_NAME.fullmatch(name):
-            problems.append(f"it names a definition {path!r}; those are tasks/NAME, probes/NAME and explain/NAME")
+            problems.append(f"it names a definition {path!r}; those are {', '.join(f'{each}/NAME' for each in KINDS)}")
             continue
         try:
             current = definition_hash(kind, name)
@@ -216,21 +238,31 @@ def _evaluator_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
     return problems
 
 
-def _reference(evaluators: Mapping[str, EvaluatorResult]) -> dict[str, float]:
-    """What evaluators found that does not depend on the autoencoder: losses in nats, variances per token."""
-    found: dict[str, float] = {}
-    downstream, reconstruction = evaluators.get("downstream"), evaluators.get("reconstruction")
-    if downstream is not None:
-        stated = {name: downstream.metrics[name].value for name in REFERENCE if name in downstream.metrics}
-        found |= {name: value for name, value in stated.items() if value is not None}
-    if reconstruction is not None:
-        try:
-            tokens, variance = read_columns(reconstruction.details.get("by_row"), ["tokens", "variance"]).sum(dim=0).tolist()
+def _reference(evaluators: Mapping[str, EvaluatorResult], evaluator: str) -> dict[str, float]:
+    """What an evaluator found that does not depend on the autoencoder: losses in nats, variances per token."""
+    its = evaluators.get(evaluator)
+    if its is None:
+        return {}
+    stated = {name: its.metrics[key].value for name, key in REFERENCE.get(evaluator, {}).items() if key in its.metrics}
+    found = {name: value for name, value in stated.items() if value is not None}
+    try:
+        if evaluator in VARIANCES:
+            tokens, variance = read_columns(its.details.get("by_row"), ["tokens", "variance"]).sum(dim=0).tolist()
             found["variance"] = variance / tokens
-            found["unit_variance"] = float(reconstruction.details["unit_variance"]) / tokens
-        except (ValueError, KeyError, TypeError, ZeroDivisionError):
-            return found  # the check of samples says that they are missing
+        if "unit_variance" in VARIANCES.get(evaluator, ()):
+            found["unit_variance"] = float(its.details["unit_variance"]) / tokens
+    except (ValueError, KeyError, TypeError, ZeroDivisionError):
+        pass  # the check of samples says that they are missing
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _whole_reference(evaluators: Mapping[str, EvaluatorResult]) -> dict[str, float]:
+    """What all evaluators found that does not depend on the autoencoder, each number from the first that has it."""
+    found: dict[str, float] = {}
+    for evaluator in REFERENCE_OF:
+        for name, value in _reference(evaluators, evaluator).items():
+            found.setdefault(name, value)
+    return found
 
 
 def _reference_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
@@ -238,16 +270,22 @@ def _reference_mismatches(benchmark: Benchmark, result: Result) -> list[str]:
     problems = []
     same_model = {f" of the control {name!r}": each for name, each in result.controls.items() if name in ("random", "pca")}
     for where, evaluators in {"": result.evaluators, **same_model}.items():
-        found = _reference(evaluators)
-        for name, value in benchmark.reference.items():
-            of = "reconstruction" if name in VARIANCES else "downstream"
-            if of in evaluators and abs(found.get(name, math.inf) - value) > REFERENCE_TOLERANCE * abs(value):
-                words = (
-                    f"downstream.{name}" if of == "downstream" else f"the activations' {name.replace('_', ' ')} per token"
-                )
-                shown = _short(found.get(name))
-                problems.append(f"{words}{where} is {shown}, but the model's own, on this text, is {value:g}")
+        for evaluator in (name for name in REFERENCE_OF if name in evaluators):
+            found = _reference(evaluators, evaluator)
+            for name, words in _reference_words(evaluator).items():
+                value = benchmark.reference.get(name)
+                if value is not None and abs(found.get(name, math.inf) - value) > REFERENCE_TOLERANCE * abs(value):
+                    shown = _short(found.get(name))
+                    problems.append(f"{words}{where} is {shown}, but the model's own, on this text, is {value:g}")
     return problems
+
+
+def _reference_words(evaluator: str) -> dict[str, str]:
+    """What an evaluator states of the benchmark's reference, by its name there, in words."""
+    losses = {name: f"{evaluator}.{key}" for name, key in REFERENCE.get(evaluator, {}).items()}
+    of = "" if evaluator == "reconstruction" else f" of {evaluator}"
+    words = {name: f"the activations' {name.replace('_', ' ')} per token{of}" for name in VARIANCES.get(evaluator, ())}
+    return losses | words
 
 
 def _get(result: Result, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from saebench.comparison.samples import Z95, stated_error
 from saebench.errors import plain
 from saebench.leaderboard.checks import Board
 from saebench.leaderboard.entry_page import PLOTLY
+from saebench.leaderboard.saebench_export import SHAPES
 from saebench.report.content import ARROWS, format_value
 from saebench.report.figures import Figure, dash, label_text
 from saebench.report.page import PageTable, drawn_figures, templates
@@ -20,11 +22,29 @@ from saebench.results import Metric, Result
 from saebench.results.verdicts import cautions_on, mark_of
 
 FRONTIERS = ("reconstruction.normalised_mse", "downstream.ce_difference", "downstream.kl_divergence")
+SAEBENCH = (
+    "core.ce_loss_score",
+    "core.kl_div_score",
+    "sparse_probing.sae_top_1_test_accuracy",
+    "sparse_probing.sae_top_5_test_accuracy",
+    "scr.scr_metric_threshold_20",
+    "tpp.tpp_threshold_20_total_metric",
+    "absorption.absorption_fraction",
+    "absorption.full_absorption",
+    "autointerp.autointerp_score",
+    "ravel.disentanglement",
+    "unlearning.unlearning_score",
+)
+"""The metrics of SAEBench's evaluations that have a column and a panel, in this order."""
 BOARD_PAGE = "board.html"
 KEY = (
     "Value ± standard error, and the rank in brackets: 1 and the number of SAEs that are better by a paired test at 5 % "
     "after Holm's correction over all pairs; SAEs that no test separates share a rank. Trained controls are not ranked, "
     "and metrics that `saebench audit` did not find sound rank nothing."
+)
+SAEBENCH_KEY = (
+    "SAEBench's evaluations under its names of the metrics, measured by saebench with the benchmark's settings, of the "
+    "entries that have them. Values and ranks as above, the ranks among these entries."
 )
 
 
@@ -40,7 +60,9 @@ def render_board(board: Board, home: str, ranked: Collection[str] | None = None)
     results = [submission.result for submission in board.submissions.values()]
     order = sorted(range(len(results)), key=lambda index: (_place(results[index]), names[index]))
     results, names = [results[index] for index in order], [names[index] for index in order]
-    paths = headline(results)
+    own = [path for path in headline(results) if path.partition(".")[0] not in SHAPES]
+    theirs = [path for path in SAEBENCH if any(metric_value(result, path) is not None for result in results)]
+    paths = [*own, *theirs]
     curves = ComparedResults(
         tuple(results), tuple(names), tuple(path for path in FRONTIERS if path in paths), "arch", (), ()
     )
@@ -53,14 +75,27 @@ def render_board(board: Board, home: str, ranked: Collection[str] | None = None)
             title=title,
             home=home,
             count=len(results),
-            tables=[rank_table(results, names, paths, paths if ranked is None else ranked)],
-            key=KEY
-            if len(results) <= MOST_RANKED
-            else f"Value ± standard error. More than {MOST_RANKED} SAEs are not ranked.",
+            tables=_tables(results, names, own, theirs, paths if ranked is None else ranked),
             cautions=cautions_on(paths),
             **drawn_figures(figures, home.removesuffix("index.html") + PLOTLY),
         )
     )
+
+
+def _tables(
+    results: Sequence[Result], names: Sequence[str], own: Sequence[str], theirs: Sequence[str], ranked: Collection[str]
+) -> list[tuple[PageTable, str]]:
+    """The tables, each with its key: of all entries, and of SAEBench's evaluations where there are some."""
+    key = KEY if len(results) <= MOST_RANKED else f"Value ± standard error. More than {MOST_RANKED} SAEs are not ranked."
+    tables = [(rank_table(results, names, own, ranked), key)]
+    having = [index for index, result in enumerate(results) if any(find_metric(result, path) for path in theirs)]
+    if having:
+        made = rank_table([results[index] for index in having], [names[index] for index in having], theirs, ranked)
+        evaluations = Counter(SHAPES[path.partition(".")[0]].kind for path in theirs)
+        header, rows = [made.header[0], *made.header[3:]], [[row[0], *row[3:]] for row in made.rows]  # the rest stands above
+        table = PageTable("SAEBench's evaluations", header, rows, 1, list(evaluations.items()))
+        tables.append((table, SAEBENCH_KEY))
+    return tables
 
 
 def rank_table(results: Sequence[Result], names: Sequence[str], paths: Sequence[str], ranked: Collection[str]) -> PageTable:
@@ -179,4 +214,6 @@ def _l0_text(result: Result) -> str:
 
 
 def _heading(path: str, metric: Metric) -> str:
-    return plain(f"{path.partition('.')[2]} {ARROWS.get(metric.direction, '')}".strip()) + mark_of(path)
+    evaluator, _, name = path.partition(".")
+    fields = SHAPES[evaluator].fields() if evaluator in SHAPES else {}
+    return plain(f"{fields.get(name, name)} {ARROWS.get(metric.direction, '')}".strip()) + mark_of(path)

@@ -217,11 +217,13 @@ def _controls(result: Result, benchmark: Benchmark) -> Iterator[str]:
     for name in result.controls:
         if name not in CONTROLS:
             yield f"there is no control {plain(name)[:60]!r}"
-    for name in benchmark.controls:
+    for name in dict.fromkeys(control for evaluator in result.evaluators for control in benchmark.controls_of(evaluator)):
         if name not in result.controls:
             yield f"the control {name!r} is missing: evaluate with --controls"
             continue
         for evaluator, found in result.evaluators.items():
+            if name not in benchmark.controls_of(evaluator):
+                continue
             measured = result.controls[name].get(evaluator)
             if measured is None:
                 yield f"the control {name!r} has no {plain(evaluator)[:60]}"

@@ -19,9 +19,11 @@ RELATIVE_ERROR = 1e-3
 """Tolerance of standard errors and intervals."""
 OF_ORDER_ONE = ("1", "nats", "cosine")
 SLACK = 1e-6
-NON_NEGATIVE = {"reconstruction", "downstream", "shrinkage", "progressive", "ablation"}
+AT_MOST_ONE = ("explained_variance", "ce_loss_score", "kl_div_score")
+"""Metrics without a lower bound."""
+NON_NEGATIVE = {"reconstruction", "downstream", "shrinkage", "progressive", "ablation", "core"}
 """Evaluators whose sums by row cannot be negative, but for ``SIGNED``."""
-SIGNED = ("dot", "cosine", "kl_divergence")
+SIGNED = ("dot", "cosine", "kl_divergence", "kl_ablated")
 """Sums of signed terms, and a divergence that rounding can make slightly negative."""
 
 
@@ -144,7 +146,7 @@ def _range(result: Result, metric: Metric) -> Iterator[str]:
 
 def _limits(result: Result, metric: Metric) -> tuple[float, float]:
     name, latents = metric.name, float(result.sae.n_latents)
-    share = ("accuracy", "auc", "precision", "recall", "f1", "agreement", "sparsity", "win_rate")
+    share = ("accuracy", "auc", "precision", "recall", "f1", "agreement", "sparsity", "win_rate", "absorption")
     if name == "l0":
         k = result.sae.activation.get("k")
         most = latents if result.sae.activation.get("name") != "topk" or type(k) is not int else min(float(k), latents)
@@ -155,9 +157,11 @@ def _limits(result: Result, metric: Metric) -> tuple[float, float]:
         return 0.0, 1.0
     if metric.unit == "cosine" or name == "cosine_similarity":
         return -1.0, 1.0
-    if name in ("explained_variance", "loss_recovered", "loss_recovered_mean"):
-        return -math.inf, 1.0 if name == "explained_variance" else math.inf
-    signed = ("difference", "recovered", "explained", "cost", "bias")
+    if name in AT_MOST_ONE:
+        return -math.inf, 1.0
+    if name.startswith("tpp_"):
+        return -2.0, 2.0
+    signed = ("difference", "recovered", "explained", "cost", "bias", "scr_")
     return (-math.inf if any(word in name for word in signed) else 0.0), math.inf
 
 
@@ -174,12 +178,12 @@ def _columns(result: Result, found: EvaluatorResult, evaluator: type[Evaluator])
                 and any(value < 0 for value in values if type(value) is float)
             ):
                 yield f"{evaluator.name}: the sum by row {plain(name)[:60]} is negative"
-    if evaluator.name in ("reconstruction", "shrinkage", "progressive"):
+    if evaluator.name in ("reconstruction", "shrinkage", "progressive", "core"):
         yield from _tokens(result, evaluator.name, by_row)
-    if evaluator.name == "reconstruction":
+    if evaluator.name in ("reconstruction", "core"):
         tokens, l0, cosine = read_columns(by_row, ["tokens", "l0", "cosine"]).unbind(dim=1)
         if _exceeds(l0, tokens * result.sae.n_latents) or _exceeds(cosine.abs(), tokens):
-            yield "reconstruction: a row's sum of L0 or of cosines is larger than its tokens allow"
+            yield f"{evaluator.name}: a row's sum of L0 or of cosines is larger than its tokens allow"
     if evaluator.name == "downstream":
         positions, agreement = read_columns(by_row, ["positions", "top1_agreement"]).unbind(dim=1)
         if _exceeds(agreement, positions):

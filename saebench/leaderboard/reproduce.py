@@ -26,8 +26,27 @@ from saebench.sae import AnyAutoencoder
 
 ARITHMETIC = 1e-3
 """Relative tolerance for other processors and batch sizes, of a value and of the mean size of its column."""
-COUNTS = ("l0", "active", "zeroed", "converged", "tokens", "top1_agreement", "interventions", "positions", "predictions")
+COUNTS = ("l0", "active", "zeroed", "converged", "tokens", "top1_agreement", "interventions", "positions", "predictions",
+          "words", "main_latents", "stable")  # fmt: skip
 """Columns of counts, in which rounding can move a few."""
+OF_PROBES = (
+    "accuracy",
+    "auc",
+    "clean",
+    "original",
+    "falls",
+    "gains",
+    "probe_f1",
+    "main_f1",
+    "main_recall",
+    "fraction",
+    "full",
+)
+"""Shares of texts, words or letters that a probe decides, in which rounding can move a few."""
+SHARE = 0.02
+"""Tolerance of these."""
+TASKS = {"probe_loss": "tasks", "sparse_probing": "tasks", "tpp": "sets", "scr": "sets"}
+"""Evaluators over probing tasks, any of which can be evaluated alone, and the details with an object for each."""
 OF_WHOLE_TEXT = ("row", "rows_per_group", "variance", "ce_mean_ablated", "explained")
 """What a row's sums do not determine on their own."""
 OF_SAMPLE = ("latent", "stratum", "weight")
@@ -39,16 +58,17 @@ class Part:
 
     Attributes:
         rows: numbers of rows of text, in order; ``groups``: of the groups that the result's sums are in.
-        tasks: probing tasks; ``latents``: whose explanations are built again.
+        tasks: probing tasks by evaluator; ``latents``: whose explanations are built again.
     """
 
     rows: Tensor
     groups: Tensor
-    tasks: tuple[str, ...]
+    tasks: Mapping[str, tuple[str, ...]]
     latents: tuple[int, ...]
 
     def __str__(self) -> str:
-        counts = {"row of text": self.rows.numel(), "probing task": len(self.tasks), "explained latent": len(self.latents)}
+        tasks = sum(map(len, self.tasks.values()))
+        counts = {"row of text": self.rows.numel(), "probing task": tasks, "explained latent": len(self.latents)}
         return ", ".join(f"{count:,} {_plural(words, count)}" for words, count in counts.items() if count)
 
 
@@ -73,13 +93,17 @@ def draw(result: Result, share: float, seed: int) -> Part:
             groups |= {row // size for row in some(sampled["row"])}
     chosen = torch.tensor(sorted(groups))
     rows = (chosen.unsqueeze(1) * size + torch.arange(size)).flatten()
-    probed, explained = result.evaluators.get("probe_loss"), result.evaluators.get("explainability")
-    return Part(
-        rows[rows < result.corpus.rows],
-        chosen,
-        () if probed is None else tuple(some(sorted(probed.details["tasks"]))),
-        () if explained is None else tuple(some(explained.details["by_latent"]["own"]["latent"])),
-    )
+
+    def tasks(*evaluators: str) -> dict[str, tuple[str, ...]]:
+        there = [(name, result.evaluators[name].details) for name in evaluators if name in result.evaluators]
+        return {name: tuple(some(sorted(details[TASKS[name]]))) for name, details in there}
+
+    probed, explained = tasks("probe_loss"), result.evaluators.get("explainability")
+    latents = () if explained is None else tuple(some(explained.details["by_latent"]["own"]["latent"]))
+    probed |= tasks(
+        *(name for name in TASKS if name not in probed)
+    )  # last: a seed draws what it did before there were these
+    return Part(rows[rows < result.corpus.rows], chosen, probed, latents)
 
 
 def reproduce(
@@ -110,19 +134,20 @@ def reproduce(
     problems: list[str] = []
     with progress.step(f"Loading {benchmark.model.name}"):  # once for both runs
         model = LanguageModel.load(benchmark.model.name, benchmark.model.dtype)
-    for settings in _runs(replace(_settings(claimed, benchmark, part, data_dir), model=model)):
+    for settings in _runs(claimed, replace(_settings(claimed, benchmark, part, data_dir), model=model)):
         (found,) = EvaluationRun([sae], settings, [None], False, progress).run()
         problems += _compared(claimed, found, part)
     return problems
 
 
-def _runs(settings: EvaluationSettings) -> Iterator[EvaluationSettings]:
-    """The evaluators with controls; explanations without, because a control has latents of its own."""
-    others = [name for name in settings.evaluators if name != "explainability"]
-    if others:
-        yield replace(settings, evaluators=others)
-    if len(others) < len(settings.evaluators):
-        yield replace(settings, evaluators=["explainability"], controls=())
+def _runs(claimed: Result, settings: EvaluationSettings) -> Iterator[EvaluationSettings]:
+    """Evaluators with the same controls together; explanations without, because a control has latents of its own."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name in settings.evaluators:
+        measured = tuple(control for control, found in claimed.controls.items() if name in found)
+        together.setdefault(() if name == "explainability" else measured, []).append(name)
+    for controls, names in together.items():
+        yield replace(settings, evaluators=names, controls=controls)
 
 
 def _compared(claimed: Result, found: Result, part: Part) -> list[str]:
@@ -142,8 +167,8 @@ def _settings(claimed: Result, benchmark: Benchmark, part: Part, data_dir: str |
     options = {
         name: dict(given) for name, given in claimed.settings.get("options", {}).items() if name in claimed.evaluators
     }
-    if part.tasks:
-        options["probe_loss"] = {**options.get("probe_loss", {}), "tasks": ",".join(part.tasks)}
+    for name, tasks in part.tasks.items():
+        options[name] = {**options.get(name, {}), "tasks": ",".join(tasks)}
     if part.latents:
         options["explainability"] = {**options.get("explainability", {}), "only": list(part.latents), "losses": False,
                                      "baselines": "unigram"}  # fmt: skip
@@ -160,7 +185,6 @@ def _settings(claimed: Result, benchmark: Benchmark, part: Part, data_dir: str |
         dtype=benchmark.model.dtype,
         seed=benchmark.seed,
         evaluators=list(claimed.evaluators),
-        controls=list(claimed.controls),
         options=options,
         data_dir=data_dir,
         only_rows=part.rows,
@@ -194,16 +218,18 @@ def _pairs(name: str, claimed: EvaluatorResult, found: EvaluatorResult, part: Pa
         yield from _by_number(claimed.details["by_latent"]["own"], found.details["by_latent"]["own"], "latent", "")
         for reason in ("dead", "too_few_activations"):
             yield f"latents {reason}", claimed.details["not_scored"][reason], found.details["not_scored"][reason], 2.0
-    elif name == "dictionary":
-        for key, metric in found.metrics.items():
-            yield key, claimed.metrics[key].value, metric.value, ARITHMETIC * abs(metric.value or 0.0) + 1e-6
-    elif name == "probe_loss":
-        for task, now in found.details["tasks"].items():
-            yield from _numbers(task, claimed.details["tasks"].get(task, {}), now)
+    elif name == "absorption":
+        yield from _by_number(claimed.details["by_letter"], found.details["by_letter"], "letter", "")
+    elif name in TASKS:
+        for task, now in found.details[TASKS[name]].items():
+            yield from _numbers(task, claimed.details[TASKS[name]].get(task, {}), now)
     elif isinstance(found.details.get("by_row"), dict):
         yield from _by_row(claimed.details["by_row"], found.details["by_row"], part)
         if "by_sampled_row" in found.details:
             yield from _by_number(claimed.details["by_sampled_row"], found.details["by_sampled_row"], "row", "sampled ")
+    else:
+        for key, metric in found.metrics.items():
+            yield key, claimed.metrics[key].value, metric.value, ARITHMETIC * abs(metric.value or 0.0) + 1e-6
 
 
 def _by_row(stated: Mapping[str, Any], found: Mapping[str, Any], part: Part) -> Iterator[Pair]:
@@ -235,20 +261,23 @@ def _by_number(stated: Mapping[str, Any], found: Mapping[str, Any], key: str, wo
                 yield f"{column} of {words}{key} {number}", stated[column][places[number]], value, slack
 
 
-def _numbers(words: str, stated: Any, found: Any) -> Iterator[Pair]:
-    """Losses and accuracies of a task, found by their keys."""
+def _numbers(words: str, stated: Any, found: Any, of_probe: bool = False) -> Iterator[Pair]:
+    """Losses and shares of a task, found by their keys; ``of_probe``: within an object of shares."""
     for key, value in found.items() if isinstance(found, dict) else ():
         before = stated.get(key) if isinstance(stated, dict) else None
-        if key in ("train_loss", "loss", "accuracy", "auc"):
-            slack = 0.02 if key in ("accuracy", "auc") else max(10 * ARITHMETIC * abs(value or 0.0), 1e-4)
-            yield f"{words}: {key}", before, value, slack
-        else:
-            yield from _numbers(f"{words}, {key}", before, value)
+        inside = of_probe or key in OF_PROBES
+        if isinstance(value, dict):
+            yield from _numbers(f"{words}, {key}", before, value, inside)
+        elif inside or key in ("train_loss", "loss"):
+            known, now = (each[0] if isinstance(each, list) else each for each in (before, value))  # with its error
+            yield f"{words}: {key}", known, now, SHARE if inside else max(10 * ARITHMETIC * abs(now or 0.0), 1e-4)
 
 
 def _slack(column: str, value: float, scale: float) -> float:
     if column.partition(" ")[0] in COUNTS:
         return 2.0 + 0.01 * abs(value)
+    if column in OF_PROBES:
+        return SHARE
     return ARITHMETIC * (abs(value) + scale) + 1e-9
 
 

@@ -34,6 +34,10 @@ class Shape(NamedTuple):
     required: tuple[str, ...]
     absent: float | None = None
 
+    def fields(self) -> dict[str, str]:
+        """SAEBench's name of each metric."""
+        return {metric: field for group in self.groups.values() for field, metric in group.items()}
+
 
 def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}

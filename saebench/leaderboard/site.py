@@ -9,6 +9,7 @@ from typing import Any
 
 from saebench.errors import SaebenchError, plain
 from saebench.files import check_writable, write_text
+from saebench.leaderboard.benchmark import Benchmark
 from saebench.leaderboard.board_page import BOARD_PAGE, render_board
 from saebench.leaderboard.checks import Board, load_boards
 from saebench.leaderboard.entry_page import PLOTLY, render_entry
@@ -74,12 +75,22 @@ def _describe(board: Board) -> dict[str, Any]:
         ("Left out", corpus.excluded),
         ("Tokens, SHA-256", corpus.sha256),
         ("Evaluators", evaluators),
-        ("Controls", ", ".join(benchmark.controls) or "none"),
+        ("Controls", _controls(benchmark)),
         ("Seed", str(benchmark.seed)),
     ]
     return {"model": plain(benchmark.model.name), "hook": plain(benchmark.hook_in), "title": plain(benchmark.title),
             "page": f"{board.address}/{BOARD_PAGE}" if board.submissions else "",
             "facts": [(name, plain(value)) for name, value in found]}  # fmt: skip
+
+
+def _controls(benchmark: Benchmark) -> str:
+    """The required controls, and the evaluators that need others."""
+    others: dict[str, list[str]] = {}
+    for name, rule in benchmark.evaluators.items():
+        if rule.controls is not None:
+            others.setdefault(", ".join(rule.controls) or "none", []).append(name)
+    found = [", ".join(benchmark.controls) or "none"]
+    return "; ".join([*found, *(f"for {', '.join(names)}: {controls}" for controls, names in others.items())])
 
 
 def _clear(out: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from saebench.errors import plain
-from saebench.results import Metric, Reached, Result
+from saebench.results import Metric, Reached, Result, Source
 from saebench.results.verdicts import cautions_on, mark_of
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
@@ -143,9 +143,6 @@ def _precision(path: str, found: Reached, tokens: int) -> str:
 
 def provenance(result: Result) -> list[tuple[str, str]]:
     """What is needed to reproduce a result: hashes, revisions, versions and seed."""
-    environment = result.environment
-    commit = f" ({environment.commit})" if environment.commit else ""
-    libraries = ", ".join(f"{name} {version}" for name, version in environment.libraries.items())
     found = [
         ("Weights, SHA-256", result.sae.weights_sha256 or "unknown"),
         ("Model revision", result.model.revision or "unknown"),
@@ -154,11 +151,23 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("Text revision", result.corpus.revision or "none"),
         *((f"Definition {name}", sha256) for name, sha256 in result.definitions.items()),
         ("Seed", str(result.seed)),
-        ("Created", result.created),
-        ("Software", f"saebench {environment.saebench}{commit}, Python {environment.python}, {libraries}"),
-        ("Machine", f"{environment.platform}, {environment.device}, {environment.threads} threads"),
+        *(line for run in result.runs() for line in _run(run, bool(result.sources))),
     ]
     return [(plain(name), plain(value)) for name, value in found]
+
+
+def _run(run: Source, one_of_several: bool) -> Iterator[tuple[str, str]]:
+    """When, with which software and on which machine evaluators were run; which ones, where there are several runs."""
+    environment = run.environment
+    commit = f" ({environment.commit})" if environment.commit else ""
+    libraries = ", ".join(f"{name} {version}" for name, version in environment.libraries.items())
+    if one_of_several:
+        yield "Evaluators", ", ".join(run.evaluators)
+    if run.suite:
+        yield "Suite", run.suite
+    yield "Created", run.created
+    yield "Software", f"saebench {environment.saebench}{commit}, Python {environment.python}, {libraries}"
+    yield "Machine", f"{environment.platform}, {environment.device}, {environment.threads} threads"
 
 
 def differences(results: Sequence[Result]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ class PageTable:
     """A table of a page: ``rows`` of ``(text, outcome)``, of which the first ``left`` columns hold text.
 
     An outcome is that of a verdict (``better``, ``worse``, ...) and colours the cell; it is empty where there is none.
+    ``groups`` are headings above the last columns, each with the number of its columns.
     """
 
     title: str
     header: list[str]
     rows: list[list[tuple[str, str]]]
     left: int
+    groups: list[tuple[str, int]] = field(default_factory=list)
 
 
 def write_page(

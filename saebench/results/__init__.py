@@ -1,5 +1,6 @@
 """Results: the schema of result files, metrics, statistics, and results as a table."""
 
+from saebench.results.merge import merge_files, merged
 from saebench.results.schema import (
     LARGEST_FILE,
     OPTIONS_OF,
@@ -13,6 +14,7 @@ from saebench.results.schema import (
     Reached,
     Result,
     SaeRecord,
+    Source,
     canonical_hash,
     check_same_run,
     json_schema,
@@ -34,9 +36,12 @@ __all__ = [
     "Reached",
     "Result",
     "SaeRecord",
+    "Source",
     "canonical_hash",
     "check_same_run",
     "json_schema",
+    "merge_files",
+    "merged",
     "read_result",
     "validate",
     "write_result",

@@ -153,6 +153,15 @@ class Environment(_Strict):
     libraries: dict[str, str]
 
 
+class Source(_Strict):
+    """The run that some evaluators of a merged result come from."""
+
+    created: str
+    suite: str | None
+    evaluators: tuple[str, ...]
+    environment: Environment
+
+
 class Result(_Strict):
     """A result file."""
 
@@ -176,6 +185,27 @@ class Result(_Strict):
     stages: dict[str, float] = Field(default_factory=dict, description="seconds spent in each stage")
     notices: list[str] = Field(default_factory=list, description="where a slower or other path was taken, and why")
     environment: Environment
+    sources: list[Source] = Field(
+        default_factory=list, description="of a merged result: the runs of its evaluators; settings.suite is then absent"
+    )
+
+    @model_validator(mode="after")
+    def _one_source_each(self) -> Result:
+        named = [name for source in self.sources for name in source.evaluators]
+        if self.sources and sorted(named) != sorted(self.evaluators):
+            raise ValueError("sources must name every evaluator once")
+        return self
+
+    def runs(self) -> list[Source]:
+        """The runs that its evaluators come from: ``sources``, or the one run that it is of."""
+        suite = self.settings.get("suite")
+        run = Source(
+            created=self.created,
+            suite=None if suite is None else str(suite),
+            evaluators=tuple(self.evaluators),
+            environment=self.environment,
+        )
+        return self.sources or [run]
 
     def metric(self, path: str) -> Metric:
         """A metric by ``evaluator.name``, such as ``reconstruction.normalised_mse``.
@@ -280,13 +310,15 @@ def canonical_hash(data: Any) -> str:
 
 
 def check_same_run(earlier: Result, now: dict[str, Any], evaluators: Collection[str], path: str | Path) -> None:
-    """Raise ``SaebenchError`` where an earlier result was made with other settings than ``now``, naming them.
+    """Raise ``SaebenchError`` where an earlier result is merged, or was made with other settings than ``now``, naming them.
 
     Args:
         earlier: the result; ``path``: where it was read.
         now: the ``identity`` of the run that would resume it.
         evaluators: of that run. Only options of evaluators that both have are compared.
     """
+    if earlier.sources:
+        raise SaebenchError(f"{path} is merged from several results: resume those, and merge them again.")
     before, current = (
         {key: value for key, value in json.loads(json.dumps(identity)).items() if not key.startswith(OPTIONS_OF)}
         | {

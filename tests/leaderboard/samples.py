@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from saebench.evaluators.base import Evaluator, Measured
+from saebench.evaluators.core import COLUMNS, LOSSES, Core
 from saebench.evaluators.downstream import Downstream
 from saebench.evaluators.reconstruction import Reconstruction
 from saebench.leaderboard.benchmark import benchmark_of, to_toml
@@ -141,11 +142,31 @@ def submission(name: str = "entry", result: Result | None = None, **changes: Any
     return make_submission(result or entry_result(), name, **given)
 
 
-def write_board(root: Path, submissions: list[Submission]) -> Path:
-    """A leaderboard with these submissions; gives its folder."""
+def with_core(result: Result, **columns: list[float]) -> Result:
+    """The same with SAEBench's core evaluation, whose sums follow from those of the other evaluators; no control has it.
+
+    ``columns`` replace sums by row.
+    """
+    rows = result.evaluators["reconstruction"].details["by_row"] | result.evaluators["downstream"].details["by_row"]
+    shared = {name: rows[name] for name in (*COLUMNS, *LOSSES, "variance") if name in rows}
+    size = rows["variance"]
+    norms = {"squares": size, "norm_in": size, "norm_out": size, "out_squares": size, "ratio": rows["norm_ratio"]}
+    ablated = {"ce_ablated": rows["ce_zero_ablated"], "kl_ablated": _wave(9.0 * PER_ROW, 0.4)}
+    details = {
+        "by_row": {"rows_per_group": GROUP, **shared, **norms, **ablated, **columns},
+        "frequency": {"alive": 9000, "activations": 900, "over_1_percent": {"latents": 9, "activations": 90},
+                      "over_10_percent": {"latents": 1, "activations": 9}},
+        "similarity": {"encoder": None, "decoder": None},
+    }  # fmt: skip
+    core = with_metrics(Core, details, Measured.of(result))
+    return result.model_copy(update={"evaluators": {**result.evaluators, "core": core}})
+
+
+def write_board(root: Path, submissions: list[Submission], of: Result | None = None) -> Path:
+    """A leaderboard of the benchmark of a result, with these submissions; gives its folder."""
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.toml").write_text(to_toml(benchmark_of(entry_result(), "A test", CONTROLS)))
+    (folder / "benchmark.toml").write_text(to_toml(benchmark_of(of or entry_result(), "A test", CONTROLS)))
     for each in submissions:
         (folder / f"{each.name}.json").write_text(to_json(each))
     return folder

@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from saebench.cli import app
+from saebench.definitions import definition_hash
 from saebench.errors import SaebenchError
 from saebench.leaderboard.benchmark import EvaluatorRule, benchmark_of, mismatches, read_benchmark, settings_hash, to_toml
 from saebench.leaderboard.checks import load_boards, problems_of
 from saebench.leaderboard.files import LARGEST_SUBMISSION, BadFile, folder_name, is_name
+from saebench.leaderboard.plausible import _range
 from saebench.leaderboard.submission import make_submission, proposed_name, read_submission, result_hash, to_json
 from saebench.leaderboard.submit import start, submit
 from saebench.results import Result, write_result
-from tests.leaderboard.samples import CONTROLS, FOLDER, entry_result, submission, write_board
+from tests.leaderboard.samples import CONTROLS, FOLDER, entry_result, submission, with_core, write_board
+from tests.sample_results import metric
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -183,6 +186,59 @@ def test_controls_have_every_evaluator_at_the_same_settings(tmp_path: Path) -> N
     assert "measured with another version or other settings of reconstruction" in said(tmp_path)[0]
 
 
+def test_an_evaluator_can_need_other_controls_than_the_benchmark(tmp_path: Path) -> None:
+    """As SAEBench's, of a merged result: the board made from it asks for no control that they lack."""
+    without = with_core(entry_result())
+    folder = write_board(tmp_path, [submission("entry", without)], of=without)
+    benchmark = read_benchmark(folder)
+    assert benchmark.controls_of("core") == () and benchmark.controls_of("downstream") == CONTROLS
+    assert "controls = []" in (folder / "benchmark.toml").read_text() and said(tmp_path) == []
+    rules = {**benchmark.evaluators, "core": benchmark.evaluators["core"].model_copy(update={"controls": None})}
+    (folder / "benchmark.toml").write_text(to_toml(benchmark.model_copy(update={"evaluators": rules})))
+    assert said(tmp_path) == ["the control 'random' has no core"]
+
+
+def test_an_entry_without_an_optional_evaluator_stays_valid(tmp_path: Path) -> None:
+    """Evaluators of another suite are added to a board, and earlier entries are not rewritten."""
+    whole = with_core(entry_result(1))
+    earlier = submission("earlier", entry_result(0))
+    folder = write_board(tmp_path, [earlier, submission("whole", whole)], of=whole)
+    assert said(tmp_path) == ["the evaluator core is missing"]
+    text = (folder / "benchmark.toml").read_text()
+    start, section, rest = text.partition("[evaluators.core]")
+    (folder / "benchmark.toml").write_text(start + section + rest.replace("required = true", "required = false", 1))
+    assert said(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"ce_clean": [100.0] * 16}, "core.ce_loss_without_sae is 0.0492125984251968"),
+        ({"ce_ablated": [9000.0] * 16}, "core.ce_loss_with_ablation is 4.429"),
+        ({"variance": [9000.0] * 16}, "the activations' variance per token of core is 4.429"),
+        ({"tokens": [2030.0] * 16}, "core: the rows' tokens do not add up to the 32,512 that counted"),
+        ({"l0": [1e9] * 16}, "core: a row's sum of L0 or of cosines is larger than its tokens allow"),
+        ({"squared_error": [-1.0] * 16}, "core: the sum by row squared_error is negative"),
+    ],
+)
+def test_what_core_repeats_of_the_model_and_the_text_is_checked(
+    tmp_path: Path, columns: dict[str, list[float]], words: str
+) -> None:
+    write_board(tmp_path, [submission("entry", with_core(entry_result(), **columns))], of=with_core(entry_result()))
+    assert any(words in problem for problem in said(tmp_path)), said(tmp_path)
+
+
+def test_a_metric_below_zero_is_in_its_range_where_it_can_be(tmp_path: Path) -> None:
+    """A worse model than the ablated one has a negative score; a control's falls of other probes can be the larger ones."""
+    worse = with_core(entry_result(), ce_spliced=[15.0 * 127 * 16] * 16)
+    score = worse.evaluators["core"].metrics["ce_loss_score"]
+    assert score.value is not None and score.value < 0
+    write_board(tmp_path, [submission("entry", worse)], of=worse)
+    assert said(tmp_path) == []
+    total = metric("tpp_threshold_2_total_metric", -0.3)
+    assert list(_range(worse, total)) == [] and list(_range(worse, metric("absorption_fraction", 1.3)))
+
+
 def part(result: Result, name: str, **changes: Any) -> Result:
     return result.model_copy(update={name: getattr(result, name).model_copy(update=changes)})
 
@@ -242,6 +298,9 @@ def test_definitions_of_the_checkout_are_those_of_the_benchmark(tmp_path: Path) 
     )
     first, second = said(tmp_path)
     assert "no definition 'none-such'" in first and "it names a definition '../x'" in second
+    known = definition_hash("tasks/classes", "ag_news")
+    (folder / "benchmark.toml").write_text(text + f'\n[definitions]\n"tasks/classes/ag_news" = "{known}"\n')
+    assert said(tmp_path) == []
 
 
 def test_benchmarks_survive_their_file(tmp_path: Path) -> None:

@@ -10,12 +10,15 @@ import pytest
 
 from saebench.comparison.ranks import ranks
 from saebench.errors import SaebenchError
-from saebench.leaderboard.board_page import BOARD_PAGE, _bands, panel, rank_table
+from saebench.leaderboard.benchmark import EvaluatorRule, read_benchmark, settings_hash, to_toml
+from saebench.leaderboard.board_page import BOARD_PAGE, SAEBENCH, _bands, _heading, panel, rank_table
 from saebench.leaderboard.checks import load_boards
 from saebench.leaderboard.rows import Row, table_data
+from saebench.leaderboard.saebench_export import SHAPES
 from saebench.leaderboard.site import build, render_index
+from saebench.report.content import format_value
 from saebench.report.figures import densities, positions
-from tests.leaderboard.samples import FOLDER, entry_result, submission, write_board
+from tests.leaderboard.samples import FOLDER, entry_result, submission, with_core, write_board
 from tests.sample_results import evaluator, metric, sample_result
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -147,6 +150,41 @@ def test_the_page_of_a_board_has_frontiers_panels_with_bands_and_ranks_with_ties
     assert control.value is not None and max(band["y"]) == pytest.approx(
         control.value + 1.96 * (control.standard_error or 0), rel=1e-3
     )
+
+
+def test_the_evaluations_of_saebench_have_a_table_of_the_entries_that_have_them(tmp_path: Path) -> None:
+    results = [with_core(entry_result(1)), entry_result(2, 16), with_core(entry_result(3, 64))]
+    entries = [submission(name, result) for name, result in zip(("one", "two", "three"), results, strict=True)]
+    folder = write_board(tmp_path / "boards", entries, of=entry_result())
+    rule = EvaluatorRule(version=1, settings=settings_hash(results[0], "core"), required=False, controls=())
+    benchmark = read_benchmark(folder)
+    evaluators = {**benchmark.evaluators, "core": rule}
+    (folder / "benchmark.toml").write_text(to_toml(benchmark.model_copy(update={"evaluators": evaluators})))
+    build(folder.parents[1], tmp_path / "site")
+    page = (tmp_path / "site" / FOLDER / BOARD_PAGE).read_text()
+    first, _, second = page.partition("<h2>SAEBench")
+    table = second.partition("</table>")[0]
+    assert re.findall(r'<th scope="row">([^<]*)</th>', table) == ["one", "three"]
+    assert '<th scope="colgroup" colspan="2" class="group">core</th>' in table and "ce_<wbr>loss_<wbr>score ↑" in table
+    assert "ce_<wbr>loss_<wbr>score" not in first and '"panel-' in page and "core.ce_loss_score" in second
+    score = results[0].evaluators["core"].metrics["ce_loss_score"]
+    assert f">{format_value(score)}" in table
+    assert "core" in (tmp_path / "site" / FOLDER / "one.html").read_text()
+    assert "random; for core: none" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_a_board_without_them_has_one_table(tmp_path: Path) -> None:
+    root = write_board(tmp_path / "boards", [submission("one")]).parents[1]
+    build(root, tmp_path / "site")
+    page = (tmp_path / "site" / FOLDER / BOARD_PAGE).read_text()
+    assert page.count('<table class="metrics compared">') == 1 and "SAEBench" not in page
+
+
+def test_names_of_saebench_come_from_its_shapes() -> None:
+    assert _heading("absorption.full_absorption", metric("full_absorption", 0.1, direction="lower")).startswith(
+        "mean_full_absorption_score ↓"
+    )
+    assert {path.partition(".")[0] for path in SAEBENCH} == set(SHAPES)
 
 
 def test_ranks_are_those_of_every_pair_tested_by_hand() -> None:

@@ -181,9 +181,16 @@ def test_the_schema_knows_every_field_and_no_others() -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     objects = [schema, *schema["$defs"].values()]
     assert all(each["additionalProperties"] is False for each in objects)
-    assert {"Metric", "EvaluatorResult", "SaeRecord", "ModelRecord", "CorpusRecord", "Environment", "Reached"} == set(
-        schema["$defs"]
-    )
+    assert {
+        "Metric",
+        "EvaluatorResult",
+        "SaeRecord",
+        "ModelRecord",
+        "CorpusRecord",
+        "Environment",
+        "Reached",
+        "Source",
+    } == set(schema["$defs"])
 
 
 def test_a_table_has_a_row_for_each_metric_of_each_autoencoder() -> None:
