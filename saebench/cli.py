@@ -86,7 +86,7 @@ def evaluate(
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Data type of the language model; auto by default.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; cuda:0,cuda:1 or all (every GPU) divides a large language model.")] = None,
     suite: Annotated[str | None, typer.Option(help="Pinned settings: quick, standard, full or saebench; they decide evaluators, tokens, controls and seed.")] = None,
     evaluators: Annotated[str | None, typer.Option(help="Names, separated by commas; see `saebench evaluators`. By default reconstruction,downstream.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="A setting of an evaluator, such as ablation.tokens=64; repeatable.")] = None,

@@ -28,7 +28,10 @@ def examples(
     tokens: Annotated[int, typer.Option(help="Tokens of the corpus; 0 for all.")] = 100_000,
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows per batch; examples do not depend on it.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Such as cpu or cuda; cuda:0,cuda:1 or all (every GPU) divides a large language model."),
+    ] = None,
     top: Annotated[int | None, typer.Option(help="Strongest examples of each latent.")] = None,
     random: Annotated[int | None, typer.Option(help="Random examples of each latent, for quantiles.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random examples.")] = 0,

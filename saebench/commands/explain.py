@@ -65,7 +65,10 @@ def explain(
     yes: Annotated[bool, typer.Option("--yes", help="Send questions without confirmation.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of samples and orders.")] = 0,
     model: Annotated[str | None, typer.Option(help="Language model that the autoencoder reads.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Such as cpu or cuda; cuda:0,cuda:1 or all (every GPU) divides a large language model."),
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
 ) -> None:
     """Explain latents in words with a language model, and score the explanations."""

@@ -26,7 +26,10 @@ def stitch(
     tokens: Annotated[int, typer.Option(help="Tokens of the corpus; 0 for all.")] = 32_768,
     context: Annotated[int | None, typer.Option(help="Length of a row; the checkpoint's by default, else 128.")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows per batch; results do not depend on it.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Such as cpu or cuda; cuda:0,cuda:1 or all (every GPU) divides a large language model."),
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Decoder cosine above which a latent is not novel; the paper's 0.7.")
     ] = None,

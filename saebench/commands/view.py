@@ -30,7 +30,10 @@ def view(
     ] = None,
     hook: Annotated[str | None, typer.Option(help="Where the autoencoder reads.")] = None,
     live: Annotated[bool, typer.Option(help="Load the language model, for text search and the logit lens.")] = True,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Such as cpu or cuda; cuda:0,cuda:1 or all (every GPU) divides a large language model."),
+    ] = None,
     static: Annotated[Path | None, typer.Option(help="Write the pages to this folder instead of serving them.")] = None,
     host: Annotated[str, typer.Option(help="Address to serve at; only this machine can reach the default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8765,

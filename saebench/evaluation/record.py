@@ -47,7 +47,7 @@ class Record:
             "seed": settings.seed,
             "settings": {"options": {name: dict(each) for name, each in settings.options.items()}}
             | ({"suite": settings.suite} if settings.suite else {}),
-            "environment": environment(cut.model.device),
+            "environment": environment(*cut.model.devices),
         }
 
     def open(self, resume: bool) -> None:
