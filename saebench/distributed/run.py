@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from saebench.distributed.driver import Driver
-from saebench.distributed.memory import available_memory, need
+from saebench.distributed.memory import need, worker_memory
 from saebench.distributed.store import Store, open_store
 from saebench.distributed.units import packs, shards
 from saebench.distributed.worker import EvaluationJob
@@ -112,11 +112,8 @@ class DistributedRun:
         return corpus, replace(self.plan.settings, model=self.model, context=corpus.context, bos=corpus.bos)
 
     def _together(self, workers: Workers, settings: EvaluationSettings, tokens: int) -> int:
-        available = workers.memory
-        if available is None:
-            share = (workers.count or 1) if workers.on == "local" and settings.device in (None, "cpu") else 1
-            available = available_memory(settings.device) // share
         widths = [(info.d_in or 0, info.n_latents or 0) for info in self.plan.infos if info is not None]
+        available = worker_memory(workers, settings.device)
         return need(read_config(self.model), settings.dtype, tokens, widths, available).together()
 
     def _one_by_one(self, settings: EvaluationSettings) -> bool:

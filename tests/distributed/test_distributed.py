@@ -15,7 +15,8 @@ from saebench.api import SomeRejected, evaluate, evaluate_on
 from saebench.checkpoints.native import save_native
 from saebench.distributed import units
 from saebench.distributed.driver import MOST_DEATHS
-from saebench.distributed.memory import GIB, Need, need, parameters_of
+from saebench.distributed.memory import Need, need, worker_memory
+from saebench.distributed.pools import _visible, gpus_of
 from saebench.distributed.store import open_store
 from saebench.distributed.units import Done, Unit, packs, shards
 from saebench.distributed.workers import Workers
@@ -23,6 +24,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.shared import Moments
 from saebench.lm import LanguageModel
 from saebench.lm.loading import read_config
+from saebench.lm.placement import GIB, outline_of
 from saebench.results import Result, read_result
 from saebench.sae import ReLU, SparseAutoencoder, TopK
 from tests.conftest import FIXTURES
@@ -217,17 +219,50 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_the_sum(
         evaluate_on(saes, Inline(1, memory=1000), out=tmp_path, **settings)
     config = read_config(MODEL)
     model = LanguageModel.load(MODEL)
-    assert parameters_of(config) == model.n_parameters
-    found = need(config, "float32", 100, [(32, 64), (32, 96)], available=GIB)
+    assert outline_of(config).weights == model.n_parameters
+    found = need(config, "float32", 100, [(32, 64), (32, 96)], available=[GIB])
     assert (found.model, found.batch, found.sae) == (4 * model.n_parameters, 3 * 100 * 200 * 4, 8 * 32 * 96)
     assert Need(model=10, batch=5, sae=4, available=25).together() == 1
     assert Need(model=10, batch=5, sae=2, available=30).together() == 4
+    # on two devices: the autoencoders, the batch and what is not in blocks must fit into the first
+    assert Need(model=100, batch=5, sae=2, available=200, first=100, rest=10).together() == 27
+    assert Need(model=100, batch=5, sae=2, available=200, first=25, rest=10).together() == 2
+    with pytest.raises(SaebenchError, match=r"on the first device 0\.00, for embeddings 0\.00, batch and SAE\): use fewer"):
+        Need(model=100, batch=5, sae=2, available=200, first=20, rest=10).together()
+    two = need(config, "float32", 100, [(32, 96)], available=[GIB, 2 * GIB])
+    assert (two.model, two.available, two.first, two.rest) == (found.model, 3 * GIB, GIB, 4 * outline_of(config).rest)
     # as many are evaluated together as fit: here two of three
-    total = need(config, "float32", 2 * CONTEXT, [(32, 96)], 0)
+    total = need(config, "float32", 2 * CONTEXT, [(32, 96)], [0])
     room = int(1.25 * (total.model + total.batch + 2.5 * total.sae))
     workers = Inline(1, memory=room)
     evaluate_on(saes, workers, out=tmp_path / "b", **(settings | {"evaluators": ["reconstruction"], "options": {}}))
     assert {unit.saes for unit in workers.pool.log} == {(0, 1), (2,)}
+
+
+def test_workers_have_their_share_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs are divided among the workers with the device ``all``, and shared in turn without."""
+    assert gpus_of(None, 2) == gpus_of("all", 2) == [[], []]  # there is none
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        "saebench.distributed.memory.free_memory", lambda device: 1200 + int(device[-1:]) if ":" in device else 60
+    )
+    assert gpus_of(None, 3) == [[0], [1], [2]]
+    assert gpus_of("all", 2) == [[0, 1], [2, 3]] and gpus_of("all", 3) == [[0], [1], [2, 3]]
+    assert gpus_of("cuda:0,cuda:1", 2) == gpus_of("cpu", 2) == [[], []]
+    with pytest.raises(SaebenchError, match="--device all divides 4 GPUs among 5 workers: use at most 4"):
+        gpus_of("all", 5)
+    assert worker_memory(Workers(count=2), "all") == (1200, 1201)
+    assert worker_memory(Workers(count=8), None) == (600,)  # two workers on each
+    assert worker_memory(Workers(count=2), "cpu") == (30,)
+    assert worker_memory(Workers(on="ray", count=2), "cpu") == (60,)
+    assert worker_memory(Workers(memory=7), "cpu") == (7,)
+    monkeypatch.setattr("saebench.distributed.memory.pick_devices", lambda device: device.split(","))
+    assert worker_memory(Workers(count=2), "cuda:2,cuda:3") == (601, 601)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert _visible([1, 2]) == "5,6" and _visible([]) is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert _visible([1, 2]) == "1,2"
 
 
 @pytest.mark.parametrize(
