@@ -21,6 +21,7 @@ from saebench.distributed.store import open_store
 from saebench.distributed.units import Done, Unit, packs, shards
 from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
+from saebench.evaluation.controls import CONTROLS, Control
 from saebench.evaluators.shared import Moments
 from saebench.lm import LanguageModel
 from saebench.lm.loading import read_config
@@ -116,17 +117,99 @@ def test_results_are_those_of_one_process_for_any_number_of_workers(
         same_to_rounding(found, expected)
 
 
-def test_standalone_evaluators_and_controls_end_one_by_one(
+def test_standalone_evaluators_end_one_by_one_and_controls_are_shared(
+    saes: list[str],
+    make_sae: Callable[..., SparseAutoencoder],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two of three have the same width and L0: six controls for three, in one process and on workers."""
+    again = str(save_native(make_sae(activation=TopK(8), seed=5), tmp_path / "again"))
+    given = [saes[1], again, saes[2]]
+    settings |= {"evaluators": ["reconstruction", "dictionary"], "controls": list(CONTROLS), "options": {}}
+    made: list[Control] = []
+    actual = Control.make
+    monkeypatch.setattr(Control, "make", lambda self, *rest: made.append(self) or actual(self, *rest))
+    alone = evaluate(given, **settings)
+    names = sorted((each.name, each.n) for each in made)
+    assert names == [("pca", 8), ("random", 64), ("random", 96)]  # PCA does not depend on the width
+    made.clear()
+    workers = Inline(2)
+    cards = evaluate_on(given, workers, out=tmp_path / "out", **settings)
+    assert sorted((each.name, each.n) for each in made) == names
+    ends = [unit for unit in workers.pool.log if unit.rows is None]
+    assert sorted(unit.saes for unit in ends if not unit.control) == [(0,), (1,), (2,)]
+    assert len(ends) == 3 + 3
+    for card, other, name in zip(cards, alone, ("topk", "again", "wide"), strict=True):
+        assert read_result(tmp_path / "out" / f"{name}.json") == card.result
+        assert card.result.complete and card.result.failures == {}
+        assert list(card.result.controls) == list(CONTROLS) == list(other.result.controls)
+        assert card.result.controls == ignoring_time(other.result.controls, card.result.controls)
+        assert card.result.settings == other.result.settings
+        same_to_rounding(numbers(card.result), numbers(other.result))
+
+
+def ignoring_time(controls: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Controls with the durations of others."""
+    return {
+        name: {
+            each: found.model_copy(update={"duration_seconds": other[name][each].duration_seconds})
+            for each, found in its.items()
+        }
+        for name, its in controls.items()
+    }
+
+
+def test_a_control_that_ends_workers_is_a_failure_of_those_that_share_it(
     saes: list[str], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings |= {"evaluators": ["reconstruction", "dictionary"], "controls": ["random"], "options": {}}
-    workers = Inline(2)
-    cards = evaluate_on(saes[:2], workers, out=tmp_path / "out", **settings)
-    assert [unit for unit in workers.pool.log if unit.rows is None] in ([Unit((0,), None), Unit((1,), None)],
-                                                                        [Unit((1,), None), Unit((0,), None)])  # fmt: skip
-    for card, other in zip(cards, evaluate(saes[:2], **settings), strict=True):
-        same_to_rounding(numbers(card.result), numbers(other.result))
-        assert list(card.result.controls) == ["random"]
+    settings |= {"evaluators": ["reconstruction"], "controls": ["random"], "options": {}}
+    deadly = Inline(2, dies=lambda unit, number: '"n": 96' in unit.control)
+    relu, topk, wide = evaluate_on(saes, deadly, out=tmp_path / "out", **settings)
+    assert wide.result.failures == {"reconstruction (random control)": f"it ended {MOST_DEATHS} workers (killed)"}
+    assert not wide.result.complete and wide.result.controls == {} and list(wide.result.evaluators) == ["reconstruction"]
+    assert relu.result.complete and topk.result.complete
+
+
+def test_a_finished_control_is_resumed(
+    saes: list[str], make_sae: Callable[..., SparseAutoencoder], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """The first run stops after a control, which the second finds."""
+    again = str(save_native(make_sae(activation=TopK(8), seed=5), tmp_path / "again"))
+    settings |= {"evaluators": ["reconstruction"], "controls": ["random"], "options": {}}
+
+    def stop(unit: Unit, number: int) -> bool:
+        if unit.rows is None and unit.control == "":
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_on([saes[1], again], Inline(1, dies=stop), out=tmp_path / "out", **settings)
+    stored = [path.name for path in (tmp_path / "out").rglob("control-*.safetensors")]
+    resumed = Inline(1)
+    found = evaluate_on([saes[1], again], resumed, out=tmp_path / "out", resume=True, **settings)
+    assert len(stored) == 1 and [unit.control for unit in resumed.pool.log] == ["", ""]
+    assert found[0].result.controls == found[1].result.controls != {}
+
+
+def test_a_control_needs_any_autoencoder_that_shares_it(
+    saes: list[str], make_sae: Callable[..., SparseAutoencoder], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """The first one is gone when its control begins, and so is the worker that had it in memory."""
+    again = str(save_native(make_sae(activation=TopK(8), seed=5), tmp_path / "again"))
+    settings |= {"evaluators": ["reconstruction"], "controls": ["random"], "options": {}}
+
+    def gone(unit: Unit, number: int) -> bool:
+        first = bool(unit.control) and Path(saes[1]).exists()
+        if first:
+            shutil.rmtree(saes[1])
+        return first
+
+    with pytest.raises(SomeRejected, match=r"1 of 2 .*topk") as caught:
+        evaluate_on([saes[1], again], Inline(1, dies=gone), out=tmp_path / "out", **settings)
+    (card,) = caught.value.cards
+    assert card.result.complete and list(card.result.controls) == ["random"] and "again" in card.result.sae.origin
 
 
 def test_a_dead_worker_is_replaced_and_nothing_is_lost(saes: list[str], settings: dict[str, Any], tmp_path: Path) -> None:
@@ -294,7 +377,7 @@ def test_shards_are_whole_batches_and_packs_are_even() -> None:
 
 
 def test_what_a_unit_gave_survives_as_bytes() -> None:
-    done = Done({"0/a": torch.arange(3)}, {4: "{}"}, {5: "no"}, {"0/b": "bad"}, {"losses": 1.5})
+    done = Done({"0/a": torch.arange(3)}, {4: "{}"}, {4: ["{}"]}, {5: "no"}, {"0/b": "bad"}, {"losses": 1.5})
     again = Done.from_bytes(done.to_bytes())
     assert torch.equal(again.tensors.pop("0/a"), done.tensors.pop("0/a")) and again == done
     assert Done.from_bytes(Done(rejected={1: "x"}).to_bytes()).rejected == {1: "x"}
