@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,14 @@ from saebench.distributed import units
 from saebench.distributed.driver import MOST_DEATHS
 from saebench.distributed.memory import Need, need, worker_memory
 from saebench.distributed.pools import _visible, gpus_of
+from saebench.distributed.ray_pool import RayPool
 from saebench.distributed.store import open_store
 from saebench.distributed.units import Done, Unit, packs, shards
+from saebench.distributed.worker import EvaluationJob
 from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.evaluation.controls import CONTROLS, Control
+from saebench.evaluation.settings import EvaluationSettings
 from saebench.evaluators.shared import Moments
 from saebench.lm import LanguageModel
 from saebench.lm.loading import read_config
@@ -346,6 +350,29 @@ def test_workers_have_their_share_of_the_devices(monkeypatch: pytest.MonkeyPatch
     assert _visible([1, 2]) == "5,6" and _visible([]) is None
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert _visible([1, 2]) == "1,2"
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus", "count"),
+    [("all", None, 4, 3), ("all", 2, 4, 2), (None, None, 1, 12), ("cpu", None, None, 9)],
+)
+def test_a_worker_on_ray_has_the_gpus_of_a_machine(
+    device: str | None, workers: int | None, gpus: int | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster of machines with 8, 4 and no GPUs; one that had a GPU is gone."""
+    machines = [(True, {"GPU": 8.0}), (True, {"GPU": 4.0}), (True, {"CPU": 9.0}), (False, {"GPU": 1.0})]
+    asked: list[dict[str, Any]] = []
+    actor = SimpleNamespace(remote=lambda job: SimpleNamespace(ready=SimpleNamespace(remote=object)))
+    ray = SimpleNamespace(
+        cluster_resources=lambda: {"GPU": 12.0, "CPU": 9.0},
+        nodes=lambda: [{"Alive": alive, "Resources": has} for alive, has in machines],
+        remote=lambda **needs: asked.append(needs) or (lambda worker: actor),
+        put=lambda job: job,
+    )
+    monkeypatch.setattr("saebench.distributed.ray_pool.connect", lambda address: (ray, False))
+    pool = RayPool(EvaluationJob((), EvaluationSettings(device=device)), workers)
+    assert len(pool._starting) == count
+    assert asked[0].get("num_gpus") == gpus and asked[0].get("num_cpus") == (None if gpus else 1)
 
 
 @pytest.mark.parametrize(

@@ -193,9 +193,9 @@ def test_what_does_not_go_together_is_refused_before_the_model_is_loaded(
 def test_a_sweep_that_does_not_fit_is_refused_before_the_model_is_loaded(
     sweep: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A member's weights with their copies are 5 * 2 * 64 * 32 floats, a batch's 64 * (32 + 2 * 64)."""
+    """Of the first two members, one ranks all entries of a batch together."""
     monkeypatch.setattr("saebench.training.sources.LanguageModel", None)
-    state, batch = 4 * 5 * 2 * 64 * 32, 4 * 64 * (32 + 2 * 64)
+    state, batch = 4 * 5 * 2 * 64 * 32, 64 * (4 * 32 + 88 * 64)
     monkeypatch.setattr("saebench.distributed.memory.free_memory", lambda device: int(2 * 1.25 * (batch + 1.9 * state)))
     found = sweep("out", "--on", "local", "--workers", "2", "--together", "2")
     words = (

@@ -57,9 +57,9 @@ def results(model: LanguageModel, point: str, layer: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("name", "places"),
     [
-        ("llama", [0, 1, 1]),
+        ("gpt2", [0, 0, 1]),
+        pytest.param("llama", [0, 1, 1], marks=pytest.mark.slow),
         pytest.param("llama", [1, 1, 1], marks=pytest.mark.slow),
-        pytest.param("gpt2", [0, 0, 1], marks=pytest.mark.slow),
         pytest.param("neox", [0, 1, 1], marks=pytest.mark.slow),
         pytest.param("gemma2", [0, 1, 1], marks=pytest.mark.slow),
     ],
@@ -81,7 +81,8 @@ def test_a_divided_model_computes_the_numbers_of_one_device(
                     assert torch.equal(found, expected), (layer, point)
 
 
-@pytest.mark.parametrize("name", ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
 def test_caches_and_heads_of_a_divided_model(name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def found(model: LanguageModel, layer: int) -> list[torch.Tensor]:
         cut = model.cut(f"blocks.{layer}.hook_resid_post")
