@@ -186,6 +186,15 @@ def test_devices_are_checked(device: str, words: str) -> None:
         LanguageModel.load(MODEL, device=device)
 
 
+def test_a_wrong_device_is_no_fault_of_the_autoencoders(
+    text: Path, make_sae: Callable[..., SparseAutoencoder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saes = [str(save_native(make_sae(seed=seed), tmp_path / str(seed))) for seed in range(2)]
+    with pytest.raises(SaebenchError, match=r"^torch cannot use the device 'nowhere:1' here"):
+        evaluate(saes, model=MODEL, corpus=str(text), device="cpu,nowhere:1", context=16, tokens=160, progress=False)
+    assert "Left out" not in capsys.readouterr().err
+
+
 def test_all_is_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(SaebenchError, match="The device all means every GPU, and torch finds none here"):
