@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+from collections import Counter
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -93,14 +94,15 @@ def corpus_record(corpus: TokenCorpus) -> CorpusRecord:
     )
 
 
-def environment(device: torch.device) -> Environment:
-    """The software and hardware of this process."""
+def environment(*devices: torch.device) -> Environment:
+    """The software of this process, and the hardware that a model is on."""
+    names = Counter(torch.cuda.get_device_name(each) if each.type == "cuda" else str(each) for each in devices)
     return Environment(
         saebench=__version__,
         commit=_own_commit(),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        device=" + ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items()),
         threads=torch.get_num_threads(),
         libraries={name: found for name in LIBRARIES if (found := _version(name)) is not None},
     )

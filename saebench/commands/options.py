@@ -13,7 +13,7 @@ Everything = Annotated[bool, typer.Option("--all", help="Every checkpoint within
 
 Model = Annotated[str | None, typer.Option(help="Language model: hub name, folder, GGUF file, smollm2, gemma3-270m; by default the checkpoint's.")]
 Hook = Annotated[str | None, typer.Option(help="Where the autoencoder reads, such as blocks.8.hook_resid_post; by default the checkpoint's.")]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; cuda:0,cuda:1 or all (every GPU) divides a large language model.")]
 Batch = Annotated[int | None, typer.Option(help="Rows per batch; results do not depend on it beyond rounding.")]
 
 Convention = Annotated[str | None, typer.Option(help="For weights without a configuration: whose conventions hold, such as saelens or plain.")]

@@ -133,18 +133,21 @@ def _run(
     console.quiet = not mesh.writes
     _show(configs, folders)
     progress = Progress(shown=mesh.writes)
+    left = [number for number, config in enumerate(configs) if not (resume and is_finished(config, folders[number]))]
+    units = groups(configs, left, together if workers is None else together or 1)
+    if workers is not None:
+        from saebench.distributed.sweep import check_memory, sweep_on
+
+        check_memory(configs, units, workers)
     source = _stream(configs[0], cache, progress, mesh, workers is not None)
     epochs = configs[0].steps * configs[0].batch / source.tokens
     console.print(Text(f"{source.tokens:,} tokens of activations: {epochs:.1f} epochs"))
-    left = [number for number, config in enumerate(configs) if not (resume and is_finished(config, folders[number]))]
     rejected: dict[int, str] = {}
     if workers is not None and cache is not None:
-        from saebench.distributed.sweep import sweep_on
-
         del source  # with the language model: workers read the cache alone
-        rejected = sweep_on(configs, folders, groups(configs, left, together or 1), cache, workers, progress)
+        rejected = sweep_on(configs, folders, units, cache, workers, progress)
     else:
-        for members in groups(configs, left, together):
+        for members in units:
             run([configs[each] for each in members], source, [folders[each] for each in members], resume, progress, mesh)
     if mesh.writes:
         _conclude([folder for number, folder in enumerate(folders) if number not in rejected], page, recipe)

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from saebench.distributed.jobs import Job
 from saebench.distributed.pools import Event, Loaded, Pool
@@ -28,6 +28,15 @@ class _Pack:
     ending: bool = False
 
 
+@dataclass(frozen=True)
+class Controlled:
+    """A control that was evaluated: ``Unit.control``, and its result as JSON, or why it has none (``words``)."""
+
+    control: str
+    result: str = ""
+    words: str = ""
+
+
 class Driver:
     """Runs work on a pool: an evaluation, or, with no shards, a unit for each pack.
 
@@ -37,7 +46,7 @@ class Driver:
         one_by_one: whether evaluations end in a unit for each autoencoder, not for each pack.
         names: of the autoencoders, for messages.
         store: of finished units; those that are there already are not run again.
-        finished: called with an autoencoder's number and its result as JSON.
+        finished: called with an autoencoder's number, its result as JSON, and the controls that it shares with others.
         progress: where progress is shown.
         work: what is done, for messages.
     """
@@ -49,7 +58,7 @@ class Driver:
         one_by_one: bool,
         names: Sequence[str],
         store: Store,
-        finished: Callable[[int, str], None],
+        finished: Callable[[int, str, Sequence[Controlled]], None],
         progress: Progress,
         work: str = "evaluation",
     ) -> None:
@@ -59,7 +68,10 @@ class Driver:
         self.deaths: Counter[Unit] = Counter()
         self._packs = [_Pack(saes, {shard: [] for shard in shards}) for saes in packs]
         self._queue: deque[Unit] = deque()
-        self._ended: set[int] = set()
+        self._ended: dict[int, str] = {}  # results, which may wait for controls
+        self._wants: dict[int, list[str]] = {}
+        self._controls: dict[str, Controlled] = {}
+        self._begun: set[str] = set()  # controls that have a unit
 
     def run(self, pool: Pool) -> dict[int, str]:
         """Run everything; returns why autoencoders were rejected, by number."""
@@ -111,11 +123,8 @@ class Driver:
         unit = event.unit
         if event.kind == "done":
             done = Done.from_bytes(event.content)
-            if unit.rows is not None:
+            if unit.rows is not None or (unit.control and done.results):
                 self.store.write(self._file(unit), event.content)
-            for number, text in done.results.items():
-                self._ended.add(number)
-                self.finished(number, text)
             self._note(unit, done)
             return
         self.deaths[unit] += 1
@@ -125,38 +134,76 @@ class Driver:
             self._queue.extendleft(unit.alone())
         else:
             words = str(event.content).rstrip(".")
-            cause = (
-                f"its {self.work} fails: {words}" if event.kind == "failed" else f"it ended {MOST_DEATHS} workers ({words})"
-            )
+            ended = f"it ended {MOST_DEATHS} workers ({words})"
+            if unit.control:
+                self._note_control(Controlled(unit.control, words=words if event.kind == "failed" else ended))
+                return
+            cause = f"its {self.work} fails: {words}" if event.kind == "failed" else ended
             self._reject(unit.saes[0], f"{self.names[unit.saes[0]]}: {cause}.")
 
     def _note(self, unit: Unit, done: Done) -> None:
         for number, words in done.rejected.items():
             self._reject(number, f"{self.names[number]}: {words}")
+        if unit.control:
+            for text in done.results.values():
+                self._note_control(Controlled(unit.control, text))
+            if not done.results:  # its autoencoder cannot be read any more: another one gives model and hook
+                self._begun.discard(unit.control)
+            return
+        self._wants |= done.wants
         if unit.rows is not None:
             pack = next(each for each in self._packs if unit.saes[0] in each.saes)
             pack.done[unit.rows].append(unit)
+        self._ended |= done.results
+        for number in done.results:
+            self._finish(number)
         self._advance(len(unit.saes))
+
+    def _note_control(self, found: Controlled) -> None:
+        self._controls[found.control] = found
+        for number in self._ended:
+            if found.control in self._wants.get(number, ()):
+                self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        """Hand an autoencoder's result on, once all of its controls are evaluated."""
+        wanted = self._wants.get(number, ())
+        if number not in self.rejected and all(each in self._controls for each in wanted):
+            self.finished(number, self._ended[number], [self._controls[each] for each in wanted])
+
+    def _add_controls(self, numbers: Sequence[int]) -> None:
+        """Queue each control that the autoencoders need, once for all that share it, with any of them."""
+        for number in numbers:
+            for control in self._wants.get(number, ()):
+                unit = Unit((number,), None, control)
+                if control not in self._begun:
+                    self._begun.add(control)
+                    self._queue += [] if self._is_stored(unit) else [unit]
 
     def _reject(self, number: int, words: str) -> None:
         """Give an autoencoder up; the others of its units go on without it."""
         self.rejected.setdefault(number, words)
-        left = (Unit(tuple(each for each in unit.saes if each != number), unit.rows) for unit in self._queue)
+        self._begun -= {unit.control for unit in self._queue if unit.saes == (number,)}
+        left = (replace(unit, saes=tuple(each for each in unit.saes if each != number)) for unit in self._queue)
         self._queue = deque(unit for unit in left if unit.saes)
 
     def _end_packs(self) -> None:
-        """Queue the end of each pack whose shards are all done."""
+        """Queue the end of each pack whose shards are all done, and the controls of its autoencoders."""
         for pack in self._packs:
-            alive = tuple(each for each in pack.saes if each not in self.rejected and each not in self._ended)
-            there = (all(any(each in unit.saes for unit in units) for each in alive) for units in pack.done.values())
-            if not pack.ending and alive and all(there):
-                pack.ending = True
-                whole = Unit(alive, None)
+            alive = tuple(each for each in pack.saes if each not in self.rejected)
+            left = tuple(each for each in alive if each not in self._ended)
+            there = (all(any(each in unit.saes for unit in units) for each in left) for units in pack.done.values())
+            ends = not pack.ending and bool(left) and all(there)
+            pack.ending = pack.ending or ends
+            if pack.ending:
+                self._add_controls(alive)
+            if ends:
+                whole = Unit(left, None)
                 self._queue += whole.alone() if self.one_by_one else [whole]
 
     def _earlier(self, unit: Unit) -> list[list[bytes]]:
         """For the end of an evaluation, what was done for its autoencoders, by shard."""
-        if unit.rows is not None:
+        if unit.rows is not None or unit.control:
             return []
         pack = next(each for each in self._packs if unit.saes[0] in each.saes)
         wanted = set(unit.saes)
@@ -166,6 +213,8 @@ class Driver:
         ]
 
     def _file(self, unit: Unit) -> str:
+        if unit.control:
+            return f"control-{hashlib.sha256(unit.control.encode()).hexdigest()[:16]}.safetensors"
         saes = hashlib.sha256(repr(unit.saes).encode()).hexdigest()[:16]
         start, end = unit.rows or (0, 0)
         return f"rows-{start}-{end}-{saes}.safetensors"
@@ -189,7 +238,7 @@ def run_whole(
         SaebenchError: the pool cannot start.
     """
     found: dict[int, str] = {}
-    driver = Driver(packs, (), False, names, NoStore(), found.__setitem__, progress, work)
+    driver = Driver(packs, (), False, names, NoStore(), lambda number, text, _: found.update({number: text}), progress, work)
     if packs:
         with closing(workers.start(job)) as pool:
             driver.run(pool)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from saebench.distributed.driver import run_whole
 from saebench.distributed.jobs import Earlier
+from saebench.distributed.memory import need, worker_memory
 from saebench.distributed.units import Done, Unit
 from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
@@ -18,6 +19,7 @@ from saebench.evaluation.settings import TOKENS_PER_BATCH, EvaluationSettings
 from saebench.explaining.examples.collecting import ExampleSettings, collect, holds_examples, write_examples
 from saebench.explaining.examples.folder import ActivatingExamples
 from saebench.lm import LanguageModel
+from saebench.lm.loading import read_config
 from saebench.progress import Progress
 
 
@@ -125,7 +127,8 @@ def collect_examples(
         What was written, and why checkpoints were left out, by number.
 
     Raises:
-        SaebenchError: no checkpoint can be used (one alone: why it cannot), or the pool cannot start.
+        SaebenchError: no checkpoint can be used (one alone: why it cannot), a worker's memory is too small, or the pool
+            cannot start.
     """
     rejected: dict[int, str] = {}
     numbers = range(len(job.checkpoints))
@@ -141,12 +144,24 @@ def collect_examples(
     if workers is None:
         found, failed = _in_this_process(ExamplesWorker(job, progress), left)
     else:
+        _check_memory(job, left, workers, progress)
         places = tuple(folder.absolute() for folder in job.folders)  # a worker of a cluster has another working directory
         job = replace(job, folders=places, threads=workers.threads)
         packs = [(number,) for number in left]
         texts, failed = run_whole(job, packs, job.checkpoints, "collection of examples", workers, progress)
         found = {number: Written(**json.loads(text)) for number, text in texts.items()}
     return found, rejected | failed
+
+
+def _check_memory(job: ExamplesJob, numbers: Sequence[int], workers: Workers, progress: Progress) -> None:
+    """Raise ``SaebenchError`` where a worker's memory is too small for one of the checkpoints."""
+    available = worker_memory(workers, job.device)
+    for number in numbers:
+        plan = job.plan(number, progress)
+        (info,) = plan.infos
+        if info is not None and isinstance(plan.model_name, str):
+            widths = [(info.d_in or 0, info.n_latents or 0)]
+            need(read_config(plan.model_name), "auto", 0, widths, available, job.kept.bytes_per_latent).together()
 
 
 def _in_this_process(worker: ExamplesWorker, numbers: list[int]) -> tuple[dict[int, Written], dict[int, str]]:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from saebench.distributed.jobs import Earlier, Job, attempt, start
 from saebench.distributed.units import Unit
+from saebench.errors import SaebenchError
+from saebench.lm.placement import EVERY
 
 Loaded = tuple[int, ...]
 """Numbers of the autoencoders that a worker has loaded; empty for a new one."""
@@ -41,10 +43,10 @@ class Pool(Protocol):
         """End all workers."""
 
 
-def _serve(job: Job, device: str | None, connection: Connection) -> None:
+def _serve(job: Job, gpus: str | None, connection: Connection) -> None:
     """The main function of a worker's process."""
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     worker = start(job)
     while True:
         try:
@@ -55,7 +57,7 @@ def _serve(job: Job, device: str | None, connection: Connection) -> None:
 
 
 class LocalPool:
-    """Processes of this machine; with GPUs, each has one of them to itself.
+    """Processes of this machine; with GPUs, each has one of them to itself, or with the device ``all`` its share of them.
 
     Args:
         job: the work.
@@ -64,7 +66,7 @@ class LocalPool:
 
     def __init__(self, job: Job, workers: int) -> None:
         self._job, self._context = job, multiprocessing.get_context("spawn")
-        self._devices = _devices(job.device)
+        self._gpus = gpus_of(job.device, workers)
         self._workers: list[tuple[Any, Connection]] = []
         self._busy: dict[int, Unit] = {}  # by place in the list
         self._loaded: list[Loaded] = [()] * workers
@@ -73,8 +75,7 @@ class LocalPool:
 
     def _started(self, place: int) -> tuple[Any, Connection]:
         mine, its = self._context.Pipe()
-        device = self._devices[place % len(self._devices)] if self._devices else None
-        process = self._context.Process(target=_serve, args=(self._job, device, its), daemon=True)
+        process = self._context.Process(target=_serve, args=(self._job, _visible(self._gpus[place]), its), daemon=True)
         process.start()
         its.close()  # else its end is never seen
         return process, mine
@@ -120,11 +121,26 @@ class LocalPool:
             process.join()
 
 
-def _devices(device: str | None) -> list[str]:
-    """The GPUs that workers take turns with; none on a CPU, or where the device is named by number."""
+def gpus_of(device: str | None, workers: int) -> list[list[int]]:
+    """For each worker of this machine, the numbers of its GPUs; empty on a CPU, and where devices are named by number.
+
+    Raises:
+        SaebenchError: there are fewer GPUs than workers that need some for themselves.
+    """
     import torch
 
-    if device not in (None, "cuda") or not torch.cuda.is_available():
-        return []
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == EVERY and 0 < count < workers:
+        raise SaebenchError(f"--device all divides {count} GPUs among {workers} workers: use at most {count}.")
+    if device not in (None, "cuda", EVERY) or not count:
+        return [[] for _ in range(workers)]
+    if device == EVERY:
+        return [list(range(place * count // workers, (place + 1) * count // workers)) for place in range(workers)]
+    return [[place % count] for place in range(workers)]
+
+
+def _visible(gpus: list[int]) -> str | None:
+    """The value of CUDA_VISIBLE_DEVICES with which a process sees only these."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",") if given else [str(each) for each in range(torch.cuda.device_count())]
+    names = given.split(",") if given else None
+    return ",".join(str(each) if names is None else names[each] for each in gpus) or None

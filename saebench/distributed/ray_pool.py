@@ -8,6 +8,7 @@ from saebench.distributed.jobs import Earlier, Job, attempt, start
 from saebench.distributed.pools import Event, Loaded
 from saebench.distributed.units import Unit
 from saebench.errors import SaebenchError
+from saebench.lm.placement import EVERY
 
 MOST_FAILED_STARTS = 32
 """A cluster on which more workers end before they are ready is given up."""
@@ -16,9 +17,11 @@ MOST_FAILED_STARTS = 32
 class RayPool:
     """Actors of a Ray cluster, each with one GPU where the cluster has any, else with one CPU.
 
+    With the device ``all`` each has all GPUs of a machine, or as many as the machine with the fewest has.
+
     Args:
         job: the work.
-        workers: how many; None for one on each GPU, or CPU.
+        workers: how many; None for one on each GPU (with ``all``, each machine), or CPU.
         address: of the cluster; None for the one that ``RAY_ADDRESS`` names, or else a new one on this machine.
 
     Raises:
@@ -29,13 +32,14 @@ class RayPool:
         self._ray, self._own = connect(address)
         resources = self._ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        on_gpu = gpus > 0 and job.device in (None, "cuda")
-        count = workers or (gpus if on_gpu else cpus)
+        each = self._gpus_of_machines() if job.device == EVERY else int(job.device in (None, "cuda"))
+        on_gpu = gpus > 0 and each > 0
+        count = workers or (gpus // each if on_gpu else cpus)
         if not count or not (gpus if on_gpu else cpus):
             raise SaebenchError(
                 "The Ray cluster has no CPU and no GPU for a worker: see ray start --num-cpus and --num-gpus."
             )
-        needs: dict[str, Any] = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
+        needs: dict[str, Any] = {"num_gpus": each} if on_gpu else {"num_cpus": 1}
         # no restarts by Ray itself: what a dead worker ran is given to another, and counted
         self._actor = self._ray.remote(max_restarts=0, max_task_retries=0, **needs)(_Actor)
         self._job = self._ray.put(job)
@@ -45,6 +49,11 @@ class RayPool:
         self._running: dict[Any, tuple[Any, Unit]] = {}
         for _ in range(count):
             self._start()
+
+    def _gpus_of_machines(self) -> int:
+        """GPUs of the machine that has the fewest, of those that have any."""
+        alive = (node["Resources"].get("GPU", 0) for node in self._ray.nodes() if node["Alive"])
+        return min((int(each) for each in alive if each), default=0)
 
     def _start(self) -> None:
         actor = self._actor.remote(self._job)

@@ -9,14 +9,16 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from saebench.distributed.driver import Driver
-from saebench.distributed.memory import available_memory, need
+from saebench.distributed.driver import Controlled, Driver
+from saebench.distributed.memory import need, worker_memory
 from saebench.distributed.store import Store, open_store
 from saebench.distributed.units import packs, shards
 from saebench.distributed.worker import EvaluationJob
 from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
+from saebench.evaluation.controls import Control
 from saebench.evaluation.hook_run import rows_per_batch
+from saebench.evaluation.record import with_control
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.evaluators.base import StreamingEvaluator
@@ -90,8 +92,8 @@ class DistributedRun:
                 by_hook.setdefault(repr(hooks), []).append(number)
         groups = [each for numbers in by_hook.values() for each in packs(numbers, together)]
 
-        def finished(number: int, text: str) -> None:
-            found[number] = Result.model_validate_json(text)
+        def finished(number: int, text: str, controls: Sequence[Controlled]) -> None:
+            found[number] = self._with_controls(Result.model_validate_json(text), controls)
             content = (found[number].model_dump_json(indent=1) + "\n").encode()
             self.store.write(f"{self.names[number]}.json", content)
             self.store.write(self._mark(key, number), hashlib.sha256(content).hexdigest().encode())
@@ -106,17 +108,22 @@ class DistributedRun:
             shard_store.clear()
         return [found[number] for number in sorted(found)]
 
+    def _with_controls(self, result: Result, controls: Sequence[Controlled]) -> Result:
+        for each in reversed(controls):
+            control = Control.from_text(each.control)
+            found = each.words or Result.model_validate_json(each.result)
+            made = control.record(self.plan.settings.seed)
+            result = with_control(result, control.name, found, made, self.plan.evaluators)
+        return result
+
     def _decided(self) -> tuple[TokenCorpus, EvaluationSettings]:
         """The text, and the settings with everything that a single process decides from all checkpoints."""
         corpus = self.plan.text()
         return corpus, replace(self.plan.settings, model=self.model, context=corpus.context, bos=corpus.bos)
 
     def _together(self, workers: Workers, settings: EvaluationSettings, tokens: int) -> int:
-        available = workers.memory
-        if available is None:
-            share = (workers.count or 1) if workers.on == "local" and settings.device in (None, "cpu") else 1
-            available = available_memory(settings.device) // share
         widths = [(info.d_in or 0, info.n_latents or 0) for info in self.plan.infos if info is not None]
+        available = worker_memory(workers, settings.device)
         return need(read_config(self.model), settings.dtype, tokens, widths, available).together()
 
     def _one_by_one(self, settings: EvaluationSettings) -> bool:

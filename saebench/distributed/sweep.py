@@ -11,8 +11,11 @@ from pathlib import Path
 
 from saebench.distributed.driver import run_whole
 from saebench.distributed.jobs import Earlier
+from saebench.distributed.memory import need_of_training, worker_memory
 from saebench.distributed.units import Done, Unit
 from saebench.distributed.workers import Workers
+from saebench.lm.hooks import parse_place
+from saebench.lm.loading import read_config
 from saebench.progress import Progress
 from saebench.training.config import TrainingConfig
 from saebench.training.run import train
@@ -63,6 +66,25 @@ class SweepWorker:
             source = StoredSource(self.job.cache)
             train([configs[number] for number in left], source, [folders[number] for number in left], resume=True)
         return Done(results=dict.fromkeys(unit.saes, "{}")).to_bytes()
+
+
+def check_memory(configs: Sequence[TrainingConfig], members: Sequence[tuple[int, ...]], workers: Workers) -> None:
+    """Check that a worker's memory is enough, before anything is loaded.
+
+    Args:
+        configs: of all members, which share a language model and a hook.
+        members: numbers of those that are trained together, by unit.
+        workers: where, and how many.
+
+    Raises:
+        SaebenchError: it is too small for one of the units; the sum is in the message.
+    """
+    model, place = read_config(configs[0].model), parse_place(configs[0].hook)
+    inside_mlp = place.hooks[0].point in ("mlp.hook_pre", "mlp.hook_post")
+    width = (model.intermediate_size if inside_mlp else model.hidden_size) * len(place.hooks)
+    available = worker_memory(workers, configs[0].device or None)
+    for unit in members:
+        need_of_training([configs[number] for number in unit], width, available).together(len(unit))
 
 
 def sweep_on(

@@ -29,10 +29,13 @@ class Unit:
         saes: numbers of the autoencoders; those of a shard are of one hook.
         rows: first row of the shard and the row after its last one; None for work on the whole text, such as the end of an
             evaluation, which merges the sums of all shards.
+        control: what a control is made from, as JSON, where the unit evaluates it instead: the autoencoder is one of those
+            that share it, and gives model and hook.
     """
 
     saes: tuple[int, ...]
     rows: tuple[int, int] | None
+    control: str = ""
 
     def alone(self) -> list[Unit]:
         """The same work, one autoencoder at a time."""
@@ -45,7 +48,8 @@ class Done:
 
     Attributes:
         tensors: sums by path; those of the language model alone begin with ``shared``, others with the autoencoder's number.
-        results: of work on the whole text: each autoencoder's result as JSON.
+        results: of work on the whole text: each autoencoder's result, or its control's, as JSON.
+        wants: of the first shard: the controls that an autoencoder is compared with, as ``Unit.control``, by number.
         rejected: why an autoencoder could not be read or evaluated, by number.
         failures: why an evaluator failed, by ``number/evaluator``.
         seconds: by stage.
@@ -53,13 +57,14 @@ class Done:
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     results: dict[int, str] = field(default_factory=dict)
+    wants: dict[int, list[str]] = field(default_factory=dict)
     rejected: dict[int, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """As a safetensors file, with everything else as JSON in its metadata. Nothing is pickled."""
-        words = {name: getattr(self, name) for name in ("results", "rejected", "failures", "seconds")}
+        words = {name: getattr(self, name) for name in ("results", "wants", "rejected", "failures", "seconds")}
         tensors = {name: each.contiguous().clone() for name, each in self.tensors.items()} or {"none": torch.zeros(0)}
         return bytes(save(tensors, {"saebench": json.dumps(words)}))
 
@@ -68,7 +73,7 @@ class Done:
         """From ``to_bytes``."""
         size = int.from_bytes(content[:8], "little")
         words: dict[str, Any] = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["saebench"])
-        numbered = {name: {int(key): text for key, text in words[name].items()} for name in ("results", "rejected")}
+        numbered = {name: {int(key): each for key, each in words[name].items()} for name in ("results", "wants", "rejected")}
         return cls(load(content), failures=words["failures"], seconds=words["seconds"], **numbered)
 
     @classmethod

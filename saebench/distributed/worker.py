@@ -12,8 +12,10 @@ from saebench import checkpoints
 from saebench.distributed.jobs import Earlier
 from saebench.distributed.units import Done, Unit
 from saebench.errors import SaebenchError
+from saebench.evaluation.controls import OF_EACH, Control
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder
-from saebench.evaluation.record import in_words
+from saebench.evaluation.hook_run import HookRun
+from saebench.evaluation.record import Record, in_words
 from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.evaluators.base import StreamingEvaluator
@@ -84,6 +86,11 @@ class EvaluationWorker:
                 if unit.rows is not None:
                     shared, evaluated, clock = hook_run.partial(list(records.values()))
                     self._keep(done, shared, evaluated, numbers, clock)
+                    if unit.rows[0] == 0:
+                        done.wants |= _wanted(hook_run, list(records.values()), numbers)
+                elif unit.control:
+                    found = hook_run.run_control(Control.from_text(unit.control), records[0])
+                    done.results = {numbers[0]: found.model_dump_json()}
                 else:
                     merge = _Merge([Done.joined(each) for each in earlier], numbers, hook_run.cut.model.device)
                     hook_run.run(list(records.values()), restore=merge)
@@ -101,7 +108,10 @@ class EvaluationWorker:
             self._model = LanguageModel.load(settings.model, settings.dtype, settings.device)
         rows = None if unit.rows is None else torch.arange(*unit.rows)
         corpus = self.job.settings.corpus if self._corpus is None else self._corpus
-        return replace(self.job.settings, model=self._model, corpus=corpus, only_rows=rows)
+        controls = self.job.settings.controls
+        if unit.rows is None and not unit.control:
+            controls = [name for name in controls if name in OF_EACH]  # the others have units of their own
+        return replace(self.job.settings, model=self._model, corpus=corpus, only_rows=rows, controls=controls)
 
     def _loaded(self, unit: Unit, done: Done) -> dict[int, Any]:
         """The unit's autoencoders; those of other units are dropped, those that cannot be read are noted."""
@@ -134,6 +144,13 @@ class _Loaded(EvaluationRun):
 
     def _load_checkpoint(self, candidate: Any) -> Any:
         return self.loaded[candidate]
+
+
+def _wanted(hook_run: HookRun, records: Sequence[Record], numbers: Sequence[int]) -> dict[int, list[str]]:
+    """The controls that autoencoders share, as ``Unit.control``, by number."""
+    hook = [str(hook_run.cut.hook_in), str(hook_run.cut.hook_out)]
+    found = zip(numbers, hook_run.controls_of(records), strict=True)
+    return {number: [each.to_text(hook) for each in controls] for number, controls in found if controls}
 
 
 class _Merge:

@@ -5,10 +5,11 @@ A metric on which a control scores as well says little about an autoencoder.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ CONTROLS = {
     "pca": "the first principal components of the activations, as many as the autoencoder has active latents",
     "reinitialised": "the autoencoder itself, on a language model with re-initialised weight matrices",
 }
+OF_EACH = ("reinitialised",)
+"""Controls that are the autoencoder itself; all others are shared by those of the same width and L0."""
 SAMPLE_TOKENS, L0_TOKENS = 16_384, 4096
 ROWS_PER_FORWARD = 8
 
@@ -79,6 +82,15 @@ class Control:
     k: int
     d_in: int
     d_out: int
+
+    def to_text(self, hook: Sequence[str]) -> str:
+        """As JSON, with the places of the hook, which it depends on too."""
+        return json.dumps(asdict(self) | {"hook": list(hook)})
+
+    @staticmethod
+    def from_text(text: str) -> Control:
+        """From ``to_text``."""
+        return Control(**{name: value for name, value in json.loads(text).items() if name != "hook"})
 
     @staticmethod
     def of(name: str, like: Autoencoder, l0: float, sample: Sample) -> Control:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from saebench.evaluation.controls import L0_TOKENS, SAMPLE_TOKENS, Control, Sample, measured_l0, reinitialised
+from saebench.evaluation.controls import L0_TOKENS, OF_EACH, SAMPLE_TOKENS, Control, Sample, measured_l0, reinitialised
 from saebench.evaluation.engine import Clock, EvaluatedAutoencoder, run_ablated, stream
 from saebench.evaluation.precision import Looks, MakeLooks
 from saebench.evaluation.record import Record, in_words
@@ -17,6 +17,7 @@ from saebench.evaluators.base import Evaluator, Setup, StreamingEvaluator
 from saebench.evaluators.shared import Shared, make_shared
 from saebench.lm import Cut
 from saebench.progress import Progress
+from saebench.results import Result
 from saebench.sae import Autoencoder
 from saebench.text.corpus import TokenCorpus
 
@@ -120,6 +121,33 @@ class HookRun:
         clock = stream(evaluated, self.cut, some, shared, self._rows_per_batch, self.progress, ablate=False)
         return shared, evaluated, clock
 
+    def controls_of(self, records: Sequence[Record]) -> list[list[Control]]:
+        """For each record the controls that it shares with all of the same width and L0."""
+        if not self._shared_controls:
+            return [[] for _ in records]
+        sample = self._sample()
+        l0 = [measured_l0(each.sae, sample) for each in records]
+        return [
+            [Control.of(name, each.sae, own, sample) for name in self._shared_controls]
+            for each, own in zip(records, l0, strict=True)
+        ]
+
+    def run_control(self, control: Control, user: Record) -> Result:
+        """Evaluate a control by itself; ``user`` is a record that it belongs to."""
+        record = self._record_of(control.make(self._sample(), self.settings.seed), control.name, [user])
+        shared = self._shared(self.plain)
+        self._check(record, self.plain, shared)
+        self._stream([record], self.plain, shared)
+        self._run_standalone(record, self.plain, shared)
+        return record.result()
+
+    @property
+    def _shared_controls(self) -> list[str]:
+        return [name for name in self.settings.controls if name not in OF_EACH]
+
+    def _sample(self) -> Sample:
+        return Sample.of(self.cut, self.corpus, SAMPLE_TOKENS if "pca" in self._shared_controls else L0_TOKENS)
+
     def _restored(self, records: Sequence[Record], restore: Restore, shared: Shared) -> None:
         """Finish the streaming evaluators from the sums of earlier passes over parts of the text."""
         streaming = self._streaming(records, self.cut, shared)
@@ -142,12 +170,12 @@ class HookRun:
 
         A record that is resumed with all of a control gives it to the others that have the same one.
         """
-        names = [name for name in self.settings.controls if name != "reinitialised"]
+        names = self._shared_controls
         users: dict[Control, list[Record]] = {}
         lacking = {name: self._lacking(records, name) for name in names}
         if not any(lacking.values()):
             return []
-        sample = Sample.of(self.cut, self.corpus, SAMPLE_TOKENS if "pca" in names else L0_TOKENS)
+        sample = self._sample()
         l0 = {id(each): measured_l0(each.sae, sample) for each in records}
         for name in names:
             control = {id(each): Control.of(name, each.sae, l0[id(each)], sample) for each in records}

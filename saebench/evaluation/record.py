@@ -47,7 +47,7 @@ class Record:
             "seed": settings.seed,
             "settings": {"options": {name: dict(each) for name, each in settings.options.items()}}
             | ({"suite": settings.suite} if settings.suite else {}),
-            "environment": environment(cut.model.device),
+            "environment": environment(*cut.model.devices),
         }
 
     def open(self, resume: bool) -> None:
@@ -116,9 +116,8 @@ class Record:
         Of its details those are kept that the metrics follow from.
         """
         self._fixed["settings"].setdefault("controls", {})[name] = made
-        found = {each: self._sampled(made) for each, made in result.evaluators.items()}
-        self.controls[name] = self.controls.get(name, {}) | found
-        self.failures |= {f"{each} ({name} control)": words for each, words in result.failures.items()}
+        self.controls[name] = self.controls.get(name, {}) | _sampled(result.evaluators, self.evaluators)
+        self.failures |= _of_control(name, result.failures)
         self.write()
 
     def share_control(self, name: str, other: Record) -> None:
@@ -127,10 +126,6 @@ class Record:
         self._fixed["settings"].setdefault("controls", {})[name] = made
         self.controls[name] = dict(other.controls[name])
         self.write()
-
-    def _sampled(self, made: EvaluatorResult) -> EvaluatorResult:
-        kept = self.evaluators[made.name].samples
-        return made.model_copy(update={"details": {name: made.details[name] for name in kept if name in made.details}})
 
     def result(self) -> Result:
         """The result so far."""
@@ -153,6 +148,40 @@ class Record:
         """Write the finished results, where a file was requested."""
         if self.path is not None:
             write_result(self.result(), self.path)
+
+
+def with_control(
+    result: Result, name: str, found: Result | str, made: dict[str, int], evaluators: Mapping[str, type[Evaluator]]
+) -> Result:
+    """A finished result with a control that was evaluated apart, as ``Record.add_control`` adds it.
+
+    Args:
+        result: of the autoencoder; ``name``: of the control.
+        found: the control's own result, or why there is none.
+        made: how it was made.
+        evaluators: by name.
+    """
+    failures = dict.fromkeys(evaluators, found) if isinstance(found, str) else found.failures
+    kept = {} if isinstance(found, str) else _sampled(found.evaluators, evaluators)
+    return result.model_copy(
+        update={
+            "complete": result.complete and all(each in kept for each in evaluators),
+            "controls": {name: kept} | result.controls if kept else result.controls,
+            "failures": result.failures | _of_control(name, failures),
+            "settings": result.settings | {"controls": {name: made} | result.settings.get("controls", {})},
+        }
+    )
+
+
+def _sampled(found: Mapping[str, EvaluatorResult], evaluators: Mapping[str, type[Evaluator]]) -> dict[str, EvaluatorResult]:
+    """A control's results, with those of their details that the metrics follow from."""
+    kept = {name: {each: made.details[each] for each in evaluators[name].samples if each in made.details}
+            for name, made in found.items()}  # fmt: skip
+    return {name: made.model_copy(update={"details": kept[name]}) for name, made in found.items()}
+
+
+def _of_control(name: str, failures: Mapping[str, str]) -> dict[str, str]:
+    return {f"{each} ({name} control)": words for each, words in failures.items()}
 
 
 def in_words(error: Exception) -> str:

@@ -106,6 +106,8 @@ class EvaluationRun:
 
     def hook_runs(self) -> Iterator[tuple[HookRun, dict[int, Record]]]:
         """For each hook what runs its autoencoders, and their records by number."""
+        if isinstance(self.model_name, str):
+            pick_device(self.settings.device)  # one that is not here is no fault of the autoencoders
         with self.clock.stage("loading autoencoders"):  # first: a damaged one is found before the model is loaded
             loaded = self._read(self._load_checkpoint)
             self.hooks = [self._hooks(info) for info in self.infos]

@@ -35,7 +35,8 @@ class EvaluationSettings:
         context: length of a row (the checkpoint's, else 128).
         batch: rows per batch (1,024 tokens by default); results do not depend on it beyond rounding.
         dtype: of the language model: ``float32``, ``bfloat16`` or ``auto``.
-        device: such as ``cuda``; an accelerator where there is one.
+        device: such as ``cuda``; several (``cuda:0,cuda:1``) or ``all`` divide the language model, and autoencoders are on
+            the first; an accelerator where there is one.
         evaluators: names of those to run.
         seed: of everything random.
         bos: ``row``, ``text`` or ``none`` (the checkpoint's, else by the tokenizer).

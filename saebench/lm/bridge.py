@@ -103,12 +103,26 @@ def replacement(outputs: Tensor, shape: torch.Size, head: int | None) -> Callabl
 
     def put(activation: Tensor, hook: Any) -> Tensor:
         if head is None:
-            return shaped
+            return shaped.to(activation.device)
         changed = activation.clone()  # the other heads keep their own activations
         changed[:, :, head] = outputs
         return changed
 
     return put
+
+
+def only_at(part: str, shape: torch.Size, rows: Tensor, places: Tensor) -> HookFunctions:
+    """Hooks that run a part only at some positions, ``rows`` and ``places`` of ``shape``; its output is zero elsewhere."""
+
+    def narrow(activation: Tensor, hook: Any) -> Tensor:
+        return activation[rows.to(activation.device), places.to(activation.device)].unsqueeze(0)
+
+    def widen(activation: Tensor, hook: Any) -> Tensor:
+        wide = activation.new_zeros(*shape, activation.shape[-1])
+        wide[rows.to(wide.device), places.to(wide.device)] = activation[0]
+        return wide
+
+    return [(f"{part}.hook_in", narrow), (f"{part}.hook_out", widen)]
 
 
 def side_by_side(seen: dict[str, Tensor], place: Place) -> Tensor:

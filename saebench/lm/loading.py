@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 
 from saebench.errors import SaebenchError
 from saebench.lm.embedded import EMBEDDED_MODELS, embedded_model_folder, file_sha256, gguf_to_folder
+from saebench.lm.placement import device_map, pick_devices
 from saebench.lm.quiet import quiet
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -77,37 +78,53 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
 
 
-def load_pretrained(name: str, dtype: str, device: str, revision: str | None) -> Loaded:
-    """Load weights and tokenizer. Remote code is never run."""
+def load_pretrained(name: str, dtype: str, devices: Sequence[str], revision: str | None) -> Loaded:
+    """Load weights, divided among the devices, and the tokenizer. Remote code is never run.
+
+    Raises:
+        SaebenchError: the model cannot be found or read, or does not fit.
+    """
     from transformers import AutoModelForCausalLM
 
     source = locate(name)
     tokenizer = load_tokenizer(name, revision)
-    with _plain_errors(name), quiet():
+    chosen = pick_dtype(dtype, devices[0])
+    placed = _divided(name, source, revision, chosen, devices) if len(devices) > 1 else None
+    with _plain_errors(name, devices), quiet():
         model = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision or "main",
-            dtype=pick_dtype(dtype, device),
+            dtype=chosen,
             attn_implementation="eager",
             trust_remote_code=False,
-        ).to(device)
+            device_map=placed,
+        )
+        if placed is None:
+            model = model.to(devices[0])
     commit = getattr(model.config, "_commit_hash", None)
     return Loaded(model, tokenizer, commit, _hash_weights(source) if isinstance(source, Path) else None)
 
 
+def _divided(
+    name: str, source: str | Path, revision: str | None, dtype: torch.dtype | str, devices: Sequence[str]
+) -> dict[str, str]:
+    """The device of each part of a model."""
+    from transformers import AutoConfig
+
+    with _plain_errors(name), quiet():
+        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+    own = dtype if isinstance(dtype, torch.dtype) else getattr(config.get_text_config(), "dtype", None)
+    size = own.itemsize if isinstance(own, torch.dtype) else torch.float32.itemsize
+    return device_map(name, config, size, devices)
+
+
 def pick_device(device: str | None) -> str:
-    """The requested device, else the accelerator where there is one.
+    """The device of activations and autoencoders: the first of ``pick_devices``.
 
     Raises:
-        SaebenchError: torch cannot use the device.
+        SaebenchError: as ``pick_devices``.
     """
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SaebenchError(f"torch cannot use the device {device!r} here: {str(error).splitlines()[0]}") from error
-    return device
+    return pick_devices(device)[0]
 
 
 def pick_dtype(dtype: str, device: str) -> torch.dtype | str:
@@ -123,9 +140,13 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype | str:
 
 
 @contextlib.contextmanager
-def _plain_errors(name: str) -> Iterator[None]:
+def _plain_errors(name: str, devices: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise SaebenchError(
+            f"The model {name} does not fit {', '.join(devices)}: name more devices (--device cuda:0,cuda:1, or all)."
+        ) from error
     except (OSError, ValueError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"

@@ -24,12 +24,14 @@ from saebench.lm.bridge import (
     Stop,
     cache_argument,
     find_layers,
+    only_at,
     rename_cache,
     replacement,
     side_by_side,
 )
 from saebench.lm.hooks import Place, check_hook, parse_place
-from saebench.lm.loading import load_pretrained, pick_device
+from saebench.lm.loading import load_pretrained
+from saebench.lm.placement import follow_devices, pick_devices
 from saebench.lm.quiet import quiet
 from saebench.lm.readout import HOOK as READOUT_HOOK
 from saebench.lm.readout import Readout, readout_or_notice
@@ -96,6 +98,7 @@ class LanguageModel:
                 name, hf_model=model, tokenizer=tokenizer, device=str(next(model.parameters()).device)
             )
         self.bridge.eval()
+        follow_devices(self.bridge)
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
@@ -116,13 +119,14 @@ class LanguageModel:
             name: hub name, folder, ``.gguf`` file, ``smollm2`` or ``gemma3-270m``.
             dtype: ``float32``, ``bfloat16`` or ``auto`` (the checkpoint's own on an accelerator; on a CPU bfloat16 where
                 its matrix units compute it, else float32).
-            device: such as ``cpu`` or ``cuda``; the accelerator where there is one, by default.
+            device: such as ``cpu`` or ``cuda``, or several between which it is divided (``cuda:0,cuda:1``, or ``all``); the
+                accelerator where there is one, by default.
             revision: branch, tag or commit on the hub.
 
         Raises:
-            SaebenchError: it cannot be found, reached or bridged.
+            SaebenchError: it cannot be found, reached or bridged, or does not fit.
         """
-        loaded = load_pretrained(name, dtype, pick_device(device), revision)
+        loaded = load_pretrained(name, dtype, pick_devices(device), revision)
         return LanguageModel(loaded.model, loaded.tokenizer, name, loaded.revision, loaded.weights_sha256)
 
     @property
@@ -135,11 +139,15 @@ class LanguageModel:
         """The Hugging Face configuration."""
         return self.bridge.original_model.config
 
-    @cached_property
+    @property
     def device(self) -> torch.device:
-        """The device of the weights."""
-        device: torch.device = next(self.bridge.original_model.parameters()).device
-        return device
+        """The device of the embeddings, and of all activations that leave the model."""
+        return self.devices[0]
+
+    @cached_property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices of the weights, the one of the embeddings first."""
+        return tuple(dict.fromkeys(each.device for each in self.bridge.original_model.parameters()))
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -305,15 +313,7 @@ class Cut:
         if not self.hook_in.is_block_output or f"{mlp}.hook_in" not in self.model.bridge.hook_dict:
             return []
 
-        def narrow(activation: Tensor, hook: Any) -> Tensor:
-            return activation[rows, places].unsqueeze(0)
-
-        def widen(activation: Tensor, hook: Any) -> Tensor:
-            wide = activation.new_zeros(*shape, activation.shape[-1])
-            wide[rows, places] = activation[0]
-            return wide
-
-        return [(f"{mlp}.hook_in", narrow), (f"{mlp}.hook_out", widen)]
+        return only_at(mlp, shape, rows, places)
 
     def _seen(
         self, tokens: Tensor, wanted: list[str], hooks: HookFunctions, visible: Tensor | None, positions: Tensor | None
@@ -323,7 +323,7 @@ class Cut:
 
         def keep(name: str) -> Callable[..., Tensor | None]:
             def hook_function(activation: Tensor, hook: Any) -> None:
-                seen[name] = activation
+                seen[name] = activation.to(self.model.device)
                 if all(each in seen for each in wanted):
                     raise Stop
 
@@ -378,7 +378,7 @@ class Cut:
         if not self._outputs_are_residual:
             residual, hooks = prefix.residual, [*self.replacing(outputs, prefix), *hooks]
         if self._start == 0:  # no block below returns the residual: insert it at the first block's input
-            hooks = [("blocks.0.hook_in", lambda activation, hook: residual), *hooks]
+            hooks = [("blocks.0.hook_in", lambda activation, hook: residual.to(activation.device)), *hooks]
         with self.model.starting_at(self._start, residual):
             return self.model.run(prefix.tokens, hooks, cache)
 
@@ -396,5 +396,10 @@ class Cut:
         if self.hook_out.point == "hook_resid_mid":
             # The hook is at the input of the MLP branch; the residual stream bypasses it and needs the change too.
             change = outputs - prefix.outputs
-            hooks.append((f"blocks.{self.hook_out.layer}.hook_out", lambda activation, hook: activation + change))
+            hooks.append(
+                (
+                    f"blocks.{self.hook_out.layer}.hook_out",
+                    lambda activation, hook: activation + change.to(activation.device),
+                )
+            )
         return hooks

@@ -230,7 +230,7 @@ def open_source(config: TrainingConfig, cache: Path | None, progress: Progress) 
         SaebenchError: model, hook, text or cache are invalid.
     """
     with progress.step(f"Loading {config.model}"):
-        model = LanguageModel.load(config.model)
+        model = LanguageModel.load(config.model, device=config.device or None)
     cut = model.cut(config.hook)
     skipped_rows = math.ceil(config.corpus_skip / config.context)
     wanted = config.corpus_tokens + skipped_rows * config.context if config.corpus_tokens else None

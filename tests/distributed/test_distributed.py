@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,14 +16,20 @@ from saebench.api import SomeRejected, evaluate, evaluate_on
 from saebench.checkpoints.native import save_native
 from saebench.distributed import units
 from saebench.distributed.driver import MOST_DEATHS
-from saebench.distributed.memory import GIB, Need, need, parameters_of
+from saebench.distributed.memory import Need, need, worker_memory
+from saebench.distributed.pools import _visible, gpus_of
+from saebench.distributed.ray_pool import RayPool
 from saebench.distributed.store import open_store
 from saebench.distributed.units import Done, Unit, packs, shards
+from saebench.distributed.worker import EvaluationJob
 from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
+from saebench.evaluation.controls import CONTROLS, Control
+from saebench.evaluation.settings import EvaluationSettings
 from saebench.evaluators.shared import Moments
 from saebench.lm import LanguageModel
 from saebench.lm.loading import read_config
+from saebench.lm.placement import GIB, outline_of
 from saebench.results import Result, read_result
 from saebench.sae import ReLU, SparseAutoencoder, TopK
 from tests.conftest import FIXTURES
@@ -114,17 +121,99 @@ def test_results_are_those_of_one_process_for_any_number_of_workers(
         same_to_rounding(found, expected)
 
 
-def test_standalone_evaluators_and_controls_end_one_by_one(
+def test_standalone_evaluators_end_one_by_one_and_controls_are_shared(
+    saes: list[str],
+    make_sae: Callable[..., SparseAutoencoder],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two of three have the same width and L0: six controls for three, in one process and on workers."""
+    again = str(save_native(make_sae(activation=TopK(8), seed=5), tmp_path / "again"))
+    given = [saes[1], again, saes[2]]
+    settings |= {"evaluators": ["reconstruction", "dictionary"], "controls": list(CONTROLS), "options": {}}
+    made: list[Control] = []
+    actual = Control.make
+    monkeypatch.setattr(Control, "make", lambda self, *rest: made.append(self) or actual(self, *rest))
+    alone = evaluate(given, **settings)
+    names = sorted((each.name, each.n) for each in made)
+    assert names == [("pca", 8), ("random", 64), ("random", 96)]  # PCA does not depend on the width
+    made.clear()
+    workers = Inline(2)
+    cards = evaluate_on(given, workers, out=tmp_path / "out", **settings)
+    assert sorted((each.name, each.n) for each in made) == names
+    ends = [unit for unit in workers.pool.log if unit.rows is None]
+    assert sorted(unit.saes for unit in ends if not unit.control) == [(0,), (1,), (2,)]
+    assert len(ends) == 3 + 3
+    for card, other, name in zip(cards, alone, ("topk", "again", "wide"), strict=True):
+        assert read_result(tmp_path / "out" / f"{name}.json") == card.result
+        assert card.result.complete and card.result.failures == {}
+        assert list(card.result.controls) == list(CONTROLS) == list(other.result.controls)
+        assert card.result.controls == ignoring_time(other.result.controls, card.result.controls)
+        assert card.result.settings == other.result.settings
+        same_to_rounding(numbers(card.result), numbers(other.result))
+
+
+def ignoring_time(controls: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Controls with the durations of others."""
+    return {
+        name: {
+            each: found.model_copy(update={"duration_seconds": other[name][each].duration_seconds})
+            for each, found in its.items()
+        }
+        for name, its in controls.items()
+    }
+
+
+def test_a_control_that_ends_workers_is_a_failure_of_those_that_share_it(
     saes: list[str], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings |= {"evaluators": ["reconstruction", "dictionary"], "controls": ["random"], "options": {}}
-    workers = Inline(2)
-    cards = evaluate_on(saes[:2], workers, out=tmp_path / "out", **settings)
-    assert [unit for unit in workers.pool.log if unit.rows is None] in ([Unit((0,), None), Unit((1,), None)],
-                                                                        [Unit((1,), None), Unit((0,), None)])  # fmt: skip
-    for card, other in zip(cards, evaluate(saes[:2], **settings), strict=True):
-        same_to_rounding(numbers(card.result), numbers(other.result))
-        assert list(card.result.controls) == ["random"]
+    settings |= {"evaluators": ["reconstruction"], "controls": ["random"], "options": {}}
+    deadly = Inline(2, dies=lambda unit, number: '"n": 96' in unit.control)
+    relu, topk, wide = evaluate_on(saes, deadly, out=tmp_path / "out", **settings)
+    assert wide.result.failures == {"reconstruction (random control)": f"it ended {MOST_DEATHS} workers (killed)"}
+    assert not wide.result.complete and wide.result.controls == {} and list(wide.result.evaluators) == ["reconstruction"]
+    assert relu.result.complete and topk.result.complete
+
+
+def test_a_finished_control_is_resumed(
+    saes: list[str], make_sae: Callable[..., SparseAutoencoder], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """The first run stops after a control, which the second finds."""
+    again = str(save_native(make_sae(activation=TopK(8), seed=5), tmp_path / "again"))
+    settings |= {"evaluators": ["reconstruction"], "controls": ["random"], "options": {}}
+
+    def stop(unit: Unit, number: int) -> bool:
+        if unit.rows is None and unit.control == "":
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_on([saes[1], again], Inline(1, dies=stop), out=tmp_path / "out", **settings)
+    stored = [path.name for path in (tmp_path / "out").rglob("control-*.safetensors")]
+    resumed = Inline(1)
+    found = evaluate_on([saes[1], again], resumed, out=tmp_path / "out", resume=True, **settings)
+    assert len(stored) == 1 and [unit.control for unit in resumed.pool.log] == ["", ""]
+    assert found[0].result.controls == found[1].result.controls != {}
+
+
+def test_a_control_needs_any_autoencoder_that_shares_it(
+    saes: list[str], make_sae: Callable[..., SparseAutoencoder], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """The first one is gone when its control begins, and so is the worker that had it in memory."""
+    again = str(save_native(make_sae(activation=TopK(8), seed=5), tmp_path / "again"))
+    settings |= {"evaluators": ["reconstruction"], "controls": ["random"], "options": {}}
+
+    def gone(unit: Unit, number: int) -> bool:
+        first = bool(unit.control) and Path(saes[1]).exists()
+        if first:
+            shutil.rmtree(saes[1])
+        return first
+
+    with pytest.raises(SomeRejected, match=r"1 of 2 .*topk") as caught:
+        evaluate_on([saes[1], again], Inline(1, dies=gone), out=tmp_path / "out", **settings)
+    (card,) = caught.value.cards
+    assert card.result.complete and list(card.result.controls) == ["random"] and "again" in card.result.sae.origin
 
 
 def test_a_dead_worker_is_replaced_and_nothing_is_lost(saes: list[str], settings: dict[str, Any], tmp_path: Path) -> None:
@@ -217,17 +306,73 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_the_sum(
         evaluate_on(saes, Inline(1, memory=1000), out=tmp_path, **settings)
     config = read_config(MODEL)
     model = LanguageModel.load(MODEL)
-    assert parameters_of(config) == model.n_parameters
-    found = need(config, "float32", 100, [(32, 64), (32, 96)], available=GIB)
+    assert outline_of(config).weights == model.n_parameters
+    found = need(config, "float32", 100, [(32, 64), (32, 96)], available=[GIB])
     assert (found.model, found.batch, found.sae) == (4 * model.n_parameters, 3 * 100 * 200 * 4, 8 * 32 * 96)
     assert Need(model=10, batch=5, sae=4, available=25).together() == 1
     assert Need(model=10, batch=5, sae=2, available=30).together() == 4
+    # on two devices: the autoencoders, the batch and what is not in blocks must fit into the first
+    assert Need(model=100, batch=5, sae=2, available=200, first=100, rest=10).together() == 27
+    assert Need(model=100, batch=5, sae=2, available=200, first=25, rest=10).together() == 2
+    with pytest.raises(SaebenchError, match=r"on the first device 0\.00, for embeddings 0\.00, batch and SAE\): use fewer"):
+        Need(model=100, batch=5, sae=2, available=200, first=20, rest=10).together()
+    two = need(config, "float32", 100, [(32, 96)], available=[GIB, 2 * GIB])
+    assert (two.model, two.available, two.first, two.rest) == (found.model, 3 * GIB, GIB, 4 * outline_of(config).rest)
     # as many are evaluated together as fit: here two of three
-    total = need(config, "float32", 2 * CONTEXT, [(32, 96)], 0)
+    total = need(config, "float32", 2 * CONTEXT, [(32, 96)], [0])
     room = int(1.25 * (total.model + total.batch + 2.5 * total.sae))
     workers = Inline(1, memory=room)
     evaluate_on(saes, workers, out=tmp_path / "b", **(settings | {"evaluators": ["reconstruction"], "options": {}}))
     assert {unit.saes for unit in workers.pool.log} == {(0, 1), (2,)}
+
+
+def test_workers_have_their_share_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs are divided among the workers with the device ``all``, and shared in turn without."""
+    assert gpus_of(None, 2) == gpus_of("all", 2) == [[], []]  # there is none
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        "saebench.distributed.memory.free_memory", lambda device: 1200 + int(device[-1:]) if ":" in device else 60
+    )
+    assert gpus_of(None, 3) == [[0], [1], [2]]
+    assert gpus_of("all", 2) == [[0, 1], [2, 3]] and gpus_of("all", 3) == [[0], [1], [2, 3]]
+    assert gpus_of("cuda:0,cuda:1", 2) == gpus_of("cpu", 2) == [[], []]
+    with pytest.raises(SaebenchError, match="--device all divides 4 GPUs among 5 workers: use at most 4"):
+        gpus_of("all", 5)
+    assert worker_memory(Workers(count=2), "all") == (1200, 1201)
+    assert worker_memory(Workers(count=8), None) == (600,)  # two workers on each
+    assert worker_memory(Workers(count=2), "cpu") == (30,)
+    assert worker_memory(Workers(on="ray", count=2), "cpu") == (60,)
+    assert worker_memory(Workers(memory=7), "cpu") == (7,)
+    monkeypatch.setattr("saebench.distributed.memory.pick_devices", lambda device: device.split(","))
+    assert worker_memory(Workers(count=2), "cuda:2,cuda:3") == (601, 601)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert _visible([1, 2]) == "5,6" and _visible([]) is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert _visible([1, 2]) == "1,2"
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus", "count"),
+    [("all", None, 4, 3), ("all", 2, 4, 2), (None, None, 1, 12), ("cpu", None, None, 9)],
+)
+def test_a_worker_on_ray_has_the_gpus_of_a_machine(
+    device: str | None, workers: int | None, gpus: int | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster of machines with 8, 4 and no GPUs; one that had a GPU is gone."""
+    machines = [(True, {"GPU": 8.0}), (True, {"GPU": 4.0}), (True, {"CPU": 9.0}), (False, {"GPU": 1.0})]
+    asked: list[dict[str, Any]] = []
+    actor = SimpleNamespace(remote=lambda job: SimpleNamespace(ready=SimpleNamespace(remote=object)))
+    ray = SimpleNamespace(
+        cluster_resources=lambda: {"GPU": 12.0, "CPU": 9.0},
+        nodes=lambda: [{"Alive": alive, "Resources": has} for alive, has in machines],
+        remote=lambda **needs: asked.append(needs) or (lambda worker: actor),
+        put=lambda job: job,
+    )
+    monkeypatch.setattr("saebench.distributed.ray_pool.connect", lambda address: (ray, False))
+    pool = RayPool(EvaluationJob((), EvaluationSettings(device=device)), workers)
+    assert len(pool._starting) == count
+    assert asked[0].get("num_gpus") == gpus and asked[0].get("num_cpus") == (None if gpus else 1)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +404,7 @@ def test_shards_are_whole_batches_and_packs_are_even() -> None:
 
 
 def test_what_a_unit_gave_survives_as_bytes() -> None:
-    done = Done({"0/a": torch.arange(3)}, {4: "{}"}, {5: "no"}, {"0/b": "bad"}, {"losses": 1.5})
+    done = Done({"0/a": torch.arange(3)}, {4: "{}"}, {4: ["{}"]}, {5: "no"}, {"0/b": "bad"}, {"losses": 1.5})
     again = Done.from_bytes(done.to_bytes())
     assert torch.equal(again.tensors.pop("0/a"), done.tensors.pop("0/a")) and again == done
     assert Done.from_bytes(Done(rejected={1: "x"}).to_bytes()).rejected == {1: "x"}

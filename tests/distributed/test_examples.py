@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,13 @@ def test_what_is_refused_is_refused_before_the_model_is_loaded(run: Run, monkeyp
     ):
         refused = run("out", *more)
         assert isinstance(refused.exception, SaebenchError) and words in str(refused.exception), refused.exception
+
+
+def test_examples_that_do_not_fit_are_refused_before_the_model_is_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LanguageModel, "load", None)
+    monkeypatch.setattr("saebench.distributed.memory.free_memory", lambda device: 300_000)
+    refused = run("out", "--on", "local", "--workers", "2")
+    words = (
+        r"A worker needs \(model 0\.00 \+ batch 0\.00 \+ SAE 0\.00\) x 1\.25 = 0\.00 GiB, but has 0\.00: use fewer workers"
+    )
+    assert isinstance(refused.exception, SaebenchError) and re.match(words, str(refused.exception)), refused.exception

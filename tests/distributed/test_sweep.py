@@ -184,6 +184,23 @@ def test_what_does_not_go_together_is_refused_before_the_model_is_loaded(
     assert isinstance(found.exception, SaebenchError) and words in str(found.exception)
 
 
+def test_a_sweep_that_does_not_fit_is_refused_before_the_model_is_loaded(
+    sweep: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first two members, one ranks all entries of a batch together."""
+    monkeypatch.setattr("saebench.training.sources.LanguageModel", None)
+    state, batch = 4 * 5 * 2 * 64 * 32, 64 * (4 * 32 + 88 * 64)
+    monkeypatch.setattr("saebench.distributed.memory.free_memory", lambda device: int(2 * 1.25 * (batch + 1.9 * state)))
+    found = sweep("out", "--on", "local", "--workers", "2", "--together", "2")
+    words = (
+        "A worker needs (model 0.00 + batch 0.00 + 2 x SAE 0.00) x 1.25 = 0.00 GiB, but has 0.00: use fewer workers on each "
+        "machine, a smaller batch, fewer members together, or larger devices."
+    )
+    assert isinstance(found.exception, SaebenchError) and str(found.exception) == words
+    found = sweep("out", "--on", "local", "--workers", "2")  # one alone would fit
+    assert not isinstance(found.exception, SaebenchError)
+
+
 def test_a_folder_of_another_run_is_refused_before_the_model_is_loaded(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,12 @@ class ExampleSettings:
     def __post_init__(self) -> None:
         check_at_least(self, {"top": 1, "random": 1, "before": 0, "after": 0})
 
+    @property
+    def bytes_per_latent(self) -> int:
+        """Of what is kept: key, place, value and number of each example, and the histogram."""
+        bins = (self.histogram["highest_exponent"] - self.histogram["lowest_exponent"]) * self.histogram["bins_per_octave"]
+        return 28 * (self.top + self.random) + 4 * bins
+
     @staticmethod
     def defined(**changes: int | None) -> ExampleSettings:
         """The definition's settings, with ``changes``."""
@@ -273,7 +279,7 @@ def _manifest(found: Collected) -> dict[str, Any]:
     return _origin(found.sae, found.cut, found.corpus, found.collector.settings) | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "stages": found.seconds,
-        "environment": environment(found.cut.model.device).model_dump(mode="json"),
+        "environment": environment(*found.cut.model.devices).model_dump(mode="json"),
     }
 
 
