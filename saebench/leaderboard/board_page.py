@@ -40,7 +40,7 @@ BOARD_PAGE = "board.html"
 KEY = (
     "Value ± standard error, and the rank in brackets: 1 and the number of SAEs that are better by a paired test at 5 % "
     "after Holm's correction over all pairs; SAEs that no test separates share a rank. Trained controls are not ranked, "
-    "and metrics that `saebench audit` did not find sound rank nothing."
+    "and metrics that the audit did not find sound rank nothing."
 )
 SAEBENCH_KEY = (
     "SAEBench's evaluations under its names of the metrics, measured by saebench with the benchmark's settings, of the "
