@@ -40,7 +40,8 @@ def test_settings_of_a_suite_are_valid(name: str, tiny_model: LanguageModel, tin
     setup = Setup(None, tiny_model.cut(HOOK), tiny_corpus, None)  # type: ignore[arg-type]
     for evaluator, options in settings.options.items():
         if evaluator == "probe_loss":
-            assert len(find_tasks(str(options["tasks"]))) == 12
+            tasks = str(options["tasks"])
+            assert {task.name for task in find_tasks(tasks)} == set(tasks.split(",")) and tasks.count(",") == 23
         elif evaluator == "sparse_probing":
             assert len(find_class_sets(str(options["tasks"]))) == 2
             assert set(options) <= set(SparseProbing.option_names)
