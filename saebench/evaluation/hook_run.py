@@ -123,14 +123,7 @@ class HookRun:
 
     def controls_of(self, records: Sequence[Record]) -> list[list[Control]]:
         """For each record the controls that it shares with all of the same width and L0."""
-        if not self._shared_controls:
-            return [[] for _ in records]
-        sample = self._sample()
-        l0 = [measured_l0(each.sae, sample) for each in records]
-        return [
-            [Control.of(name, each.sae, own, sample) for name in self._shared_controls]
-            for each, own in zip(records, l0, strict=True)
-        ]
+        return self._shared_by(records, self._sample()) if self._shared_controls else [[] for _ in records]
 
     def run_control(self, control: Control, user: Record) -> Result:
         """Evaluate a control by itself; ``user`` is a record that it belongs to."""
@@ -147,6 +140,13 @@ class HookRun:
 
     def _sample(self) -> Sample:
         return Sample.of(self.cut, self.corpus, SAMPLE_TOKENS if "pca" in self._shared_controls else L0_TOKENS)
+
+    def _shared_by(self, records: Sequence[Record], sample: Sample) -> list[list[Control]]:
+        l0 = [measured_l0(each.sae, sample) for each in records]
+        return [
+            [Control.of(name, each.sae, own, sample) for name in self._shared_controls]
+            for each, own in zip(records, l0, strict=True)
+        ]
 
     def _restored(self, records: Sequence[Record], restore: Restore, shared: Shared) -> None:
         """Finish the streaming evaluators from the sums of earlier passes over parts of the text."""
@@ -176,9 +176,8 @@ class HookRun:
         if not any(lacking.values()):
             return []
         sample = self._sample()
-        l0 = {id(each): measured_l0(each.sae, sample) for each in records}
-        for name in names:
-            control = {id(each): Control.of(name, each.sae, l0[id(each)], sample) for each in records}
+        for name, controls in zip(names, zip(*self._shared_by(records, sample), strict=True), strict=True):
+            control = {id(each): its for each, its in zip(records, controls, strict=True)}
             complete = {control[id(each)]: each for each in records if each not in lacking[name]}
             for record in lacking[name]:
                 if control[id(record)] in complete:
