@@ -1,18 +1,13 @@
-"""The experiments on the planted model: which autoencoders are evaluated, on which text, and the scores that they get."""
+"""Experiments on the planted model: which autoencoders are evaluated, on which text, and the scores that they get."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from saebench.audit.plan import Plan, Run
@@ -24,8 +19,6 @@ from saebench.evaluation.run import EvaluationRun
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.explaining.llm.local import answered_here
 from saebench.planted import PlantedConfig, PlantedWorld, plant
-from saebench.planted.documents import write_documents
-from saebench.planted.probing import write_tasks
 from saebench.planted.reader import FeatureReader
 from saebench.planted.recovery import measure
 from saebench.progress import Progress
@@ -148,75 +141,3 @@ def _scored(subjects: Sequence[Subject], results: Sequence[Result]) -> Found:
     if results and not any(result.evaluators for result in results):
         raise SaebenchError(f"No evaluator ran on the planted model: {next(iter(failures.values()), '')}")
     return scores, failures
-
-
-Job = tuple[str, tuple[object, ...]]
-"""A method of ``PlantedWork`` and its arguments."""
-_work: PlantedWork | None = None
-
-
-def _start(plan: Plan, seed: int, data_dir: Path) -> None:
-    global _work
-    torch.set_num_threads(1)
-    _work = PlantedWork(plan, seed, data_dir)
-
-
-def _do(job: Job) -> Found:
-    assert _work is not None
-    name, arguments = job
-    found: Found = getattr(_work, name)(*arguments)
-    return found
-
-
-def run_plan(plan: Plan, seed: int = 0, workers: int = 1, progress: Progress | None = None) -> Found:
-    """All experiments of a plan.
-
-    Args:
-        plan: how much is run; ``seed``: of the world, the damages and the training.
-        workers: processes; the scores are the same for any number.
-        progress: where progress is shown.
-
-    Raises:
-        SaebenchError: no evaluator runs on the planted model.
-    """
-    jobs: list[Job] = [("trained", each) for each in plan.runs()]
-    jobs += [("damages", (each,)) for each in plan.damages()]
-    jobs += [("repeat", (number,)) for number in range(plan.repeats)]
-    progress = progress or Progress(shown=False)
-    scores: list[Score] = []
-    failures: dict[str, str] = {}
-    with _data_folder(seed) as folder, progress.task("Auditing", len(jobs), "experiments") as advance:
-        for found, failed in _results(jobs, (plan, seed, folder), workers):
-            scores += found
-            failures |= failed
-            advance(1)
-    return scores, failures
-
-
-def _results(jobs: Sequence[Job], start: tuple[Plan, int, Path], workers: int) -> Iterator[Found]:
-    if workers == 1:
-        work = PlantedWork(*start)
-        yield from (getattr(work, name)(*arguments) for name, arguments in jobs)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start, start) as pool:
-        yield from pool.map(_do, jobs)
-
-
-@contextmanager
-def _data_folder(seed: int) -> Iterator[Path]:
-    """A folder with the probing tasks, and with what is cached, for as long as a run lasts.
-
-    Nothing is read from the user's cache: an earlier version's planted model may have had other activations.
-    """
-    before = os.environ.get("SAEBENCH_CACHE")
-    with tempfile.TemporaryDirectory(prefix="saebench-audit-") as name:
-        folder, world = Path(name), plant(PlantedConfig(seed=seed, context=64))
-        write_tasks(world, folder, seed)
-        write_documents(world, folder, seed)
-        os.environ["SAEBENCH_CACHE"] = str(folder / "cache")
-        try:
-            yield folder
-        finally:
-            os.environ.pop("SAEBENCH_CACHE")
-            if before is not None:
-                os.environ["SAEBENCH_CACHE"] = before

@@ -17,22 +17,29 @@ from saebench.terminal import terminal
 
 if TYPE_CHECKING:
     from saebench.audit.verdicts import Audited
+    from saebench.distributed.workers import Workers
 
 console = terminal()
 audit = typer.Typer(no_args_is_help=True, help="Audit the metrics themselves: lenses, thresholds, verdicts.")
 Out = Annotated[Path, typer.Option(help="Folder for audit.json and audit.html.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few doses and autoencoders, in under a minute.")]
 Seed = Annotated[int, typer.Option(help="Of the planted world and of everything random.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 for one on each core. Numbers do not depend on it.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many. By default one on each core, with --quick 1, and on Ray as its other commands."),
+]
 
 
 @audit.command()
-def planted(out: Out, quick: Quick = False, seed: Seed = 0, workers: Workers = 0) -> None:
+def planted(
+    out: Out, quick: Quick = False, seed: Seed = 0, on: On = None, workers: Processes = None, address: Address = None
+) -> None:
     """Audit every metric on a planted model, whose true features are known."""
     from saebench.audit.planted_audit import audit_planted
     from saebench.progress import Progress
 
-    _show(audit_planted(out, quick, seed, workers=_count(workers, quick), progress=Progress(True)), out)
+    chosen = _workers(on, workers, address, quick)
+    _show(audit_planted(out, quick, seed, workers=chosen, progress=Progress(True)), out)
 
 
 @audit.command()
@@ -41,13 +48,16 @@ def evaluator(
     out: Out,
     quick: Quick = False,
     seed: Seed = 0,
-    workers: Workers = 0,
+    on: On = None,
+    workers: Processes = None,
+    address: Address = None,
 ) -> None:
     """Audit the metrics of one evaluator on the planted model."""
     from saebench.audit.planted_audit import audit_planted
     from saebench.progress import Progress
 
-    _show(audit_planted(out, quick, seed, evaluator=name, workers=_count(workers, quick), progress=Progress(True)), out)
+    chosen = _workers(on, workers, address, quick)
+    _show(audit_planted(out, quick, seed, evaluator=name, workers=chosen, progress=Progress(True)), out)
 
 
 @audit.command()
@@ -96,9 +106,12 @@ def agree(
     console.print(Text(f"Wrote {out}."))
 
 
-def _count(workers: int, quick: bool) -> int:
-    """Processes: as asked for, else one on each core, but for a quick audit, which is over sooner than they start."""
-    return workers or (1 if quick else usable_cores())
+def _workers(on: str | None, count: int | None, address: str | None, quick: bool) -> Workers | None:
+    """Without ``--on``, processes of this machine; a quick audit is over sooner than they start."""
+    if on is not None or address is not None:
+        return chosen_workers(on, count, address)
+    count = count or (1 if quick else usable_cores())
+    return None if count == 1 else chosen_workers("local", count, None)
 
 
 def _show(audited: Sequence[Audited], out: Path) -> None:

@@ -13,6 +13,7 @@ from saebench.distributed.pools import Event, Loaded, Pool
 from saebench.distributed.store import NoStore, Store
 from saebench.distributed.units import Done, Unit
 from saebench.distributed.workers import Workers
+from saebench.errors import SaebenchError
 from saebench.progress import Progress
 
 MOST_DEATHS = 3
@@ -49,6 +50,7 @@ class Driver:
         finished: called with an autoencoder's number, its result as JSON, and the controls that it shares with others.
         progress: where progress is shown.
         work: what is done, for messages.
+        needs_all: whether the first one that cannot be done ends the work with its error.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Driver:
         finished: Callable[[int, str, Sequence[Controlled]], None],
         progress: Progress,
         work: str = "evaluation",
+        needs_all: bool = False,
     ) -> None:
         self.shards, self.one_by_one, self.names = tuple(shards), one_by_one, names
         self.store, self.finished, self.progress, self.work = store, finished, progress, work
+        self.needs_all = needs_all
         self.rejected: dict[int, str] = {}
         self.deaths: Counter[Unit] = Counter()
         self._packs = [_Pack(saes, {shard: [] for shard in shards}) for saes in packs]
@@ -182,6 +186,8 @@ class Driver:
 
     def _reject(self, number: int, words: str) -> None:
         """Give an autoencoder up; the others of its units go on without it."""
+        if self.needs_all:
+            raise SaebenchError(words)
         self.rejected.setdefault(number, words)
         self._begun -= {unit.control for unit in self._queue if unit.saes == (number,)}
         left = (replace(unit, saes=tuple(each for each in unit.saes if each != number)) for unit in self._queue)
@@ -221,8 +227,9 @@ class Driver:
 
 
 def run_whole(
-    job: Job, packs: Sequence[tuple[int, ...]], names: Sequence[str], work: str, workers: Workers, progress: Progress
-) -> tuple[dict[int, str], dict[int, str]]:
+    job: Job, packs: Sequence[tuple[int, ...]], names: Sequence[str], work: str, workers: Workers, progress: Progress,
+    needs_all: bool = False,
+) -> tuple[dict[int, str], dict[int, str]]:  # fmt: skip
     """Run work that is not divided into shards: a unit for each pack.
 
     Args:
@@ -230,15 +237,18 @@ def run_whole(
         packs: numbers of what a worker does together; after a failure, or deaths, each is tried alone.
         names: of what is done, and ``work``: what that is, for messages.
         workers: where, and how many; ``progress``: where progress is shown.
+        needs_all: whether the first one that cannot be done ends the work.
 
     Returns:
         Results as JSON, and why others are left out, by number.
 
     Raises:
-        SaebenchError: the pool cannot start.
+        SaebenchError: the pool cannot start, or, with ``needs_all``, something cannot be done.
     """
     found: dict[int, str] = {}
-    driver = Driver(packs, (), False, names, NoStore(), lambda number, text, _: found.update({number: text}), progress, work)
+    driver = Driver(
+        packs, (), False, names, NoStore(), lambda number, text, _: found.update({number: text}), progress, work, needs_all
+    )  # fmt: skip
     if packs:
         with closing(workers.start(job)) as pool:
             driver.run(pool)

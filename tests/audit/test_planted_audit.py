@@ -1,15 +1,24 @@
 """The quick audit, whole, and the files that it writes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from saebench.audit.output import verdict_data
+from saebench.audit.plan import QUICK
 from saebench.audit.planted_audit import audit_planted
+from saebench.audit.planted_jobs import AuditJob, run_plan
 from saebench.audit.references import audit_references
 from saebench.audit.thresholds import read_thresholds
 from saebench.errors import SaebenchError
+from tests.distributed.helpers import Inline
 from tests.test_docs import ROOT
+
+SMALL = replace(
+    QUICK, evaluators=("reconstruction",), options={}, tokens=512, seeds=1, repeats=2, doses=2, steps=(2, 4),
+    training_tokens=4096,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +73,31 @@ def test_references_are_compared_with_their_controls(tmp_path):
     for each in found.values():
         assert each.findings["dose"].outcome == each.findings["validity"].outcome == "not known"
         assert each.verdict.standing != "sound"
+
+
+def values(scores):
+    return [(each.subject, each.metric, each.value, each.good, each.error) for each in scores]
+
+
+def test_workers_give_the_scores_of_one_process(tmp_path, monkeypatch):
+    expected, _ = run_plan(SMALL)
+    workers = Inline(2, lambda unit, number: number == 2)
+    found, failures = run_plan(SMALL, workers=workers)
+    assert values(found) == values(expected) and not failures
+    units = [each.saes for each in workers.pool.log]
+    assert len(units) == len(set(units)) + 1  # the one whose worker died was run again
+
+
+def test_a_worker_on_another_machine_writes_its_own_tasks(tmp_path):
+    plan = replace(SMALL, evaluators=("probe_loss",), options={"probe_loss": {"tasks": "planted"}}, tokens=1536)
+    job = AuditJob(plan, 0, tmp_path / "on another machine")
+    scores, failures = job.worker().found(len(job.experiments) - 1)
+    assert scores and not failures and not job.folder.exists()
+
+
+def test_the_first_experiment_that_fails_ends_the_audit():
+    plan = replace(SMALL, evaluators=("ablation",), options={"ablation": {"tokens": 0}})
+    for workers in (None, Inline(1)):
+        with pytest.raises(SaebenchError, match=r"No evaluator ran on the planted model|tokens"):
+            run_plan(plan, workers=workers)
+    assert len(workers.pool.log) == 1

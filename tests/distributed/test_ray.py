@@ -1,4 +1,4 @@
-"""Evaluation on a Ray cluster of two nodes on this machine, one of which is killed while it works."""
+"""Work on a Ray cluster of two nodes on this machine, one of which is killed while it works."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from saebench.api import evaluate_on
+from saebench.audit.planted_jobs import run_plan
 from saebench.distributed.ray_pool import RayPool, connect
 from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
+from tests.audit.test_planted_audit import SMALL, values
 from tests.distributed.helpers import Inline
 from tests.distributed.test_distributed import numbers, saes, settings, words  # noqa: F401
 
@@ -72,6 +74,14 @@ def test_a_node_is_killed_and_the_results_are_identical(
     found = evaluate_on(saes, workers, out=tmp_path / "b", **settings)
     assert killed.is_set() and "died" in events
     assert [numbers(card.result) for card in found] == expected
+
+
+def test_the_planted_audit_gives_the_scores_of_one_process(cluster: Any) -> None:
+    cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    cluster.wait_for_nodes()
+    expected, _ = run_plan(SMALL)
+    found, failures = run_plan(SMALL, workers=Workers(on="ray", address=cluster.address, count=2))
+    assert values(found) == values(expected) and not failures
 
 
 def test_without_a_cluster_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
