@@ -186,7 +186,7 @@ def _read_package(task: Sourced, data_dir: Path | None) -> tuple[str, list[Row]]
         for row in _compressed_csv(_package_file(folder, part)):
             if all(row.get(column) in values for column, values in part.only.items()):
                 rows.append(row | part.constants)
-    return f"sae-probes: {', '.join(part.file for part in task.sae_probes)}", rows
+    return f"sae-probes: {', '.join(dict.fromkeys(part.file for part in task.sae_probes))}", rows
 
 
 def _compressed_csv(path: Path) -> Iterator[Row]:

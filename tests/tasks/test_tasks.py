@@ -13,6 +13,7 @@ import pytest
 from saebench import definitions
 from saebench.errors import SaebenchError
 from saebench.tasks import find_tasks, load_task, read_task, sources, task_names
+from saebench.tasks.classes import Cell, load_class_texts, read_class_set
 from saebench.tasks.definition import Rule, Task
 from saebench.tasks.rules import make_examples
 
@@ -233,3 +234,16 @@ def test_every_packaged_binary_set_is_available() -> None:
         pytest.skip("sae-probes is not installed")
     for task in find_tasks("sae-probes"):
         assert sources.availability(task, None)["sae_probes"] == "", task.name
+
+
+def test_two_attributes_come_from_the_sae_probes_copies() -> None:
+    if sources.package_folder() is None:
+        pytest.skip("sae-probes is not installed: pip install --no-deps sae-probes")
+    found = load_class_texts(read_class_set("reviews_by_subject"), 0.8, 0, None)
+    assert found.record["source"] == "sae-probes: 157_amazon_5star, 113_movie_sent, 111_yelp_data"
+    sizes = {cell: len(texts) for cell, texts in found.quadrants(("film", "business"), 400, 200)["train"].items()}
+    assert sizes == {
+        ("film", "negative"): 200, ("film", "positive"): 100, ("business", "negative"): 100, ("business", "positive"): 200
+    }  # fmt: skip
+    text = next(each for each in found.parts["train"][Cell("product", "positive")] if "\n" in each)
+    assert "Title:" not in text and "Review:" not in text
