@@ -142,6 +142,20 @@ def test_trajectory_and_resolution(thresholds):
         for s in range(3) for t in (1, 2, 3)
     ]  # fmt: skip
     assert trajectory(scores, thresholds.of["trajectory"]).outcome == "failed"
+    ends = {"topk": (1.0, 2.0), "jumprelu": (5.0, 6.0), "gated": (9.0,)}  # by seed
+    there = [
+        Score(Subject("", "trained", architecture=arch, seed=s, cell=f"{arch} n=8 k=2", tokens=9), "m", v, v, None)
+        for arch, values in ends.items() for s, v in enumerate(values)
+    ]  # fmt: skip
+    earlier = [
+        Score(Subject("", "trained", architecture="topk", cell="topk n=8 k=2", tokens=t), "m", t, t, None) for t in (0, 1)
+    ]
+    other = [
+        Score(Subject("", "trained", architecture="topk", seed=s, cell="topk n=9 k=2", tokens=9), "m", 7 * s, 7 * s, None)
+        for s in range(2)
+    ]
+    found = trajectory([*earlier, *there, *other], thresholds.of["trajectory"])
+    assert found.details == {"runs": 1, "signal_to_noise": pytest.approx((8 - 0.25) / 0.5)}
     repeats = [Score(Subject("a", "repeat"), "m", v, v, 1.0, seconds=2.0) for v in (1.0, 3.0)]
     found = resolution(repeats, 1000)
     assert found.value == pytest.approx(2.802 * 2**0.5 * 2**0.5, rel=1e-3)

@@ -19,15 +19,18 @@ def trajectory(trained: Sequence[Score], asked: Mapping[str, float]) -> Finding:
 
     Returns:
         The mean over runs, with an interval from its standard error; in the details the variance between architectures
-        over that between seeds, at the last checkpoint.
+        over that between seeds, at the last checkpoint of all runs of these widths and sparsities.
     """
-    runs = [its for its in grouped(trained, _run).values() if len({each.subject.tokens for each in its}) >= 3]
+    every = list(grouped(trained, _run).values())
+    runs = [its for its in every if len({each.subject.tokens for each in its}) >= 3]
     if not runs:
         return unknown("trajectory", "No run has three checkpoints.")
     found = array([spearman(array([e.subject.tokens for e in its]), array([e.good for e in its])) for its in runs])
     mean = float(found.mean())
     half = 1.96 * float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
-    signal = _signal([max(its, key=lambda each: each.subject.tokens) for its in runs])
+    places = {_place(its[0]) for its in runs}
+    ends = (max(its, key=lambda each: each.subject.tokens) for its in every)
+    signal = _signal([end for end in ends if _place(end) in places])
     outcome: Outcome = "passed" if mean >= asked["right"] else "failed" if mean <= asked["inverted"] else "care"
     if outcome == "passed" and signal is not None and signal < asked["signal_least"]:
         outcome = "care"
@@ -40,6 +43,11 @@ def trajectory(trained: Sequence[Score], asked: Mapping[str, float]) -> Finding:
 def _run(score: Score) -> str:
     subject = score.subject
     return f"{subject.architecture} {subject.cell} {subject.seed}"
+
+
+def _place(score: Score) -> str:
+    """Width and sparsity: the cell without its architecture."""
+    return score.subject.cell.removeprefix(score.subject.architecture)
 
 
 def _signal(last: Sequence[Score]) -> float | None:
