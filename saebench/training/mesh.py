@@ -104,7 +104,7 @@ class Mesh:
     def cut_of_batch(self, values: Tensor, wanted: int) -> float:
         """The ``wanted``-th largest of all ranks' ``values``, by bisection on counts: exact, whatever their number."""
         if self.shards == self.replicas == 1:
-            return float(values.topk(wanted).values[-1]) if values.numel() > wanted else float(values.min())
+            return float(values.topk(min(wanted, values.numel()), sorted=False).values.min())
         keys = _ordered(values)
         low, high = -(2**31), 2**31 - 1  # the largest key that at least ``wanted`` values reach is between them
         while low < high:
