@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from saebench.lm.model import Cut, Prefix
+from saebench.lm.readout import HOOK as READOUT_HOOK
 
 
 @torch.no_grad()
@@ -27,11 +28,13 @@ def generate(cut: Cut, tokens: Tensor, steps: int, outputs: Tensor | None = None
     if model.cache_argument is None:
         return _without_cache(cut, tokens, steps, outputs)
     hooks = [] if outputs is None or prefix is None else cut.replacing(outputs.to(model.dtype), prefix)
+    # logits of the last position alone: those of whole prompts cost as much as many layers
+    last = [(READOUT_HOOK, lambda activation, hook: activation[:, -1:])] if READOUT_HOOK in model.bridge.hook_dict else []
     cache = DynamicCache()
     found = []
     step = tokens
     for _ in range(steps):
-        logits = model.run(step, hooks, cache)
+        logits = model.run(step, [*hooks, *last], cache)
         assert logits is not None
         step = logits[:, -1].argmax(dim=-1, keepdim=True)
         found.append(step)

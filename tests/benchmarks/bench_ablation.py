@@ -31,7 +31,7 @@ def small_corpus(model: LanguageModel) -> TokenCorpus:
 
 def run() -> list[Row]:
     sae, model = random_sae(), LanguageModel.load("smollm2", "float32")
-    plain = load_pretrained("smollm2", "float32", "cpu", None).model.eval()
+    plain = load_pretrained("smollm2", "float32", ("cpu",), None).model.eval()
     corpus, cut = small_corpus(model), model.cut(HOOK)
     interventions = Interventions(cut, HORIZON, batch=48)
     ours = theirs = 0.0

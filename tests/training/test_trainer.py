@@ -217,6 +217,7 @@ def test_a_known_median_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while it compiles
 def test_a_compiled_loss_is_the_same(tmp_path: Path) -> None:
     source = TensorSource(planted(2_000)[0])
     plain, compiled = (

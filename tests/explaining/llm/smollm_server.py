@@ -24,7 +24,7 @@ class SmolLM:
     """Answers one request after the other, greedily."""
 
     def __init__(self) -> None:
-        loaded = load_pretrained("smollm2", "auto", "cpu", None)
+        loaded = load_pretrained("smollm2", "auto", ("cpu",), None)
         self.model: Any = loaded.model.eval()
         self.tokenizer = loaded.tokenizer
         self._lock = threading.Lock()
