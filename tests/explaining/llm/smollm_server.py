@@ -12,7 +12,9 @@ import threading
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
+from saebench.lm.bridge import cache_argument
 from saebench.lm.loading import load_pretrained
 from tests.explaining.llm.chat_server import serve
 
@@ -43,7 +45,7 @@ class Guided:
     """An answer as it grows, read by the model as far as it has come."""
 
     def __init__(self, model: Any, tokenizer: Any, prompt: str) -> None:
-        self.model, self.tokenizer, self.past = model, tokenizer, None
+        self.model, self.tokenizer, self.past = model, tokenizer, DynamicCache()
         self.read(prompt)
 
     def read(self, text: str) -> str:
@@ -51,8 +53,8 @@ class Guided:
         return text
 
     def _read(self, tokens: list[int]) -> None:
-        found = self.model(torch.tensor([tokens]), past_key_values=self.past, use_cache=True)
-        self.past, self.logits = found.past_key_values, found.logits[0, -1]
+        cached = {str(cache_argument(self.model)): self.past, "use_cache": True}
+        self.logits = self.model(torch.tensor([tokens]), **cached).logits[0, -1]
 
     @staticmethod
     def _kind(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
