@@ -58,7 +58,7 @@ class AuditWorker:
 
     def __init__(self, job: AuditJob) -> None:
         self.job = job
-        self._work = PlantedWork(job.plan, job.seed, job.folder)
+        self._work = PlantedWork(job.plan, job.seed)
 
     def run(self, unit: Unit, earlier: Earlier = ()) -> bytes:
         """Run the unit's experiments.

@@ -38,11 +38,15 @@ class PlantedWork:
 
     Args:
         plan: how much is run; ``seed``: of the world, the damages and the training.
-        data_dir: with the probing tasks.
+
+    Attributes:
+        data_dir: with the probing tasks; to be set before an experiment is run.
     """
 
-    def __init__(self, plan: Plan, seed: int, data_dir: Path) -> None:
-        self.plan, self.seed, self.data_dir = plan, seed, data_dir
+    data_dir: Path
+
+    def __init__(self, plan: Plan, seed: int) -> None:
+        self.plan, self.seed = plan, seed
         self.world: PlantedWorld = plant(PlantedConfig(seed=seed, context=64))
         self._of_oracle: Result | None = None
 

@@ -26,7 +26,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="Few doses and autoencoders
 Seed = Annotated[int, typer.Option(help="Of the planted world and of everything random.")]
 Processes = Annotated[
     int | None,
-    typer.Option(min=1, help="How many. By default one on each core, with --quick 1, and on Ray as its other commands."),
+    typer.Option(min=1, help="How many. By default one on each core, with --quick or --on local 1, on Ray one on each CPU."),
 ]
 
 

@@ -28,7 +28,7 @@ def generate(cut: Cut, tokens: Tensor, steps: int, outputs: Tensor | None = None
     if model.cache_argument is None:
         return _without_cache(cut, tokens, steps, outputs)
     hooks = [] if outputs is None or prefix is None else cut.replacing(outputs.to(model.dtype), prefix)
-    # logits of the last position alone: those of whole prompts cost as much as many layers
+    # logits of the last position alone: no others are read
     last = [(READOUT_HOOK, lambda activation, hook: activation[:, -1:])] if READOUT_HOOK in model.bridge.hook_dict else []
     cache = DynamicCache()
     found = []

@@ -79,7 +79,7 @@ def values(scores):
     return [(each.subject, each.metric, each.value, each.good, each.error) for each in scores]
 
 
-def test_workers_give_the_scores_of_one_process(tmp_path, monkeypatch):
+def test_workers_give_the_scores_of_one_process():
     expected, _ = run_plan(SMALL)
     workers = Inline(2, lambda unit, number: number == 2)
     found, failures = run_plan(SMALL, workers=workers)

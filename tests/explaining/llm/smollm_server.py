@@ -45,7 +45,8 @@ class Guided:
     """An answer as it grows, read by the model as far as it has come."""
 
     def __init__(self, model: Any, tokenizer: Any, prompt: str) -> None:
-        self.model, self.tokenizer, self.past = model, tokenizer, DynamicCache()
+        self.model, self.tokenizer = model, tokenizer
+        self.cached = {str(cache_argument(model)): DynamicCache(), "use_cache": True}
         self.read(prompt)
 
     def read(self, text: str) -> str:
@@ -53,8 +54,7 @@ class Guided:
         return text
 
     def _read(self, tokens: list[int]) -> None:
-        cached = {str(cache_argument(self.model)): self.past, "use_cache": True}
-        self.logits = self.model(torch.tensor([tokens]), **cached).logits[0, -1]
+        self.logits = self.model(torch.tensor([tokens]), **self.cached).logits[0, -1]
 
     @staticmethod
     def _kind(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
