@@ -32,6 +32,7 @@ from saebench.lm.bridge import (
 from saebench.lm.hooks import Place, check_hook, parse_place
 from saebench.lm.loading import load_pretrained
 from saebench.lm.placement import follow_devices, pick_devices
+from saebench.lm.products import use_fast_products
 from saebench.lm.quiet import quiet
 from saebench.lm.readout import HOOK as READOUT_HOOK
 from saebench.lm.readout import Readout, readout_or_notice
@@ -103,6 +104,7 @@ class LanguageModel:
         self.name = name
         self.revision = revision
         self.weights_sha256 = weights_sha256
+        use_fast_products()
         self._layers = find_layers(self.bridge)
         self._blocks = list(self._layers)
         self.cache_argument = cache_argument(self.bridge.original_model)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saebench.errors import SaebenchError
 from saebench.lm.loading import pick_device
+from saebench.lm.products import use_fast_products
 from saebench.sae import CheckpointInfo, InputScaling, SparseAutoencoder
 from saebench.training.config import TrainingConfig
 from saebench.training.controls import control_kind, project_onto_cones
@@ -46,6 +47,7 @@ class Trainer:
 
         ``median``: ``[d]``, the geometric median of the scaled sample, where it is known.
         """
+        use_fast_products()
         self.config, self.mesh = config, mesh
         self.device = torch.device(pick_device(config.device or None))
         sample = sample.to(self.device)
