@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,11 +116,16 @@ def _workers(on: str | None, count: int | None, address: str | None, quick: bool
 
 
 def _show(audited: Sequence[Audited], out: Path) -> None:
-    table = Table("Metric", "Verdict", "Lens", "Why")
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("Metric", no_wrap=True)
+    for heading in ("Verdict", "Lens", "Why"):
+        table.add_column(heading)
     for each in audited:
         verdict = each.verdict
         table.add_row(
             Text(verdict.metric), f"{verdict.mark} {verdict.standing}", verdict.lens or "-", Text(verdict.sentence)
         )
     console.print(table)
+    counts = Counter(each.verdict.standing for each in audited)
+    console.print(Text(", ".join(f"{count} {standing}" for standing, count in counts.most_common()) + "."))
     console.print(Text(f"Wrote {out / 'audit.json'} and {out / 'audit.html'}."))
