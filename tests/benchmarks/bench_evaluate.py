@@ -117,7 +117,7 @@ def eight_against_one(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
 
 def bfloat16_against_float32(model: LanguageModel, corpus: TokenCorpus) -> list[Row]:
     """Speed with the language model in bfloat16, in turn with float32: medians of three."""
-    if not torch.cpu._is_amx_tile_supported():
+    if not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return [Row("bfloat16", "not measured", "", "this processor has no units for it")]
     short = LanguageModel.load("smollm2", dtype="bfloat16")
     rows = []
