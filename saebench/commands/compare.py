@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from saebench.errors import SaebenchError, plain
+from saebench.errors import SaebenchError
 from saebench.terminal import terminal
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _claims(found: Comparison, chosen: bool, every: bool) -> tuple[pandas.DataFr
 
 
 def _show(frame: pandas.DataFrame, key: str, format: Format) -> None:
+    from saebench.comparison.render import rows_as_tables
     from saebench.report.tables import markdown_cell
 
     if format is Format.csv:
@@ -129,16 +130,15 @@ def _show(frame: pandas.DataFrame, key: str, format: Format) -> None:
         typer.echo("| " + " | ".join(frame.columns) + " |\n|" + "---|" * len(frame.columns))
         typer.echo("\n".join("| " + " | ".join(markdown_cell(cell) for cell in row) + " |" for row in cells))
         return
-    table = Table(*map(str, frame.columns), show_edge=False)
-    for row in cells:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    console.print(table)
+    names = [name.replace("_", " ") for name in map(str, frame.columns)]
+    for part in rows_as_tables(names, cells, console.width, by="control"):
+        console.print(part)
     console.print(Text(key))
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
+        return "" if math.isnan(value) else f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
     return "" if value is None else str(value)
 
 

@@ -96,6 +96,35 @@ def _fitting(table: _Table, width: int) -> Iterator[list[int]]:
     yield part
 
 
+def rows_as_tables(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, by: str) -> Iterator[RenderableType]:
+    """Rows of words and numbers for a terminal, with all columns: those that do not fit beside the first come below.
+
+    Args:
+        names: of the columns; the first says what a row is of, and columns that are empty everywhere are left out.
+        rows: their cells.
+        width: of the terminal, in characters.
+        by: the column, where there is one, for each value of which there is a table of its own.
+    """
+    groups = list(dict.fromkeys(row[names.index(by)] for row in rows)) if by in names else [""]
+    for group in groups:
+        own = [row for row in rows if not group or row[names.index(by)] == group]
+        shown = [place for place, name in enumerate(names) if name != by and any(row[place] for row in own)]
+        cells = [[_Cell(row[place]) for place in shown] for row in own]
+        words = next((at for at, place in enumerate(shown) if at and _is_number(own[0][place])), len(shown))
+        table = _Table(f"Against {group}" if group else "", [names[place] for place in shown], cells, left=words)
+        for index, columns in enumerate(_fitting(table, width)):
+            yield Text()
+            yield _rich(table, columns, "" if index else table.title)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def render_markdown(comparison: ComparedResults) -> str:
     """The tables as Markdown."""
     parts = [f"**{markdown_cell(_warning(comparison))}**\n"] if comparison.differences else []

@@ -246,7 +246,7 @@ def write_result(result: Result, path: str | Path) -> None:
 
 
 def read_result(path: str | Path) -> Result:
-    """Read a result file.
+    """Read a result file, or the result that a leaderboard's entry holds.
 
     Raises:
         SaebenchError: it is missing, too large, not JSON, or does not follow the schema.
@@ -276,6 +276,9 @@ def _read(path: Path) -> tuple[list[str], Result | None]:
         return [f"it is not JSON (line {error.lineno}: {error.msg})."], None
     except ValueError as error:
         return [f"{error}."], None
+    if isinstance(data, dict) and "submission_version" in data and isinstance(data.get("result"), dict):
+        data = data["result"]
+        text = json.dumps(data)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION or version is True:
         found = shortened(repr(version), 80)

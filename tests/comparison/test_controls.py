@@ -102,5 +102,9 @@ def test_the_command(tiny_results: dict[int, Result], tmp_path: Path) -> None:
         write_result(result, files[-1])
     table = CliRunner().invoke(app, ["compare", *files, "--against-controls", "--format", "markdown"])
     assert table.exit_code == 0 and "| reconstruction.normalised_mse | random | 4 |" in table.output
+    shown = CliRunner().invoke(app, ["compare", *files, "--against-controls"], env={"COLUMNS": "80"})
+    assert "Against random" in shown.output
+    assert "largest p holm" in shown.output  # in a second table, since it does not fit
+    assert "…" not in shown.output
     csv = CliRunner().invoke(app, ["compare", *files, "--against-controls", "--format", "csv", "--metric", "normalised_mse"])
     assert len(csv.output.strip().splitlines()) == 1 + 4 * 2

@@ -58,6 +58,17 @@ def test_numbers_survive_exactly(value: float, error: float) -> None:
     assert Metric.model_validate_json(one.model_dump_json()) == one
 
 
+def test_the_result_of_a_leaderboards_entry_is_read(tmp_path: Path) -> None:
+    result = sample_result()
+    entry = {"submission_version": 1, "name": "topk", "result": json.loads(result.model_dump_json())}
+    (tmp_path / "entry.json").write_text(json.dumps(entry))
+    assert read_result(tmp_path / "entry.json") == result
+    entry["result"]["schema_version"] = 9
+    (tmp_path / "entry.json").write_text(json.dumps(entry))
+    with pytest.raises(SaebenchError, match="its schema_version is 9"):
+        read_result(tmp_path / "entry.json")
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "result.json"
     write_result(sample_result("old"), path)
