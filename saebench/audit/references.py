@@ -19,6 +19,9 @@ from saebench.progress import Progress
 from saebench.results import Result, read_result
 from saebench.training.manifest import MANIFEST
 
+NO_RESULTS = (MANIFEST, "verified.json")
+"""Files that stand beside results: a sweep's manifest, and a leaderboard's list of reproduced entries."""
+
 
 def audit_references(
     runs: Path,
@@ -31,7 +34,7 @@ def audit_references(
 
     Args:
         runs: a folder of a sweep, whose autoencoders are evaluated into ``results`` in ``folder``, except for those
-            that an earlier call has evaluated; or a folder with result files (``*.json``).
+            that an earlier call has evaluated; or a folder with result files (``*.json``), such as a leaderboard's.
         folder: to write to.
         settings: of the evaluation of a sweep's autoencoders.
         progress: where progress is shown.
@@ -42,7 +45,7 @@ def audit_references(
             they are not of one language model, hook and text.
     """
     cells = Cells.of(runs)
-    paths = [path for path in sorted(runs.glob("*.json")) if path.name != MANIFEST]
+    paths = [path for path in sorted(runs.glob("*.json")) if path.name not in NO_RESULTS]
     if paths and workers is not None:
         raise SaebenchError(f"{runs} holds results: --on is for evaluating the autoencoders of a sweep's folder.")
     if not paths and not cells.finished:

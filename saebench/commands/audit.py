@@ -63,7 +63,9 @@ def evaluator(
 
 @audit.command()
 def references(
-    runs: Annotated[Path, typer.Argument(help="Folder of `saebench sweep`, or one with result files.")],
+    runs: Annotated[
+        Path, typer.Argument(help="Folder of `saebench sweep`, or one with result files, such as a leaderboard's.")
+    ],
     out: Out,
     corpus: Annotated[str, typer.Option(help="Held-out text, as for evaluate.")] = "python-docs",
     suite: Annotated[

@@ -60,9 +60,7 @@ def test_references_are_compared_with_their_controls(tmp_path):
     board = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post"
     entries = sorted(path for path in board.glob("*.json") if path.name != "verified.json")
     results = [json.loads(entry.read_text())["result"] for entry in entries]
-    for number, result in enumerate(results):
-        (tmp_path / f"{number}.json").write_text(json.dumps(result))
-    found = {each.metric: each for each in audit_references(tmp_path, tmp_path / "out")}
+    found = {each.metric: each for each in audit_references(board, tmp_path / "out")}
     data = json.loads((tmp_path / "out/audit.json").read_text())
     assert data["results"] == len(entries) and (tmp_path / "out/audit.html").is_file()
     assert f'id="plot-lenses" style="height: {120 + 20 * len(found)}px"' in (tmp_path / "out/audit.html").read_text()
