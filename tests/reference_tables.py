@@ -1,4 +1,4 @@
-"""Writes the tables of docs/results/references.md again, from the manifest and the leaderboard's entries.
+"""Writes the tables of docs/results/references.md and docs/claims.md again, from the manifest and the leaderboard's entries.
 
 python -m tests.reference_tables
 """
@@ -6,17 +6,19 @@ python -m tests.reference_tables
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from saebench.comparison.claims import claims_on
 from saebench.comparison.compare import compare
 from saebench.comparison.controls import against_controls, summary_frame
 from saebench.report.content import ARROWS, format_value
 from saebench.results import Result, read_result
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs/results/references.md"
+PAGE, CLAIMS = ROOT / "docs/results/references.md", ROOT / "docs/claims.md"
 MANIFEST = ROOT / "docs/results/references.json"
 BOARD = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post"
 CONTROLS = {"decoder": "frozen decoder", "soft-decoder": "soft-frozen decoder", "encoder": "frozen encoder"}
@@ -100,8 +102,22 @@ def control_rows(results: Sequence[Result]) -> tuple[list[str], int]:
     return rows, len(found)
 
 
+def claim_rows(results: Sequence[Result]) -> list[str]:
+    """The claims that the results allow to test."""
+    rows = []
+    for each in claims_on(results):
+        if each.effect is None or each.interval is None or each.corrected is None:
+            continue
+        decimals = max(0, 1 - math.floor(math.log10((each.interval[1] - each.interval[0]) / 2)))
+        value, low, high = (f"{number:.{decimals}f}" for number in (each.effect, *each.interval))
+        saes = f" ({each.saes} SAEs)" if each.saes > 2 else ""
+        cells = [each.claim.words, each.claim.source, each.claim.effect + saes, f"{value} [{low}, {high}]"]
+        rows.append(f"| {' | '.join(cells)} | {each.corrected:.1g} | {each.verdict} |")
+    return rows
+
+
 def main() -> None:
-    """Rewrite the page."""
+    """Rewrite both pages."""
     members = json.loads(MANIFEST.read_text())["members"]
     members = dict(sorted(members.items(), key=lambda each: (place(each[1]), each[0])))
     entries = {path.stem.replace("-l0-", "-k"): read_result(path) for path in BOARD.glob("*-l0-*.json")}
@@ -110,6 +126,7 @@ def main() -> None:
     text = written(text, "| SAE | L0 | Normalised MSE | CE difference", held_out_rows(members, entries))
     rows, tests = control_rows(list(entries.values()))
     PAGE.write_text(written(text, "| Metric | Control | SAEs | Mean", rows))
+    CLAIMS.write_text(written(CLAIMS.read_text(), "| Claim | Source", claim_rows(list(entries.values()))))
     print(f"Written: {len(members)} trained, {len(entries)} evaluated, {tests} tests against controls.")
 
 
