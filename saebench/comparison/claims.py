@@ -30,14 +30,14 @@ class Claim:
 
     Attributes:
         words: the claim; ``source``: where it is made.
-        effect: what is estimated, in words; ``sign``: of the effect if the claim holds.
+        effect: what is estimated, in words; ``sign``: of the effect if the claim holds, 0 for a claim of equality.
         estimate: the effect from results, with how many SAEs are behind it; None where they do not allow it.
     """
 
     words: str
     source: str
     effect: str
-    sign: Literal[-1, 1]
+    sign: Literal[-1, 0, 1]
     estimate: Callable[[Sequence[Result]], tuple[Sample, int] | None]
 
 
@@ -60,7 +60,7 @@ class ClaimResult:
 
     @property
     def verdict(self) -> str:
-        """By the sign of the effect, where the corrected p value is below 5 %."""
+        """By the sign of the effect, where the corrected p value is below 5 %; any such effect contradicts equality."""
         if self.effect is None or self.corrected is None or self.corrected >= LEVEL:
             return "cannot tell"
         return "reproduced" if self.effect * self.claim.sign > 0 else "contradicted"
@@ -195,7 +195,7 @@ CLAIMS = (
     Claim("JumpReLU reconstructs at least as well as TopK at equal L0", "Rajamanoharan et al. 2024",
           "normalised MSE, JumpReLU minus TopK", -1, difference(MSE, "jumprelu", "topk")),
     Claim("BatchTopK and JumpReLU reconstruct equally well", "Leask et al. 2025",
-          "normalised MSE, BatchTopK minus JumpReLU", -1, difference(MSE, "batchtopk", "jumprelu")),
+          "normalised MSE, BatchTopK minus JumpReLU", 0, difference(MSE, "batchtopk", "jumprelu")),
     Claim("ReLU shrinks activations more than TopK", f"{GAO}, 5.1", "refined over encoded values, ReLU minus TopK", 1,
           difference("shrinkage.value_ratio", "relu", "topk")),
     Claim("The error falls as k grows", f"{GAO}, 3.1", "slope of log normalised MSE over log L0", -1,

@@ -85,6 +85,14 @@ def test_verdicts() -> None:
         claims_on([results[0]])
 
 
+@pytest.mark.parametrize("level", [0.2, 0.4])
+def test_any_difference_contradicts_equality(level: float) -> None:
+    found = {
+        each.claim.words: each for each in claims_on([made("batchtopk", 64, 8, level), made("jumprelu", 64, 8, 0.3, seed=5)])
+    }
+    assert found["BatchTopK and JumpReLU reconstruct equally well"].verdict == "contradicted"
+
+
 def test_trained_controls_are_not_part_of_a_claim() -> None:
     good, bad = made("topk", 64, 8, 0.2), made("topk", 64, 8, 0.9)
     frozen = bad.model_copy(update={"sae": bad.sae.model_copy(update={"training": {"control": "frozen decoder"}})})
