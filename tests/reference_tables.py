@@ -116,18 +116,26 @@ def claim_rows(results: Sequence[Result]) -> list[str]:
     return rows
 
 
-def main() -> None:
-    """Rewrite both pages."""
+def pages() -> tuple[dict[Path, str], str]:
+    """The text of both pages, and what it was made of, in a sentence."""
     members = json.loads(MANIFEST.read_text())["members"]
     members = dict(sorted(members.items(), key=lambda each: (place(each[1]), each[0])))
-    entries = {path.stem.replace("-l0-", "-k"): read_result(path) for path in BOARD.glob("*-l0-*.json")}
-    text = PAGE.read_text()
-    text = written(text, "| SAE | Normalised MSE | L0 | Dead", trained_rows(members))
-    text = written(text, "| SAE | L0 | Normalised MSE | CE difference", held_out_rows(members, entries))
+    entries = {path.stem.replace("-l0-", "-k"): read_result(path) for path in sorted(BOARD.glob("*-l0-*.json"))}
     rows, tests = control_rows(list(entries.values()))
-    PAGE.write_text(written(text, "| Metric | Control | SAEs | Mean", rows))
-    CLAIMS.write_text(written(CLAIMS.read_text(), "| Claim | Source", claim_rows(list(entries.values()))))
-    print(f"Written: {len(members)} trained, {len(entries)} evaluated, {tests} tests against controls.")
+    text = written(PAGE.read_text(), "| SAE | Normalised MSE | L0 | Dead", trained_rows(members))
+    text = written(text, "| SAE | L0 | Normalised MSE | CE difference", held_out_rows(members, entries))
+    text = written(text, "| Metric | Control | SAEs | Mean", rows)
+    claims = written(CLAIMS.read_text(), "| Claim | Source", claim_rows(list(entries.values())))
+    made_of = f"{len(members)} trained, {len(entries)} evaluated, {tests} tests against controls."
+    return {PAGE: text, CLAIMS: claims}, made_of
+
+
+def main() -> None:
+    """Rewrite both pages."""
+    found, made_of = pages()
+    for path, text in found.items():
+        path.write_text(text)
+    print(f"Written: {made_of}")
 
 
 if __name__ == "__main__":

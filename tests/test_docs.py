@@ -23,6 +23,7 @@ from saebench.explaining.n2g.baselines import BASELINES
 from saebench.probing.protocol import read_protocol
 from saebench.probing.sparse import read_sparse_protocol
 from saebench.sae import SparseAutoencoder
+from tests import reference_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -254,3 +255,10 @@ def test_measured_numbers_of_the_readme_are_in_the_documentation() -> None:
     numbers = re.findall(r"\d[\d.]* ± [\d.]+", prose(ROOT / "README.md"))
     pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "README.md")
     assert numbers and all(number in pages for number in numbers)
+
+
+def test_the_reference_tables_follow_from_the_boards_entries() -> None:
+    """``python -m tests.reference_tables`` writes what stands there."""
+    found, made_of = reference_tables.pages()
+    assert {path.name: path.read_text() for path in found} == {path.name: text for path, text in found.items()}
+    assert f"({made_of.split()[-4]} tests;" in reference_tables.PAGE.read_text()
