@@ -17,7 +17,9 @@ AMD = "vendor_id\t: AuthenticAMD\nflags\t\t: fma avx2 avx512f avx512vl avx512_bf
 @pytest.fixture
 def settings() -> Iterator[Any]:
     """torch's settings of products, which are put back afterwards."""
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  (torch's types lack it)
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is None:
+        pytest.skip("this torch has no setting for products")
     before = matmul.fp32_precision
     matmul.fp32_precision = "none"
     products.use_fast_products.cache_clear()
