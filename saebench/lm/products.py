@@ -19,22 +19,26 @@ TOLERANCE = 1e-5
 def use_fast_products() -> bool:
     """Let this process multiply float32 matrices with oneDNN, where MKL is slower: on AMD processors with AVX-512.
 
-    MKL uses half of their units. torch gives float32 products to oneDNN only with the permission to round to bfloat16;
-    oneDNN uses that permission on processors with matrix units (AMX) alone, so that on these, without them, products
-    stay float32. A product is compared with float64's to be sure; where it is not float32, nothing is changed. Products
-    then differ from MKL's by rounding in the order of sums.
+    MKL uses half of their units. torch gives float32 products to oneDNN only with the permission to round to bfloat16
+    (``torch.set_float32_matmul_precision("medium")``); oneDNN uses that permission on processors with matrix units (AMX)
+    alone, so that on these, without them, products stay float32. A product is compared with float64's to be sure; where it
+    is not float32, nothing is changed. Nor is it where there is an accelerator, whose products the permission would round,
+    or where the process has chosen a precision itself. Products then differ from MKL's by rounding in the order of sums.
 
     Returns:
         Whether products are oneDNN's from now on.
     """
-    settings = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
-    if settings is None or not _mkl_is_slow():
+    if not _mkl_is_slow() or torch.accelerator.is_available():
         return False
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
+    try:
+        if torch.get_float32_matmul_precision() != "highest":
+            return False
+    except RuntimeError:  # chosen for one backend alone
+        return False
+    torch.set_float32_matmul_precision("medium")
     if _error_of_a_product() <= TOLERANCE:
         return True
-    settings.fp32_precision = before
+    torch.set_float32_matmul_precision("highest")
     return False
 
 
