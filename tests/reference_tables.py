@@ -1,12 +1,12 @@
-"""Writes the tables of docs/results/references.md and docs/claims.md again, from the manifest and the leaderboard's entries.
-
-python -m tests.reference_tables
+"""Writes the tables of docs/results/references.md and docs/claims.md again, from the manifest and the leaderboard's entries:
+``python -m tests.reference_tables``.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from saebench.comparison.compare import compare
 from saebench.comparison.controls import against_controls, summary_frame
 from saebench.report.content import ARROWS, format_value
 from saebench.results import Result, read_result
+from saebench.training.controls import CONTROL_KINDS
 
 ROOT = Path(__file__).parents[1]
 PAGE, CLAIMS = ROOT / "docs/results/references.md", ROOT / "docs/claims.md"
 MANIFEST = ROOT / "docs/results/references.json"
 BOARD = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post"
-CONTROLS = {"decoder": "frozen decoder", "soft-decoder": "soft-frozen decoder", "encoder": "frozen encoder"}
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "gated", "jumprelu", "relu")
 HEADLINE = {
     "reconstruction.normalised_mse": "Normalised MSE",
@@ -57,7 +57,7 @@ def place(member: dict[str, Any]) -> tuple[Any, ...]:
 
 def label(name: str, member: dict[str, Any]) -> str:
     """The name, and for a trained control its kind."""
-    kind = CONTROLS.get(member["settings"]["freeze"])
+    kind = CONTROL_KINDS.get(member["settings"]["freeze"])
     return f"{name} ({kind})" if kind else name
 
 
@@ -116,8 +116,8 @@ def claim_rows(results: Sequence[Result]) -> list[str]:
     return rows
 
 
-def pages() -> tuple[dict[Path, str], str]:
-    """The text of both pages, and what it was made of, in a sentence."""
+def pages() -> dict[Path, str]:
+    """The text of both pages."""
     members = json.loads(MANIFEST.read_text())["members"]
     members = dict(sorted(members.items(), key=lambda each: (place(each[1]), each[0])))
     entries = {path.stem.replace("-l0-", "-k"): read_result(path) for path in sorted(BOARD.glob("*-l0-*.json"))}
@@ -125,17 +125,15 @@ def pages() -> tuple[dict[Path, str], str]:
     text = written(PAGE.read_text(), "| SAE | Normalised MSE | L0 | Dead", trained_rows(members))
     text = written(text, "| SAE | L0 | Normalised MSE | CE difference", held_out_rows(members, entries))
     text = written(text, "| Metric | Control | SAEs | Mean", rows)
+    text = re.sub(r"\(\d+ tests;", f"({tests} tests;", text)
     claims = written(CLAIMS.read_text(), "| Claim | Source", claim_rows(list(entries.values())))
-    made_of = f"{len(members)} trained, {len(entries)} evaluated, {tests} tests against controls."
-    return {PAGE: text, CLAIMS: claims}, made_of
+    return {PAGE: text, CLAIMS: claims}
 
 
 def main() -> None:
     """Rewrite both pages."""
-    found, made_of = pages()
-    for path, text in found.items():
+    for path, text in pages().items():
         path.write_text(text)
-    print(f"Written: {made_of}")
 
 
 if __name__ == "__main__":

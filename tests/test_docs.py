@@ -259,6 +259,5 @@ def test_measured_numbers_of_the_readme_are_in_the_documentation() -> None:
 
 def test_the_reference_tables_follow_from_the_boards_entries() -> None:
     """``python -m tests.reference_tables`` writes what stands there."""
-    found, made_of = reference_tables.pages()
-    assert {path.name: path.read_text() for path in found} == {path.name: text for path, text in found.items()}
-    assert f"({made_of.split()[-4]} tests;" in reference_tables.PAGE.read_text()
+    for path, text in reference_tables.pages().items():
+        assert path.read_text() == text

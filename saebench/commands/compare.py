@@ -119,26 +119,27 @@ def _claims(found: Comparison, chosen: bool, every: bool) -> tuple[pandas.DataFr
 
 
 def _show(frame: pandas.DataFrame, key: str, format: Format) -> None:
-    from saebench.comparison.render import rows_as_tables
+    from saebench.comparison.render import frame_tables
     from saebench.report.tables import markdown_cell
 
     if format is Format.csv:
         typer.echo(frame.to_csv(index=False), nl=False)
         return
-    cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     if format is Format.markdown:
+        cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
         typer.echo("| " + " | ".join(frame.columns) + " |\n|" + "---|" * len(frame.columns))
         typer.echo("\n".join("| " + " | ".join(markdown_cell(cell) for cell in row) + " |" for row in cells))
         return
-    names = [name.replace("_", " ") for name in map(str, frame.columns)]
-    for part in rows_as_tables(names, cells, console.width, by="control"):
+    for part in frame_tables(frame, _cell, console.width, by="control"):
         console.print(part)
     console.print(Text(key))
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
+        if math.isnan(value):
+            return ""
+        return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:.4g}"
     return "" if value is None else str(value)
 
 

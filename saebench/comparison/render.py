@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -20,6 +21,9 @@ from saebench.report.page import PageTable
 from saebench.report.tables import markdown_cell
 from saebench.results import Metric
 from saebench.results.verdicts import cautions_on, mark_of
+
+if TYPE_CHECKING:
+    import pandas
 
 MOST_SIDE_BY_SIDE = 4
 """Up to this many results are compared metric by metric; more are compared by the chosen metrics alone."""
@@ -96,33 +100,24 @@ def _fitting(table: _Table, width: int) -> Iterator[list[int]]:
     yield part
 
 
-def rows_as_tables(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, by: str) -> Iterator[RenderableType]:
-    """Rows of words and numbers for a terminal, with all columns: those that do not fit beside the first come below.
+def frame_tables(frame: pandas.DataFrame, cell: Callable[[object], str], width: int, by: str) -> Iterator[RenderableType]:
+    """A frame for a terminal, with all columns: those that do not fit beside the first come below.
 
     Args:
-        names: of the columns; the first says what a row is of, and columns that are empty everywhere are left out.
-        rows: their cells.
+        frame: its first column says what a row is of; columns that are empty everywhere are left out.
+        cell: a value as it is shown.
         width: of the terminal, in characters.
         by: the column, where there is one, for each value of which there is a table of its own.
     """
-    groups = list(dict.fromkeys(row[names.index(by)] for row in rows)) if by in names else [""]
-    for group in groups:
-        own = [row for row in rows if not group or row[names.index(by)] == group]
-        shown = [place for place, name in enumerate(names) if name != by and any(row[place] for row in own)]
-        cells = [[_Cell(row[place]) for place in shown] for row in own]
-        words = next((at for at, place in enumerate(shown) if at and _is_number(own[0][place])), len(shown))
-        table = _Table(f"Against {group}" if group else "", [names[place] for place in shown], cells, left=words)
+    for group, rows in frame.groupby(by, sort=False) if by in frame else [("", frame)]:
+        own = rows.drop(columns=by, errors="ignore").dropna(axis=1, how="all")
+        numbers = [own[name].dtype.kind in "if" for name in own]
+        header = [str(name).replace("_", " ") for name in own]
+        cells = [[_Cell(cell(value)) for value in row] for row in own.itertuples(index=False)]
+        table = _Table(f"Against {group!s}" if group else "", header, cells, left=[*numbers, True].index(True))
         for index, columns in enumerate(_fitting(table, width)):
             yield Text()
             yield _rich(table, columns, "" if index else table.title)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def render_markdown(comparison: ComparedResults) -> str:
