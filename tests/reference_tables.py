@@ -1,5 +1,5 @@
-"""Writes the tables of docs/results/references.md and docs/claims.md again, from the manifest and the leaderboard's entries:
-``python -m tests.reference_tables``.
+"""Writes the tables of docs/results/references.md, docs/results/references-gemma.md and docs/claims.md again, from the
+manifests and the leaderboards' entries: ``python -m tests.reference_tables``.
 """
 
 from __future__ import annotations
@@ -8,20 +8,39 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saebench.comparison.claims import claims_on
 from saebench.comparison.compare import compare
-from saebench.comparison.controls import against_controls, summary_frame
+from saebench.comparison.controls import against_controls, control_result, summary_frame
 from saebench.report.content import ARROWS, format_value
 from saebench.results import Result, read_result
 from saebench.training.controls import CONTROL_KINDS
 
 ROOT = Path(__file__).parents[1]
-PAGE, CLAIMS = ROOT / "docs/results/references.md", ROOT / "docs/claims.md"
-MANIFEST = ROOT / "docs/results/references.json"
-BOARD = ROOT / "leaderboards/smollm2/blocks.15.hook_resid_post"
+CLAIMS = ROOT / "docs/claims.md"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The references of a model: their page, manifest and board, and the section of the claims' page."""
+
+    page: Path
+    manifest: Path
+    board: Path
+    section: str
+
+
+RESULTS, BOARDS = ROOT / "docs/results", ROOT / "leaderboards"
+GRIDS = (
+    Grid(RESULTS / "references.md", RESULTS / "references.json", BOARDS / "smollm2/blocks.15.hook_resid_post", "# Claims"),
+    Grid(
+        RESULTS / "references-gemma.md", RESULTS / "references-gemma.json", BOARDS / "gemma3-270m/blocks.9.hook_resid_post",
+        "## On Gemma 3 270M",
+    ),
+)  # fmt: skip
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "gated", "jumprelu", "relu")
 HEADLINE = {
     "reconstruction.normalised_mse": "Normalised MSE",
@@ -38,12 +57,34 @@ HEADLINE = {
     "core.kl_div_score": "`core`, KL score",
     "absorption.absorption_fraction": "Absorption fraction",
 }
+SUITE = {
+    "downstream.ce_difference": "CE difference, nats",
+    "downstream.kl_divergence": "KL divergence, nats",
+    "reconstruction.normalised_mse": "Normalised MSE",
+    "progressive.normalised_mse_area": "Normalised MSE with fewer latents (area)",
+    "progressive.ce_difference_area": "CE difference with fewer latents (area), nats",
+    "probe_loss.probe_loss_held_out": "Probe loss, held-out, nats",
+    "probe_loss.k_sparse_accuracy_1": "Accuracy with one latent",
+    "probe_loss.k_sparse_accuracy_5": "Accuracy with five",
+    "explainability.precision": "Neuron2Graph precision",
+    "explainability.recall": "recall",
+    "explainability.f1": "F1",
+    "explainability.f1_balanced": "F1, positions balanced",
+    "ablation.sparsity": "Ablation sparsity",
+    "ablation.sparsity_excess": "Its excess over random directions",
+}
+"""Rows of the table of a page's suite; its columns are those of ``COLUMNS`` that its heading names, at L0 32."""
+COLUMNS = {
+    "TopK": "topk", "JumpReLU": "jumprelu", "Gated": "gated", "BatchTopK": "batchtopk", "ReLU": "relu",
+    "Matryoshka": "matryoshka", "Soft-frozen decoder": "topk-soft-decoder", "Frozen decoder": "topk-decoder",
+    "Frozen encoder": "topk-encoder",
+}  # fmt: skip
 
 
-def written(text: str, heading: str, rows: Sequence[str]) -> str:
-    """``text`` with other rows in the table whose first line begins with ``heading``."""
-    start = text.index(heading)
-    stop = text.index("\n\n", start)
+def written(text: str, heading: str, rows: Sequence[str], section: str = "") -> str:
+    """``text`` with other rows in the first table of the section whose first line begins with ``heading``."""
+    start = text.index(heading, text.index(section))
+    stop = start + len(text[start:].split("\n\n")[0].rstrip("\n"))
     return text[:start] + "\n".join([*text[start:stop].split("\n")[:2], *rows]) + text[stop:]
 
 
@@ -93,6 +134,8 @@ def control_rows(results: Sequence[Result]) -> tuple[list[str], int]:
     directions = {each.verdict.metric: ARROWS[each.verdict.direction] for each in found}
     rows = []
     for metric, name in HEADLINE.items():
+        if metric not in frame.index:
+            continue
         first = f"{name} {directions[metric]}"
         for row in frame.loc[[metric]].to_dict("records"):
             cells = [first, row["control"].split(" (")[0], row["saes"], f"{row['mean']:.3g}", f"{row['control_mean']:.3g}"]
@@ -100,6 +143,18 @@ def control_rows(results: Sequence[Result]) -> tuple[list[str], int]:
             rows.append(f"| {' | '.join(map(str, cells))} |")
             first = ""
     return rows, len(found)
+
+
+def suite_rows(text: str, heading: str, entries: dict[str, Result]) -> list[str]:
+    """The suite's headline metrics of the SAEs and controls in the heading of the page's table."""
+    names = [each.strip() for each in text[text.index(heading) :].split("\n")[0].split("|")[2:-1]]
+    controls = {each: control_result(entries["topk-n4096-k32"], each.lower()) for each in names if each not in COLUMNS}
+    results = [controls.get(each) or entries[f"{COLUMNS[each]}-n4096-k32"] for each in names]
+    rows = []
+    for path, name in SUITE.items():
+        found = [each.metric(path) for each in results]
+        rows.append(f"| {name} {ARROWS[found[0].direction]} | {' | '.join(map(format_value, found))} |")
+    return rows
 
 
 def claim_rows(results: Sequence[Result]) -> list[str]:
@@ -117,21 +172,24 @@ def claim_rows(results: Sequence[Result]) -> list[str]:
 
 
 def pages() -> dict[Path, str]:
-    """The text of both pages."""
-    members = json.loads(MANIFEST.read_text())["members"]
-    members = dict(sorted(members.items(), key=lambda each: (place(each[1]), each[0])))
-    entries = {path.stem.replace("-l0-", "-k"): read_result(path) for path in sorted(BOARD.glob("*-l0-*.json"))}
-    rows, tests = control_rows(list(entries.values()))
-    text = written(PAGE.read_text(), "| SAE | Normalised MSE | L0 | Dead", trained_rows(members))
-    text = written(text, "| SAE | L0 | Normalised MSE | CE difference", held_out_rows(members, entries))
-    text = written(text, "| Metric | Control | SAEs | Mean", rows)
-    text = re.sub(r"\(\d+ tests;", f"({tests} tests;", text)
-    claims = written(CLAIMS.read_text(), "| Claim | Source", claim_rows(list(entries.values())))
-    return {PAGE: text, CLAIMS: claims}
+    """The text of all pages."""
+    found, claims = {}, CLAIMS.read_text()
+    for grid in GRIDS:
+        members = json.loads(grid.manifest.read_text())["members"]
+        members = dict(sorted(members.items(), key=lambda each: (place(each[1]), each[0])))
+        entries = {path.stem.replace("-l0-", "-k"): read_result(path) for path in sorted(grid.board.glob("*-l0-*.json"))}
+        rows, tests = control_rows(list(entries.values()))
+        text = written(grid.page.read_text(), "| SAE | Normalised MSE | L0 | Dead", trained_rows(members))
+        text = written(text, "| SAE | L0 | Normalised MSE | CE difference", held_out_rows(members, entries))
+        text = written(text, "| Suite", suite_rows(text, "| Suite", entries))
+        text = written(text, "| Metric | Control | SAEs | Mean", rows)
+        found[grid.page] = re.sub(r"\(\d+ tests;", f"({tests} tests;", text)
+        claims = written(claims, "| Claim | Source", claim_rows(list(entries.values())), grid.section)
+    return {**found, CLAIMS: claims}
 
 
 def main() -> None:
-    """Rewrite both pages."""
+    """Rewrite the pages."""
     for path, text in pages().items():
         path.write_text(text)
 

@@ -25,7 +25,7 @@ from tests.benchmarks.saebench_jobs import (
 from tests.benchmarks.table import Row
 
 TITLE = "SAEBench 0.6's runner and ours (SmolLM2-135M, layer 15)"
-EVALUATIONS = ("core", "sparse_probing", "tpp", "absorption")
+EVALUATIONS = ("core", "sparse_probing", "scr", "tpp", "absorption")
 DRAWS = {evaluation: ("own", "given") for evaluation in EVALUATIONS} | {"core": ("own",)}
 """Core has no random choice."""
 OURS = {

@@ -43,9 +43,9 @@ from tests.benchmarks.saebench_jobs import (
 from tests.benchmarks.table import Row
 
 TITLE = "SAEBench 0.6's runner and ours: processor seconds with empty caches (SmolLM2-135M, layer 15)"
-EVALUATIONS = ("core", "sparse_probing", "tpp", "absorption")
+EVALUATIONS = ("core", "sparse_probing", "scr", "tpp", "absorption")
 TOGETHER = 8
-SEQUENTIAL = {"core": 3, "sparse_probing": 3, "tpp": 2, "absorption": 2}
+SEQUENTIAL = {"core": 3, "sparse_probing": 3, "scr": 2, "tpp": 2, "absorption": 2}
 """Autoencoders that SAEBench evaluates one after the other."""
 
 

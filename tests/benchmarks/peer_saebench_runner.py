@@ -64,7 +64,7 @@ def autoencoders():
     for name, folder in JOB["saes"].items():
         sae = SAE.load_from_disk(folder, device="cpu")
         sae.cfg.metadata.model_name = MODEL
-        found.append((name, Kept(sae, DRAWS == "given" and JOB["evaluation"] in ("tpp", "absorption"))))
+        found.append((name, Kept(sae, DRAWS == "given" and JOB["evaluation"] in ("scr", "tpp", "absorption"))))
     return found
 
 
@@ -129,17 +129,16 @@ def sparse_probing(saes):
     return Path("out")
 
 
-def tpp(saes):
+def concepts(saes, given_texts_of, **settings):
+    """SCR and TPP, with our probes of a task where they are given."""
     import sae_bench.evals.scr_and_tpp.main as main
 
-    with_classes(main.probe_training, main.dataset_utils, main.dataset_info)
-    main.dataset_creation.get_train_test_data = lambda name, *rest: given_texts(name, 0, 0)
-    main.COLUMN2_VALS_LOOKUP.update(dict.fromkeys(TEXTS, ("", "")))
+    main.dataset_creation.get_train_test_data = given_texts_of
+    waiting = list(TEXTS)  # the first autoencoder trains the probes of all tasks, in this order
 
     def given_probes(activations, *args, **kwargs):
-        task = next(task for task, parts in TEXTS.items() if list(parts["train"]) == list(activations))
-        found = {}
-        for number, name in enumerate(activations):
+        task, found = waiting.pop(0), {}
+        for number, name in enumerate(JOB["problems"] or activations):
             probe = main.probe_training.Probe(DATA[f"{task}.weight"].shape[1], torch.float32)
             probe.net.weight.data[0] = DATA[f"{task}.weight"][number]
             probe.net.bias.data[0] = DATA[f"{task}.bias"][number]
@@ -149,16 +148,30 @@ def tpp(saes):
     if DRAWS == "given":
         main.probe_training.train_probe_on_activations = given_probes
     config = main.ScrAndTppEvalConfig(
-        model_name=MODEL,
-        dataset_names=list(TEXTS),
-        perform_scr=False,
-        random_seed=0,
-        llm_batch_size=32,
-        llm_dtype="float32",
-        context_length=JOB["context"],
+        model_name=MODEL, random_seed=0, llm_batch_size=32, llm_dtype="float32", context_length=JOB["context"], **settings
     )
     main.run_eval(config, saes, "cpu", "out", artifacts_path="artifacts")
-    return Path("out/tpp")
+    return Path("out") / JOB["evaluation"]
+
+
+def scr(saes):
+    import sae_bench.evals.scr_and_tpp.main as main
+
+    main.COLUMN2_VALS_LOOKUP["pairs"] = ("", "")
+
+    def texts_of_pair(name, spurious, train_size, test_size, seed, pair, second):
+        return given_texts(" / ".join(pair), train_size, test_size)
+
+    pairs = {"pairs": [tuple(name.split(" / ")) for name in TEXTS]}
+    return concepts(saes, texts_of_pair, perform_scr=True, dataset_names=["pairs"], column1_vals_lookup=pairs)
+
+
+def tpp(saes):
+    import sae_bench.evals.scr_and_tpp.main as main
+
+    with_classes(main.probe_training, main.dataset_utils, main.dataset_info)
+    main.COLUMN2_VALS_LOOKUP.update(dict.fromkeys(TEXTS, ("", "")))
+    return concepts(saes, lambda name, *rest: given_texts(name, 0, 0), perform_scr=False, dataset_names=list(TEXTS))
 
 
 def absorption(saes):
@@ -215,7 +228,7 @@ def absorption(saes):
     return Path("out")
 
 
-EVALUATIONS = {each.__name__: each for each in (core, sparse_probing, tpp, absorption)}
+EVALUATIONS = {each.__name__: each for each in (core, sparse_probing, scr, tpp, absorption)}
 
 
 def main():

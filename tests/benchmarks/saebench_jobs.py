@@ -26,6 +26,7 @@ from saebench.checkpoints.convert import save_saelens
 from saebench.evaluators.absorption import _probes
 from saebench.evaluators.concepts.base import read_concept_protocol
 from saebench.evaluators.concepts.effects import together
+from saebench.evaluators.concepts.scr import pairs_of_classes
 from saebench.evaluators.first_letter.probes import fit_sparse
 from saebench.evaluators.first_letter.protocol import read_first_letter_protocol
 from saebench.evaluators.first_letter.words import LETTERS, _prompts, first_letter, letter_data, vocabulary_words
@@ -46,13 +47,28 @@ HOOK = "blocks.15.hook_resid_post"
 SPECIAL = 17
 """SmolLM2's special tokens have lower numbers; SAEBench leaves some of them out, in another way than ours."""
 SEED = 0
+QUADRANTS = {
+    "first": ("professor / nurse", "nurse_data_only"), "second": ("male / female", "female_data_only"),
+    "biased": ("male_professor / female_nurse", "female_nurse_data_only"),
+}  # fmt: skip
+"""SAEBench's names of the two sides of scr's problems, whatever the classes are."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the samples. Attributes: ``train`` and ``test`` texts of a class, ``words``, ``rows`` of 128 tokens for core."""
+    """Of the samples.
+
+    Attributes:
+        sets: of classes.
+        pairs: the set of pairs of classes, for scr.
+        train: texts of a class that probes are trained on; for scr, of a class with one value of the second attribute.
+        test: as many that they are tested on.
+        words: for absorption.
+        rows: of 128 tokens, for core.
+    """
 
     sets: str = "ag_news"
+    pairs: str = "reviews_by_subject"
     train: int = 40
     test: int = 20
     words: int = 600
@@ -64,7 +80,7 @@ class Job:
     """An evaluation of some autoencoders by both.
 
     Attributes:
-        evaluation: ``core``, ``sparse_probing``, ``tpp`` or ``absorption``.
+        evaluation: ``core``, ``sparse_probing``, ``scr``, ``tpp`` or ``absorption``.
         saes: folders by name.
         sizes: of the samples.
         threads: of torch, on both sides.
@@ -92,13 +108,17 @@ class Job:
         by_evaluation: dict[str, dict[str, Any]] = {
             "core": {},
             "sparse_probing": {"tasks": sizes.sets, "train": sizes.train, "test": sizes.test},
+            "scr": {"tasks": sizes.pairs, "train": 4 * sizes.train, "test": 4 * sizes.test},
             "tpp": {"tasks": sizes.sets, "train": 2 * sizes.train, "test": 2 * sizes.test},
             "absorption": {"words": sizes.words},
         }
         return by_evaluation[self.evaluation]
 
     def units(self) -> dict[str, Unit]:
-        """The sets of classes."""
+        """The sets of classes, or for scr the pairs of classes."""
+        if self.evaluation == "scr":
+            of = find_class_sets(self.sizes.pairs)[0]
+            return pairs_of_classes(of, 4 * self.sizes.train, 4 * self.sizes.test, SEED, self.data_dir)
         sizes = (2 * self.sizes.train, 2 * self.sizes.test)
         return {each.name: prepared_classes(each, *sizes, SEED, self.data_dir) for each in find_class_sets(self.sizes.sets)}
 
@@ -184,6 +204,7 @@ def prepare(job: Job, folder: Path, given: bool) -> None:
     settings = {
         "evaluation": job.evaluation, "saes": saes, "model": str(embedded_model_folder()), "threads": job.threads,
         "stop": job.stop, "letters": job.letters,
+        "problems": [positive for positive, _ in QUADRANTS.values()] if job.evaluation == "scr" else [],
         "rows": job.sizes.rows, "batches": 1, "variance_batches": 1, "k": [1, 2, 5, 20, 50],
     }  # fmt: skip
     model = LanguageModel.load("smollm2", dtype="float32")
@@ -196,11 +217,12 @@ def prepare(job: Job, folder: Path, given: bool) -> None:
         tensors |= _letter_probes(job, model) if given else {}
     else:
         units = job.units()
-        texts = {name: _texts(unit) for name, unit in units.items()}
+        concepts = job.evaluation in ("scr", "tpp")
+        texts = {name: (_quadrants if job.evaluation == "scr" else _texts)(unit) for name, unit in units.items()}
         ids = model.tokenizer([text for unit in units.values() for text in unit.texts])["input_ids"]
         settings["context"] = 128 if job.padded else min(128, max(map(len, ids)) + 1)
         for name, unit in units.items() if given else ():
-            tensors |= _problems(name, unit) | (_concept_probes(name, unit, model) if job.evaluation == "tpp" else {})
+            tensors |= _problems(name, unit) | (_concept_probes(name, unit, model) if concepts else {})
     (folder / "job.json").write_text(json.dumps(settings))
     (folder / "texts.json").write_text(json.dumps(texts))
     save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "data.safetensors")
@@ -219,7 +241,20 @@ def _texts(unit: Unit) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def _quadrants(unit: Unit) -> dict[str, dict[str, list[str]]]:
+    """By part and SAEBench's name of a problem: the texts of label 1 and those of label 0."""
+    found: dict[str, dict[str, list[str]]] = {part: {} for part in PARTS}
+    for name, (positive, negative) in QUADRANTS.items():
+        problem = unit.problems[name]
+        for part, split in (("train", problem.train), ("test", problem.test)):
+            for key, label in ((positive, 1), (negative, 0)):
+                found[part][key] = [unit.texts[row] for row in split.rows[split.labels == label].tolist()]
+    return found
+
+
 def _problems(task: str, unit: Unit) -> dict[str, Tensor]:
+    if "biased" in unit.problems:
+        return {}  # SAEBench takes all texts of a pair
     first = len(unit.problems) * unit.record["texts_of_a_class"]["train"]
     found: dict[str, Tensor] = {}
     for name, problem in unit.problems.items():

@@ -8,6 +8,7 @@ it is the last.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,24 +49,8 @@ class SpuriousCorrelationRemoval(ConceptEvaluator):
     def units(self, of: ClassSet) -> dict[str, Unit]:
         """One for each pair of classes, once for all autoencoders of the hook."""
         key = f"pairs of {of.sha256} {self.sizes} {self.setup.seed}"
-        return self.setup.shared.once(key, lambda: self._pairs(of))
-
-    def _pairs(self, of: ClassSet) -> dict[str, Unit]:
-        train, test = self.sizes
-        loaded = load_class_texts(of, train / (train + test), self.setup.seed, self.setup.data_dir)
-        found = {}
-        for number, pair in enumerate(of.pairs):
-            parts = loaded.quadrants(pair, train, test)
-            generator = torch.Generator().manual_seed(self.setup.seed * 1_013 + number)
-            texts: list[str] = []
-            splits: list[dict[str, Split]] = []
-            for part in PARTS:
-                splits.append(_splits(parts[part], pair, tuple(of.second), len(texts), generator))
-                texts += [text for its in parts[part].values() for text in its]
-            problems = {name: Problem(splits[0][name], splits[1][name]) for name in PROBLEMS}
-            record = {**loaded.record, "texts": {part: splits[i]["first"].rows.numel() for i, part in enumerate(PARTS)}}
-            found[f"{pair[0]} / {pair[1]}"] = Unit(texts, problems, record)
-        return found
+        setup = self.setup
+        return setup.shared.once(key, lambda: pairs_of_classes(of, *self.sizes, setup.seed, setup.data_dir))
 
     def measure(self, found: Concepts, unit: Unit) -> dict[str, Any]:
         """Accuracies of the clean and the biased probe; the gain and its error by direction and number of latents."""
@@ -111,6 +96,35 @@ class SpuriousCorrelationRemoval(ConceptEvaluator):
                     )
                 )  # fmt: skip
         return found
+
+
+def pairs_of_classes(of: ClassSet, train: int, test: int, seed: int, data_dir: Path | None) -> dict[str, Unit]:
+    """A unit for each pair of classes of the set, with the problems ``PROBLEMS``.
+
+    Args:
+        of: the set, with pairs and a second attribute.
+        train: training texts of a probe.
+        test: its test texts.
+        seed: for the choice of texts.
+        data_dir: folder with the user's data.
+
+    Raises:
+        SaebenchError: the data are not available, or there are too few texts.
+    """
+    loaded = load_class_texts(of, train / (train + test), seed, data_dir)
+    found = {}
+    for number, pair in enumerate(of.pairs):
+        parts = loaded.quadrants(pair, train, test)
+        generator = torch.Generator().manual_seed(seed * 1_013 + number)
+        texts: list[str] = []
+        splits: list[dict[str, Split]] = []
+        for part in PARTS:
+            splits.append(_splits(parts[part], pair, tuple(of.second), len(texts), generator))
+            texts += [text for its in parts[part].values() for text in its]
+        problems = {name: Problem(splits[0][name], splits[1][name]) for name in PROBLEMS}
+        record = {**loaded.record, "texts": {part: splits[i]["first"].rows.numel() for i, part in enumerate(PARTS)}}
+        found[f"{pair[0]} / {pair[1]}"] = Unit(texts, problems, record)
+    return found
 
 
 def _splits(
