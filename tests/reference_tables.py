@@ -1,5 +1,5 @@
-"""Writes the tables of docs/results/references.md, docs/results/references-gemma.md and docs/claims.md again, from the
-manifests and the leaderboards' entries: ``python -m tests.reference_tables``.
+"""Writes the tables of docs/results/references.md, docs/results/references-gemma.md, docs/claims.md and docs/audit.md ("over
+sparsities") again, from the manifests and the leaderboards' entries: ``python -m tests.reference_tables``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saebench.audit.references import result_scores
+from saebench.audit.thresholds import read_thresholds
+from saebench.audit.verdicts import audit_scores
 from saebench.comparison.claims import claims_on
 from saebench.comparison.compare import compare
 from saebench.comparison.controls import against_controls, control_result, summary_frame
@@ -20,25 +23,29 @@ from saebench.results import Result, read_result
 from saebench.training.controls import CONTROL_KINDS
 
 ROOT = Path(__file__).parents[1]
-CLAIMS = ROOT / "docs/claims.md"
+CLAIMS, AUDIT = ROOT / "docs/claims.md", ROOT / "docs/audit.md"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The references of a model: their page, manifest and board, and the section of the claims' page."""
+    """The references of a model: their page, manifest and board, and sections of the pages on claims and on the audit."""
 
     page: Path
     manifest: Path
     board: Path
-    section: str
+    claims: str
+    audit: str
 
 
 RESULTS, BOARDS = ROOT / "docs/results", ROOT / "leaderboards"
 GRIDS = (
-    Grid(RESULTS / "references.md", RESULTS / "references.json", BOARDS / "smollm2/blocks.15.hook_resid_post", "# Claims"),
+    Grid(
+        RESULTS / "references.md", RESULTS / "references.json", BOARDS / "smollm2/blocks.15.hook_resid_post",
+        "# Claims", "### Over sparsities",
+    ),
     Grid(
         RESULTS / "references-gemma.md", RESULTS / "references-gemma.json", BOARDS / "gemma3-270m/blocks.9.hook_resid_post",
-        "## On Gemma 3 270M",
+        "## On Gemma 3 270M", "### On Gemma 3 270M",
     ),
 )  # fmt: skip
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "gated", "jumprelu", "relu")
@@ -74,6 +81,22 @@ SUITE = {
     "ablation.sparsity_excess": "Its excess over random directions",
 }
 """Rows of the table of a page's suite; its columns are those of ``COLUMNS`` that its heading names, at L0 32."""
+AUDITED = {
+    "reconstruction.normalised_mse": "Normalised MSE",
+    "reconstruction.normalised_mse_unit_norm": "The same with tokens of norm 1",
+    "downstream.ce_difference": "CE difference, nats",
+    "downstream.kl_divergence": "KL divergence, nats",
+    "progressive.normalised_mse_area": "Normalised MSE with fewer latents (area)",
+    "probe_loss.probe_loss_held_out": "Probe loss, held-out, nats",
+    "probe_loss.k_sparse_accuracy_5": "Accuracy with five latents",
+    "explainability.f1": "Neuron2Graph F1",
+    "explainability.f1_balanced": "F1, positions balanced",
+    "ablation.sparsity": "Ablation sparsity",
+    "ablation.sparsity_excess": "Ablation sparsity minus random directions'",
+    "sparse_probing.sae_top_1_test_accuracy": "`sparse_probing`, accuracy with one latent",
+    "tpp.tpp_threshold_20_total_metric": "`tpp`, N = 20",
+    "absorption.absorption_fraction": "Absorption fraction",
+}
 COLUMNS = {
     "TopK": "topk", "JumpReLU": "jumprelu", "Gated": "gated", "BatchTopK": "batchtopk", "ReLU": "relu",
     "Matryoshka": "matryoshka", "Soft-frozen decoder": "topk-soft-decoder", "Frozen decoder": "topk-decoder",
@@ -157,6 +180,25 @@ def suite_rows(text: str, heading: str, entries: dict[str, Result]) -> list[str]
     return rows
 
 
+def audit_rows(results: Sequence[Result]) -> list[str]:
+    """Floors of the SAEs taken together, and the share of a metric's variation that L0 and n explain."""
+    scores = [score for result in results for score in result_scores(result) if score.metric in AUDITED]
+    rows = []
+    for each in sorted(audit_scores(scores, read_thresholds()), key=lambda each: list(AUDITED).index(each.metric)):
+        controls = each.findings["floors"].details.get("controls", {})
+        share = each.findings["confounds"].details.get("share_of_l0_and_n")
+        cells = [
+            f"{AUDITED[each.metric]} {ARROWS[results[0].metric(each.metric).direction]}",
+            int(controls["random"]["pairs"]),
+        ]
+        for name in ("random", "pca"):
+            found = controls.get(name)
+            cells.append(f"{found['difference']:.3f}, {found['p']:.1g}" if found else "—")
+        cells.append("—" if share is None else f"{100 * share:.0f} %" if share > 0 else "none")
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return rows
+
+
 def claim_rows(results: Sequence[Result]) -> list[str]:
     """The claims that the results allow to test."""
     rows = []
@@ -173,7 +215,7 @@ def claim_rows(results: Sequence[Result]) -> list[str]:
 
 def pages() -> dict[Path, str]:
     """The text of all pages."""
-    found, claims = {}, CLAIMS.read_text()
+    found, claims, audit = {}, CLAIMS.read_text(), AUDIT.read_text()
     for grid in GRIDS:
         members = json.loads(grid.manifest.read_text())["members"]
         members = dict(sorted(members.items(), key=lambda each: (place(each[1]), each[0])))
@@ -184,8 +226,9 @@ def pages() -> dict[Path, str]:
         text = written(text, "| Suite", suite_rows(text, "| Suite", entries))
         text = written(text, "| Metric | Control | SAEs | Mean", rows)
         found[grid.page] = re.sub(r"\(\d+ tests;", f"({tests} tests;", text)
-        claims = written(claims, "| Claim | Source", claim_rows(list(entries.values())), grid.section)
-    return {**found, CLAIMS: claims}
+        claims = written(claims, "| Claim | Source", claim_rows(list(entries.values())), grid.claims)
+        audit = written(audit, "| Metric | SAEs | Against", audit_rows(list(entries.values())), grid.audit)
+    return {**found, CLAIMS: claims, AUDIT: audit}
 
 
 def main() -> None:
