@@ -62,7 +62,7 @@ def compare(
         results: result files, ``Result`` or ``Scorecard`` objects, or lists of these.
         by: compare frontiers by architecture, by ``k`` or by the number of latents ``n``.
         at: the L0 (with ``by="k"``: numbers of latents) at which to compare; by default the reference curve's own.
-        metrics: those to show, by ``evaluator.name`` or by a name that is unique.
+        metrics: those to show, by ``evaluator.name`` or by a name that is unique; all, and the headline first, by default.
         force: also show results of different benchmarks side by side. They are marked and get no verdict.
 
     Raises:
@@ -76,7 +76,7 @@ def compare(
     found = [_result(each) for each in given]
     differences = require_one_benchmark(found, force)
     return Comparison(
-        tuple(found), _names(found), tuple(choose(found, metrics)), by, tuple(at), tuple(differences)
+        tuple(found), _names(found), tuple(choose(found, metrics)), by, tuple(at), tuple(differences), bool(metrics)
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class ComparedResults:
         by: what frontiers are compared by.
         at: where (in L0; in latents when compared by ``k``); empty for the places of the reference curve.
         differences: the conditions in which the results differ, in words; empty for results of one benchmark.
+        only: whether ``metrics`` were asked for by name, so that no table and no frame has others.
     """
 
     results: tuple[Result, ...]
@@ -35,10 +36,15 @@ class ComparedResults:
     by: By
     at: tuple[float, ...]
     differences: tuple[str, ...]
+    only: bool = False
+
+    def shown(self, results: Sequence[Result]) -> list[str]:
+        """The metrics that the results have: all, or of those that were asked for by name."""
+        return [path for path in metric_paths(results) if not self.only or path in self.metrics]
 
     def verdicts(self, index: int, paths: Sequence[str] | None = None) -> dict[str, Verdict]:
-        """The verdicts on result ``index`` against the first, by metric; of all metrics by default."""
-        chosen = metric_paths(self.results) if paths is None else paths
+        """The verdicts on result ``index`` against the first, by metric; of all that are shown by default."""
+        chosen = self.shown(self.results) if paths is None else paths
         found = {path: compare_metric(self.results[0], self.results[index], path, not self.differences) for path in chosen}
         return {path: verdict for path, verdict in found.items() if verdict is not None}
 
@@ -58,7 +64,7 @@ class ComparedResults:
         rows = []
         for index, (name, result) in enumerate(zip(self.names, self.results, strict=True)):
             verdicts = self.verdicts(index) if index else {}
-            for path in metric_paths([result]):
+            for path in self.shown([result]):
                 rows.append(_row(name, result, path, verdicts.get(path)))
         return pandas.DataFrame(rows)
 

@@ -231,6 +231,8 @@ def test_the_command_prints_tables_and_writes_a_page(tmp_path: Path) -> None:
     frontier = next(each for each in drawn if each["id"].startswith("frontier"))
     assert [trace["x"] for trace in frontier["traces"]] == [[8, 16, 32, 64], [12, 24, 48]]
     assert frontier["traces"][0]["error_y"]["array"] == pytest.approx([1.959964 * 0.0021] * 4)
+    one = runner.invoke(app, ["compare", *files, "--format", "csv", "--metric", MSE])
+    assert set(pandas.read_csv(io.StringIO(one.stdout)).metric) == {"normalised_mse"}
     shown = runner.invoke(app, ["compare", *files, "--format", "markdown", "--metric", "kl_divergence", "--metric", "l0"])
     assert isinstance(shown.exception, SaebenchError)  # the results have no KL divergence
     assert isinstance(runner.invoke(app, ["compare", *files, "--at", "x"]).exception, SaebenchError)
