@@ -1,5 +1,6 @@
 """Writes the tables of docs/results/references.md, docs/results/references-gemma.md, docs/claims.md and docs/audit.md ("over
-sparsities") again, from the manifests and the leaderboards' entries: ``python -m tests.reference_tables``.
+sparsities"), and the README's "better than", again, from the manifests and the leaderboards' entries:
+``python -m tests.reference_tables``.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from saebench.audit.thresholds import read_thresholds
 from saebench.audit.verdicts import audit_scores
 from saebench.comparison.claims import claims_on
 from saebench.comparison.compare import compare
-from saebench.comparison.controls import against_controls, control_result, summary_frame
+from saebench.comparison.controls import AgainstControl, against_controls, control_result, summary_frame
 from saebench.report.content import ARROWS, format_value
 from saebench.results import Result, read_result
 from saebench.training.controls import CONTROL_KINDS
 
 ROOT = Path(__file__).parents[1]
-CLAIMS, AUDIT = ROOT / "docs/claims.md", ROOT / "docs/audit.md"
+README, CLAIMS, AUDIT = ROOT / "README.md", ROOT / "docs/claims.md", ROOT / "docs/audit.md"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,13 @@ AUDITED = {
     "tpp.tpp_threshold_20_total_metric": "`tpp`, N = 20",
     "absorption.absorption_fraction": "Absorption fraction",
 }
+README_TABLE = "| Metric | Trained SAE"
+README_METRICS = (
+    "downstream.ce_difference", "downstream.kl_divergence", "reconstruction.normalised_mse",
+    "progressive.normalised_mse_area", "probe_loss.probe_loss_held_out", "explainability.f1", "ablation.sparsity",
+    "ablation.sparsity_excess",
+)  # fmt: skip
+README_CONTROLS = {"random": "random", "pca": "PCA", "soft-frozen decoder": "soft-frozen"}
 COLUMNS = {
     "TopK": "topk", "JumpReLU": "jumprelu", "Gated": "gated", "BatchTopK": "batchtopk", "ReLU": "relu",
     "Matryoshka": "matryoshka", "Soft-frozen decoder": "topk-soft-decoder", "Frozen decoder": "topk-decoder",
@@ -149,10 +157,8 @@ def held_out_rows(members: dict[str, Any], entries: dict[str, Result]) -> list[s
     return rows
 
 
-def control_rows(results: Sequence[Result]) -> tuple[list[str], int]:
-    """Trained against controls, a row for each metric and control, and the number of tests."""
-    compared = compare([*results])
-    found = against_controls(compared.results, compared.names)
+def control_rows(found: Sequence[AgainstControl]) -> list[str]:
+    """Trained against controls, a row for each metric and control."""
     frame = summary_frame(found).set_index("metric")
     directions = {each.verdict.metric: ARROWS[each.verdict.direction] for each in found}
     rows = []
@@ -165,7 +171,21 @@ def control_rows(results: Sequence[Result]) -> tuple[list[str], int]:
             cells += [row["better"], row["not separated"], row["worse"], f"{row['largest_p_holm']:.1g}"]
             rows.append(f"| {' | '.join(map(str, cells))} |")
             first = ""
-    return rows, len(found)
+    return rows
+
+
+def readme_rows(text: str, found: Sequence[AgainstControl]) -> list[str]:
+    """The README's table with the controls that one SAE's own tests (``found``) separate it from."""
+    rows = []
+    table = text[text.index(README_TABLE) :].split("\n\n")[0].split("\n")[2:]
+    for row, metric in zip(table, README_METRICS, strict=True):
+        better = {
+            each.control.split(" (")[0] for each in found if each.verdict.metric == metric and each.outcome == "better"
+        }
+        names = [word for control, word in README_CONTROLS.items() if control in better]
+        words = "all" if len(names) == len(README_CONTROLS) else ", ".join(names) or "none"
+        rows.append(row.rpartition(" | ")[0] + f" | {words} |")
+    return rows
 
 
 def suite_rows(text: str, heading: str, entries: dict[str, Result]) -> list[str]:
@@ -220,12 +240,18 @@ def pages() -> dict[Path, str]:
         members = json.loads(grid.manifest.read_text())["members"]
         members = dict(sorted(members.items(), key=lambda each: (place(each[1]), each[0])))
         entries = {path.stem.replace("-l0-", "-k"): read_result(path) for path in sorted(grid.board.glob("*-l0-*.json"))}
-        rows, tests = control_rows(list(entries.values()))
+        compared = compare([*entries.values()])
+        tested = against_controls(compared.results, compared.names)
         text = written(grid.page.read_text(), "| SAE | Normalised MSE | L0 | Dead", trained_rows(members))
         text = written(text, "| SAE | L0 | Normalised MSE | CE difference", held_out_rows(members, entries))
         text = written(text, "| Suite", suite_rows(text, "| Suite", entries))
-        text = written(text, "| Metric | Control | SAEs | Mean", rows)
-        found[grid.page] = re.sub(r"\(\d+ tests;", f"({tests} tests;", text)
+        text = written(text, "| Metric | Control | SAEs | Mean", control_rows(tested))
+        found[grid.page] = re.sub(r"\([\d,]+ tests;", f"({len(tested):,} tests;", text)
+        if grid is GRIDS[0]:
+            own = dict(zip(entries, compared.names, strict=True))["topk-n4096-k32"]
+            text = README.read_text()
+            text = written(text, README_TABLE, readme_rows(text, [each for each in tested if each.name == own]))
+            found[README] = re.sub(r"the [\d,]+ comparisons", f"the {len(tested):,} comparisons", text)
         claims = written(claims, "| Claim | Source", claim_rows(list(entries.values())), grid.claims)
         audit = written(audit, "| Metric | SAEs | Against", audit_rows(list(entries.values())), grid.audit)
     return {**found, CLAIMS: claims, AUDIT: audit}
