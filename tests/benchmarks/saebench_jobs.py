@@ -117,8 +117,10 @@ class Job:
     def units(self) -> dict[str, Unit]:
         """The sets of classes, or for scr the pairs of classes."""
         if self.evaluation == "scr":
-            of = find_class_sets(self.sizes.pairs)[0]
-            return pairs_of_classes(of, 4 * self.sizes.train, 4 * self.sizes.test, SEED, self.data_dir)
+            options = self.options()
+            return pairs_of_classes(
+                find_class_sets(options["tasks"])[0], options["train"], options["test"], SEED, self.data_dir
+            )
         sizes = (2 * self.sizes.train, 2 * self.sizes.test)
         return {each.name: prepared_classes(each, *sizes, SEED, self.data_dir) for each in find_class_sets(self.sizes.sets)}
 
@@ -217,12 +219,14 @@ def prepare(job: Job, folder: Path, given: bool) -> None:
         tensors |= _letter_probes(job, model) if given else {}
     else:
         units = job.units()
-        concepts = job.evaluation in ("scr", "tpp")
         texts = {name: (_quadrants if job.evaluation == "scr" else _texts)(unit) for name, unit in units.items()}
         ids = model.tokenizer([text for unit in units.values() for text in unit.texts])["input_ids"]
         settings["context"] = 128 if job.padded else min(128, max(map(len, ids)) + 1)
         for name, unit in units.items() if given else ():
-            tensors |= _problems(name, unit) | (_concept_probes(name, unit, model) if concepts else {})
+            if job.evaluation != "scr":  # there SAEBench takes all texts of a pair
+                tensors |= _problems(name, unit)
+            if job.evaluation in ("scr", "tpp"):
+                tensors |= _concept_probes(name, unit, model)
     (folder / "job.json").write_text(json.dumps(settings))
     (folder / "texts.json").write_text(json.dumps(texts))
     save_file({name: each.contiguous() for name, each in tensors.items()}, folder / "data.safetensors")
@@ -253,8 +257,6 @@ def _quadrants(unit: Unit) -> dict[str, dict[str, list[str]]]:
 
 
 def _problems(task: str, unit: Unit) -> dict[str, Tensor]:
-    if "biased" in unit.problems:
-        return {}  # SAEBench takes all texts of a pair
     first = len(unit.problems) * unit.record["texts_of_a_class"]["train"]
     found: dict[str, Tensor] = {}
     for name, problem in unit.problems.items():
