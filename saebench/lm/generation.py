@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from saebench.lm.ends import end_logits
 from saebench.lm.model import Cut, Prefix
-from saebench.lm.readout import HOOK as READOUT_HOOK
 
 
 @torch.no_grad()
@@ -28,15 +30,11 @@ def generate(cut: Cut, tokens: Tensor, steps: int, outputs: Tensor | None = None
     if model.cache_argument is None:
         return _without_cache(cut, tokens, steps, outputs)
     hooks = [] if outputs is None or prefix is None else cut.replacing(outputs.to(model.dtype), prefix)
-    # logits of the last position alone: no others are read
-    last = [(READOUT_HOOK, lambda activation, hook: activation[:, -1:])] if READOUT_HOOK in model.bridge.hook_dict else []
     cache = DynamicCache()
     found = []
     step = tokens
     for _ in range(steps):
-        logits = model.run(step, [*hooks, *last], cache)
-        assert logits is not None
-        step = logits[:, -1].argmax(dim=-1, keepdim=True)
+        step = end_logits(model, -1, partial(model.run, step, hooks, cache)).argmax(dim=-1, keepdim=True)
         found.append(step)
         hooks = []
     return torch.cat(found, dim=1)
@@ -50,6 +48,6 @@ def _without_cache(cut: Cut, tokens: Tensor, steps: int, outputs: Tensor | None)
         replaced = prefix.outputs
         if outputs is not None:
             replaced = torch.cat([outputs.to(replaced.dtype), replaced[:, length:]], dim=1)
-        step = cut.suffix(replaced, prefix)[:, -1].argmax(dim=-1, keepdim=True)
+        step = end_logits(cut.model, -1, partial(cut.suffix, replaced, prefix)).argmax(dim=-1, keepdim=True)
         tokens = torch.cat([tokens, step], dim=1)
     return tokens[:, length:]

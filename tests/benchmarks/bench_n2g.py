@@ -17,7 +17,8 @@ from typing import NamedTuple
 from saebench import checkpoints
 from saebench.explaining.examples.sampling import HookInputs
 from saebench.explaining.n2g.graphs import Examples
-from saebench.explaining.n2g.reader import TOKENS_PER_BATCH, LatentReader
+from saebench.explaining.n2g.packing import TOKENS_PER_BATCH
+from saebench.explaining.n2g.reader import LatentReader
 from saebench.explaining.n2g.study import StudyInputs, choose, divide, sample_activations, tries_of
 from saebench.explaining.n2g.trie import Trie
 from saebench.explaining.protocol import read_protocol

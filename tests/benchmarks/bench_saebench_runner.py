@@ -15,7 +15,7 @@ from saebench.results import EvaluatorResult
 from tests.benchmarks.saebench_jobs import (
     Job,
     Sizes,
-    any_number_of_letters,
+    comparable,
     given_saes,
     is_ready,
     prepare,
@@ -25,13 +25,14 @@ from tests.benchmarks.saebench_jobs import (
 from tests.benchmarks.table import Row
 
 TITLE = "SAEBench 0.6's runner and ours (SmolLM2-135M, layer 15)"
-EVALUATIONS = ("core", "sparse_probing", "scr", "tpp", "absorption")
-DRAWS = {evaluation: ("own", "given") for evaluation in EVALUATIONS} | {"core": ("own",)}
-"""Core has no random choice."""
+EVALUATIONS = ("core", "sparse_probing", "scr", "tpp", "absorption", "ravel", "unlearning", "autointerp")
+DRAWS = {each: ("own", "given") for each in EVALUATIONS} | {"core": ("own",), "autointerp": ("own",)}
+"""Core has no random choice; autointerp's latents and windows are not given."""
 OURS = {
     "explained_variance": "explained_variance_saebench", "mse": "mse_saebench",
     "mean_absorption_fraction_score": "absorption_fraction", "mean_full_absorption_score": "full_absorption",
-    "mean_num_split_features": "main_latents",
+    "mean_num_split_features": "main_latents", "disentanglement_score": "disentanglement", "cause_score": "cause",
+    "isolation_score": "isolation",
 }  # fmt: skip
 """Our names of SAEBench's scores, where they differ."""
 
@@ -71,9 +72,8 @@ def run() -> list[Row]:
     rows = []
     for evaluation in os.environ.get("SAEBENCH_EVALUATIONS", ",".join(EVALUATIONS)).split(","):
         job = Job(evaluation, given_saes(), Sizes(words=800), padded=False, stop=16)  # 800 have every letter
-        with any_number_of_letters():
+        with tempfile.TemporaryDirectory() as scratch, comparable(job, Path(scratch) / "cities") as job:
             ours, seconds = run_ours(job)
-        with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "job"
             prepare(job, folder, given=True)
             theirs = {draws: run_theirs(job, folder, draws) for draws in wanted_draws(evaluation)}

@@ -19,6 +19,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAXTYPING_DISABLE"] = "1"  # jaxtyping 0.3 refuses the shapes of SAEBench's own sparse probing
 
+import peer_saebench_asking as asking
 import torch
 from safetensors.torch import load_file
 
@@ -26,8 +27,8 @@ FOLDER, DRAWS = Path(sys.argv[1]), sys.argv[2]
 JOB = json.loads((FOLDER / "job.json").read_text())
 TEXTS = json.loads((FOLDER / "texts.json").read_text())
 DATA = load_file(FOLDER / "data.safetensors")
-MODEL = "model"
-"""A folder's name below the working folder, which SAEBench takes for the model's name."""
+MODEL = "model-it"
+"""A folder below the working folder, which SAEBench takes for the model's name; unlearning refuses one without "it"."""
 
 
 class Kept:
@@ -64,7 +65,7 @@ def autoencoders():
     for name, folder in JOB["saes"].items():
         sae = SAE.load_from_disk(folder, device="cpu")
         sae.cfg.metadata.model_name = MODEL
-        found.append((name, Kept(sae, DRAWS == "given" and JOB["evaluation"] in ("scr", "tpp", "absorption"))))
+        found.append((name, Kept(sae, DRAWS == "given" and JOB["evaluation"] in ("scr", "tpp", "absorption", "unlearning"))))
     return found
 
 
@@ -228,7 +229,14 @@ def absorption(saes):
     return Path("out")
 
 
-EVALUATIONS = {each.__name__: each for each in (core, sparse_probing, scr, tpp, absorption)}
+def asked(evaluation):
+    """An evaluation that asks the language model, as the others are called."""
+    return lambda saes: evaluation(saes, MODEL, JOB, TEXTS, DATA, DRAWS == "given")
+
+
+EVALUATIONS = {each.__name__: each for each in (core, sparse_probing, scr, tpp, absorption)} | {
+    each.__name__: asked(each) for each in (asking.ravel, asking.unlearning, asking.autointerp)
+}
 
 
 def main():

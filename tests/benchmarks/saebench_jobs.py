@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,19 @@ from saebench.results import EvaluatorResult
 from saebench.sae import SparseAutoencoder
 from saebench.tasks.classes import PARTS, find_class_sets
 from saebench.text.corpus import TokenCorpus, load_corpus
+from tests.benchmarks.reader import reader
+from tests.benchmarks.saebench_asking import (
+    PAIR,
+    ROW,
+    Asking,
+    a_small_model_will_do,
+    entities_folder,
+    entity_files,
+    given_pairs,
+    unlearning_files,
+    without_template,
+    written_pairs,
+)
 from tests.benchmarks.table import run_peer
 
 HOOK = "blocks.15.hook_resid_post"
@@ -80,13 +93,17 @@ class Job:
     """An evaluation of some autoencoders by both.
 
     Attributes:
-        evaluation: ``core``, ``sparse_probing``, ``scr``, ``tpp`` or ``absorption``.
+        evaluation: ``core``, ``sparse_probing``, ``scr``, ``tpp``, ``absorption``, ``ravel``, ``unlearning`` or
+            ``autointerp``.
         saes: folders by name.
         sizes: of the samples.
         threads: of torch, on both sides.
         padded: whether SAEBench pads texts to 128 tokens, as it does, or to the length of the longest.
         stop: the number of layers that SAEBench computes for absorption, where it would compute all; 0 for all.
         letters: SAEBench's bar for absorption: the F1 of a letter's probe, and how many letters reach it.
+        asking: sizes of ravel, unlearning and autointerp.
+        cities: the data folder of ravel.
+        url: of autointerp's reader.
     """
 
     evaluation: str
@@ -96,11 +113,14 @@ class Job:
     padded: bool = True
     stop: int = 0
     letters: tuple[float, int] = (0.0, 1)
+    asking: Asking = field(default_factory=Asking)
+    cities: Path | None = None
+    url: str = ""
 
     @property
     def data_dir(self) -> Path:
-        """The folder with the sets of classes."""
-        return Path(os.environ["SAEBENCH_DATA"])
+        """The folder with the sets of classes, or ravel's."""
+        return self.cities or Path(os.environ["SAEBENCH_DATA"])
 
     def options(self) -> dict[str, Any]:
         """Ours, of the evaluator."""
@@ -111,7 +131,12 @@ class Job:
             "scr": {"tasks": sizes.pairs, "train": 4 * sizes.train, "test": 4 * sizes.test},
             "tpp": {"tasks": sizes.sets, "train": 2 * sizes.train, "test": 2 * sizes.test},
             "absorption": {"words": sizes.words},
-        }
+            "ravel": {"pairs": self.asking.pairs},
+            "unlearning": {
+                "pair": PAIR, "questions": self.asking.questions, "rows": self.asking.rows, "context": ROW,
+            },
+            "autointerp": {"url": self.url, "model": "reader", "latents": self.asking.latents},
+        }  # fmt: skip
         return by_evaluation[self.evaluation]
 
     def units(self) -> dict[str, Unit]:
@@ -138,7 +163,7 @@ def is_ready() -> bool:
 def core_rows(model: LanguageModel, rows: int) -> TokenCorpus:
     """Rows of the text without special tokens; every position counts."""
     text = load_corpus(
-        os.environ["SAEBENCH_TEXT"], model.tokenizer, context=128, tokens=4 * rows * 128, bos="none", exclude=False
+        os.environ["SAEBENCH_TEXT"], model.tokenizer, context=ROW, tokens=4 * rows * ROW, bos="none", exclude=False
     )
     plain = (text.tokens >= SPECIAL).all(dim=1).nonzero().squeeze(1)[:rows]
     return replace(
@@ -152,10 +177,13 @@ def run_ours(job: Job) -> tuple[dict[str, EvaluatorResult], float]:
     torch.set_num_threads(job.threads)
     start = time.process_time()
     model = LanguageModel.load("smollm2", dtype="float32")
-    corpus = core_rows(model, job.sizes.rows)
-    settings: dict[str, Any] = {"exclude": False} if job.evaluation == "core" else {"data_dir": job.data_dir}
-    if job.evaluation != "core":
-        corpus = replace(corpus, bos="row")
+    whole = job.evaluation in ("core", "autointerp")  # it reads the text itself
+    corpus = core_rows(model, job.asking.text // ROW if job.evaluation == "autointerp" else job.sizes.rows)
+    settings: dict[str, Any] = {"exclude": False} if whole else {"data_dir": job.data_dir}
+    if not whole:
+        corpus = replace(corpus, bos="none" if job.evaluation == "ravel" else "row")
+    if job.evaluation == "unlearning":
+        without_template(model)
     cards = saebench.evaluate(
         [str(each) for each in job.saes.values()], model=model, hook=HOOK, corpus=corpus, evaluators=[job.evaluation],
         options={job.evaluation: job.options()}, seed=SEED, progress=False, **settings,
@@ -165,16 +193,23 @@ def run_ours(job: Job) -> tuple[dict[str, EvaluatorResult], float]:
 
 
 @contextmanager
-def any_number_of_letters() -> Iterator[None]:
-    """Ours scores absorption however few letters the model knows and whatever a random start decides, as SAEBench does."""
+def comparable(job: Job, folder: Path) -> Iterator[Job]:
+    """The job with what it asks about; ours answers as SAEBench does, whatever the model knows and a random start decides.
+
+    Absorption is scored however few letters the model knows.
+    """
     protocol = read_first_letter_protocol()
     least = protocol.least.model_copy(update={"letters": 1, "f1": 0.0})
     changed = protocol.model_copy(update={"least": least})
-    with (
-        patch("saebench.evaluators.absorption.read_first_letter_protocol", lambda: changed),
-        patch("saebench.evaluators.absorption.MOST_BY_START", 1.0),
-    ):
-        yield
+    with ExitStack() as stack:
+        stack.enter_context(patch("saebench.evaluators.absorption.read_first_letter_protocol", lambda: changed))
+        stack.enter_context(patch("saebench.evaluators.absorption.MOST_BY_START", 1.0))
+        stack.enter_context(a_small_model_will_do(job.asking))
+        if job.evaluation == "ravel":
+            job = replace(job, cities=entities_folder(job.data_dir, job.asking, folder))
+        if job.evaluation == "autointerp":
+            job = replace(job, url=stack.enter_context(reader()))
+        yield job
 
 
 def run_theirs(job: Job, folder: Path, draws: str) -> dict[str, Any]:
@@ -208,12 +243,20 @@ def prepare(job: Job, folder: Path, given: bool) -> None:
         "stop": job.stop, "letters": job.letters,
         "problems": [positive for positive, _ in QUADRANTS.values()] if job.evaluation == "scr" else [],
         "rows": job.sizes.rows, "batches": 1, "variance_batches": 1, "k": [1, 2, 5, 20, 50],
+        "pairs": job.asking.pairs, "batch": job.asking.batch, "latents": job.asking.latents, "url": job.url,
     }  # fmt: skip
     model = LanguageModel.load("smollm2", dtype="float32")
     tensors: dict[str, Tensor] = {"none": torch.zeros(1)}
     texts: dict[str, Any] = {}
     if job.evaluation == "core":
         tensors = {"tokens": core_rows(model, job.sizes.rows).tokens}
+    elif job.evaluation == "autointerp":
+        tensors = {"tokens": core_rows(model, job.asking.text // ROW).tokens}
+    elif job.evaluation == "unlearning":
+        texts, tensors = unlearning_files(job.data_dir, job.asking, without_template(model).cut(HOOK), SEED)
+    elif job.evaluation == "ravel":
+        texts = {"files": entity_files(job.data_dir)}
+        texts |= written_pairs(*given_pairs(job.data_dir, job.asking, model.cut(HOOK), SEED)) if given else {}
     elif job.evaluation == "absorption":
         texts, settings["train"] = _words(job, model, at_least=0 if given else 8)
         tensors |= _letter_probes(job, model) if given else {}
@@ -221,7 +264,7 @@ def prepare(job: Job, folder: Path, given: bool) -> None:
         units = job.units()
         texts = {name: (_quadrants if job.evaluation == "scr" else _texts)(unit) for name, unit in units.items()}
         ids = model.tokenizer([text for unit in units.values() for text in unit.texts])["input_ids"]
-        settings["context"] = 128 if job.padded else min(128, max(map(len, ids)) + 1)
+        settings["context"] = ROW if job.padded else min(ROW, max(map(len, ids)) + 1)
         for name, unit in units.items() if given else ():
             if job.evaluation != "scr":  # there SAEBench takes all texts of a pair
                 tensors |= _problems(name, unit)

@@ -6,6 +6,7 @@ Source: SAEBench's multi-task differentiable binary mask (MDBM), after Chaudhary
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from saebench.evaluators.entities.data import Prompt
 from saebench.evaluators.entities.pairs import Pairs, by_length
 from saebench.evaluators.entities.protocol import MaskSection
 from saebench.lm import Cut, Prefix
+from saebench.lm.ends import end_logits
 from saebench.lm.generation import generate
 from saebench.sae import SparseAutoencoder, SparseLatents
 
@@ -84,9 +86,8 @@ def _logits(cut: Cut, prompts: Sequence[Prompt], pairs: Pairs, outputs: Tensor) 
     width = max(len(each.ids) for each in own)
     tokens = torch.tensor([[*each.ids, *[0] * (width - len(each.ids))] for each in own])
     prefix = cut.prefix(tokens)
-    logits = cut.differentiable_suffix(_replaced(prefix, own, outputs), prefix)
-    ends = torch.tensor([len(each.ids) - 1 for each in own], device=logits.device)
-    return logits[torch.arange(len(own), device=logits.device), ends]
+    ends = torch.tensor([len(each.ids) - 1 for each in own])
+    return end_logits(cut.model, ends, partial(cut.differentiable_suffix, _replaced(prefix, own, outputs), prefix))
 
 
 def _replaced(prefix: Prefix, prompts: Sequence[Prompt], outputs: Tensor) -> Tensor:

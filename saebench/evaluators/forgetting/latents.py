@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from saebench.evaluators.forgetting.questions import Asked, Asker, batches, padded
 from saebench.lm import Cut
+from saebench.lm.ends import end_logits
 from saebench.sae import Autoencoder, SparseAutoencoder, SparseLatents
 
 
@@ -80,9 +82,8 @@ def clamped_answers(
             change = clamp_change(sae, code, chosen, clamp)
             outputs = (prefix.outputs + change.view(*tokens.shape, -1).to(prefix.outputs.dtype))[rows]
             where, ends = rows.cpu(), last[rows.cpu()]
-            logits = cut.suffix(outputs, prefix.rows(rows))
-            own = [some[at] for at in where.tolist()]
-            found = asker.right(logits[torch.arange(len(own)), ends], own)
+            logits = end_logits(cut.model, ends, partial(cut.suffix, outputs, prefix.rows(rows)))
+            found = asker.right(logits, [some[at] for at in where.tolist()])
             right[number, torch.tensor(batch)[where]] = found
         advance(len(batch))
     return right

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.forgetting.protocol import MOST_OPTIONS, QuestionFile, QuestionSection
 from saebench.lm import Cut
 from saebench.lm.batching import batches_by_length
+from saebench.lm.ends import end_logits
 from saebench.lm.positions import tokens_of
 from saebench.tasks.sources import inside, json_lines, lookup
 
@@ -153,8 +155,7 @@ def known_questions(
         for batch in batches(asked):
             some = [asked[at] for at in batch]
             tokens, last = padded(some)
-            logits = cut.model.logits(tokens)
-            right = asker.right(logits[torch.arange(len(some)), last], some)
+            right = asker.right(end_logits(cut.model, last, partial(cut.model.logits, tokens)), some)
             kept += [left[at] for at, good in zip(batch, right.tolist(), strict=True) if good]
         advance(len(left) - len(kept))
         left = sorted(kept)
