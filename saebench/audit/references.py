@@ -15,6 +15,7 @@ from saebench.distributed.workers import Workers
 from saebench.errors import SaebenchError
 from saebench.evaluation.settings import EvaluationSettings
 from saebench.files import check_writable
+from saebench.notices import notice
 from saebench.progress import Progress
 from saebench.results import Result, read_result
 from saebench.training.manifest import MANIFEST
@@ -67,9 +68,17 @@ def audit_references(
     scores = [score for result in results for score in result_scores(result)]
     thresholds = read_thresholds()
     audited = audit_scores(scores, thresholds)
-    facts = {"audit": "references", "results": len(results), "model": results[0].model.name, "cells": cells.record()}
+    partial = [path.name for path, each in zip(paths, results, strict=True) if not each.complete]
+    facts = {
+        "audit": "references", "results": len(results), "model": results[0].model.name, "cells": cells.record(),
+        "partial": partial,
+    }  # fmt: skip
     failures = {name: message for each in results for name, message in each.failures.items()}
     lead = cells.sentence() if cells.finished else f"{len(results)} results."
+    if partial:
+        sentence = f"Not complete, so that lenses lack what is missing there: {', '.join(partial)}."
+        notice(f"{sentence} `saebench evaluate --resume` completes a result.")
+        lead = f"{lead} {sentence}"
     write_audit(audited, scores, as_json(audited, thresholds, facts, failures), folder, lead)
     return audited
 

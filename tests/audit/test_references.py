@@ -128,3 +128,21 @@ def test_workers_evaluate_the_same(make_sae: Callable[..., SparseAutoencoder], t
     assert not hasattr(again, "pool")  # nothing was left to evaluate
     with pytest.raises(SaebenchError, match="--on is for evaluating the autoencoders of a sweep's folder"):
         audit_references(tmp_path / "2/results", tmp_path / "out", workers=Inline(1))
+
+
+def test_results_that_are_not_complete_are_named(
+    world: PlantedWorld, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit_references(runs, tmp_path / "out", settings_of(world))
+    results = tmp_path / "out" / "results"
+    data = json.loads((results / "topk-n4096-k32.json").read_text())
+    data["complete"] = False
+    (results / "topk-n4096-k32.json").write_text(json.dumps(data))
+    capsys.readouterr()
+    audit_references(results, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "audit.json").read_text())["partial"] == ["topk-n4096-k32.json"]
+    assert (
+        "Not complete, so that lenses lack what is missing there: topk-n4096-k32.json."
+        in (tmp_path / "again" / "audit.html").read_text()
+    )
+    assert "topk-n4096-k32.json" in capsys.readouterr().err

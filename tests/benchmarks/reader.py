@@ -39,7 +39,8 @@ def answer(request: dict[str, Any]) -> str:
 @contextmanager
 def reader() -> Iterator[str]:
     """The address of a reader in a process of its own, whose time is not that of the programs compared."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.reader"], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.benchmarks.reader"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield process.stdout.readline().strip()
