@@ -36,7 +36,7 @@ class AutoInterp(StreamingEvaluator):
     """SAEBench's detection score of explanations by a language model behind an endpoint."""
 
     name = "autointerp"
-    version = 1
+    version = 2  # an answer that names a window twice is usable
     description = "Share of windows that a language model classifies right from its explanations (needs an endpoint)"
     samples = ("by_latent", "latents_sampled", "live", "unusable")
 

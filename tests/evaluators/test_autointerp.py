@@ -127,7 +127,7 @@ def test_known_scores_of_other_readers(world: PlantedWorld, corpus: TokenCorpus)
 
 
 def test_unusable_answers_are_counted_and_left_out(world: PlantedWorld, corpus: TokenCorpus) -> None:
-    bad = iter(['{"active": [15]}', '{"active": [1, 1]}', "1, 2, 3"])
+    bad = iter(['{"active": [15]}', '{"active": [0, 1]}', "1, 2, 3"])
 
     def unreliable(request: dict[str, Any]) -> str:
         return next(bad, reader(request)) if kind_of(request) == "scoring" else reader(request)
@@ -253,6 +253,8 @@ def test_a_verdict_counts_each_kind() -> None:
     verdict = score_answer(windows, ActiveTexts(active=[1, 3]))
     assert verdict == Verdict(hits=1, misses=1, false_alarms=1, rejections=2)
     assert verdict.accuracy == 0.6 and verdict.balanced_accuracy == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert score_answer(windows, ActiveTexts(active=[1, 3, 1])) == verdict
+    assert score_answer(windows, ActiveTexts(active=[1, 6])) is None
 
 
 def test_entries_do_not_depend_on_batches() -> None:

@@ -57,9 +57,9 @@ def scoring_question(windows: Windows, explanation: str, writer: WindowWriter, p
 
 
 def score_answer(windows: Windows, answer: ActiveTexts) -> Verdict | None:
-    """The verdict; None where a text is named that does not exist, or one twice."""
+    """The verdict; None where a text is named that does not exist. One that is named twice counts once, as in SAEBench."""
     truth, named = windows.truth, set(answer.active)
-    if len(named) != len(answer.active) or not named <= set(range(1, len(truth) + 1)):
+    if not named <= set(range(1, len(truth) + 1)):
         return None
     pairs = [(active, number in named) for number, active in enumerate(truth, 1)]
     return Verdict(*(pairs.count(each) for each in ((True, True), (True, False), (False, True), (False, False))))
