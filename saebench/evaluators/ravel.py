@@ -16,7 +16,8 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Measured, Setup
 from saebench.evaluators.entities.data import SOURCE, Prompt, data_hash, load_prompts, missing_files
 from saebench.evaluators.entities.mask import Swaps, score_pairs, train_mask
-from saebench.evaluators.entities.pairs import Answers, answer, known_prompts, make_pairs
+from saebench.evaluators.entities.pairs import Answers, Pairs, answer, known_prompts, make_pairs
+from saebench.evaluators.entities.passes import Passes
 from saebench.evaluators.entities.protocol import NAME, RavelProtocol, read_ravel_protocol
 from saebench.evaluators.options import read_options
 from saebench.probing.memory import tensors_cached_or_computed
@@ -32,11 +33,21 @@ COLUMNS = ("class", "attribute", "asked", "answered", "latents", "cause", "cause
 
 @dataclass(frozen=True)
 class _Class:
-    """A class of entities with the model's answers: the set-up that all autoencoders share."""
+    """A class of entities with the model's answers: the set-up that all autoencoders share.
+
+    Attributes:
+        prompts, answers: all of them.
+        known: numbers of the prompts that are answered right, by attribute.
+        pairs: of each attribute that there are pairs for; none where the model knows too little.
+        passes: of the pairs' bases.
+        left_out: prompts whose entity does not end a token.
+    """
 
     prompts: list[Prompt]
     answers: Answers
-    known: list[int]
+    known: dict[str, list[int]]
+    pairs: dict[str, Pairs]
+    passes: Passes
     left_out: int
 
 
@@ -112,43 +123,62 @@ class Ravel(Evaluator):
             with setup.progress.task(f"Asking about {name}", total=len(prompts), unit="prompts") as advance:
                 return vars(answer(setup.cut, prompts, protocol.data.tokens, advance))
 
-        known = "@unknown/" not in model.identity and setup.cut.context is None
-        tensors, _ = tensors_cached_or_computed("ravel", key if known else None, compute)
+        identified = "@unknown/" not in model.identity and setup.cut.context is None
+        tensors, _ = tensors_cached_or_computed("ravel", key if identified else None, compute)
         answers = Answers(**tensors)
-        return _Class(prompts, answers, known_prompts(prompts, answers.right, options["entities"]), left_out)
+        known = known_prompts(prompts, answers.right, options["entities"])
+        by_attribute = {each: [at for at in known if prompts[at].attribute == each] for each in protocol.classes[name]}
+        able = all(len(each) >= protocol.least.prompts for each in by_attribute.values())
+        made = {
+            each: make_pairs(prompts, known, answers.first, each, options["pairs"], setup.seed)
+            for each in (by_attribute if able else ())
+        }
+        pairs = {each: found for each, found in made.items() if not isinstance(found, str)}
+        bases = Pairs.together(list(pairs.values())).base.unique().tolist() if pairs else []
+        with setup.progress.task(f"Reading about {name}", total=len(bases), unit="prompts") as advance:
+            passes = Passes(setup.cut, prompts, bases, advance)
+        return _Class(prompts, answers, by_attribute, pairs, passes, left_out)
 
     def _score(
         self, name: str, attributes: tuple[str, ...], of: _Class, protocol: RavelProtocol, details: dict[str, Any]
     ) -> None:
-        sae, cut = self.setup.sae, self.setup.cut
+        sae, progress = self.setup.sae, self.setup.progress
         assert isinstance(sae, SparseAutoencoder)
-        columns = details["by_attribute"]
-        numbers = {
-            attribute: sum(of.prompts[index].attribute == attribute for index in of.known) for attribute in attributes
-        }
-        able = all(count >= protocol.least.prompts for count in numbers.values())
-        swaps = Swaps(sae, of.answers.inputs) if able else None
+        scored: dict[str, Pairs] = {}
+        chosen: dict[str, torch.Tensor] = {}
+        right: dict[str, torch.Tensor] = {}
+        if of.pairs:
+            swaps = Swaps(sae, of.answers.inputs)
+            for attribute, pairs in of.pairs.items():
+                train = int(pairs.base.numel() * protocol.data.train)
+                scored[attribute] = pairs.rows(slice(train, None))
+                steps = protocol.mask.epochs * -(-train // protocol.mask.batch)
+                with progress.task(f"Latents of {attribute}", total=steps, unit="steps") as advance:
+                    chosen[attribute] = train_mask(of.passes, swaps, pairs.rows(slice(0, train)), protocol.mask, advance)
+                details["latents"][f"{name}: {attribute}"] = chosen[attribute].nonzero().flatten().tolist()
+            total = sum(each.base.numel() for each in scored.values())
+            with progress.task(f"Swapping latents of {name}", total=total, unit="pairs") as advance:
+                found = score_pairs(
+                    of.passes, swaps, list(scored.values()), list(chosen.values()), protocol.data.tokens, advance
+                )
+            right = dict(zip(scored, found, strict=True))
         for attribute in attributes:
             row: dict[str, Any] = dict.fromkeys(COLUMNS)
             asked = sum(prompt.attribute == attribute for prompt in of.prompts)
-            row |= {"class": name, "attribute": attribute, "asked": asked, "answered": numbers[attribute]}
-            pairs = make_pairs(of.prompts, of.known, of.answers.first, attribute, self.options["pairs"], self.setup.seed)
-            if swaps is not None and not isinstance(pairs, str):
-                train = int(pairs.base.numel() * protocol.data.train)
-                fitted, scored = pairs.rows(slice(0, train)), pairs.rows(slice(train, None))
-                steps = protocol.mask.epochs * -(-train // protocol.mask.batch)
-                with self.setup.progress.task(f"Latents of {attribute}", total=steps, unit="steps") as advance:
-                    chosen = train_mask(cut, of.prompts, swaps, fitted, protocol.mask, advance)
-                with self.setup.progress.task(f"Swapping {attribute}", total=scored.base.numel(), unit="pairs") as advance:
-                    right = score_pairs(cut, of.prompts, swaps, scored, chosen, protocol.data.tokens, advance)
-                details["latents"][f"{name}: {attribute}"] = chosen.nonzero().flatten().tolist()
-                row |= {
-                    "latents": int(chosen.sum()), "cause": int(scored.cause.sum()),
-                    "cause_right": int(right[scored.cause].sum()), "isolation": int((~scored.cause).sum()),
-                    "isolation_right": int(right[~scored.cause].sum()),
-                }  # fmt: skip
+            row |= {"class": name, "attribute": attribute, "asked": asked, "answered": len(of.known[attribute])}
+            if attribute in right:
+                row |= _counts(scored[attribute], chosen[attribute], right[attribute])
             for column, value in row.items():
-                columns[column].append(value)
+                details["by_attribute"][column].append(value)
+
+
+def _counts(pairs: Pairs, chosen: torch.Tensor, right: torch.Tensor) -> dict[str, int]:
+    """Of one attribute: selected latents, pairs of either kind, and those that are answered right."""
+    kinds = {"cause": pairs.cause, "isolation": ~pairs.cause}
+    numbers = {kind: int(which.sum()) for kind, which in kinds.items()}
+    return {"latents": int(chosen.sum()), **numbers} | {
+        f"{kind}_right": int(right[which].sum()) for kind, which in kinds.items()
+    }
 
 
 def metrics_of(details: Mapping[str, Any]) -> list[Metric]:

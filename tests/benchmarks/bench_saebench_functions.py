@@ -23,6 +23,7 @@ from saebench.evaluators.entities.answers import is_right
 from saebench.evaluators.entities.data import Prompt
 from saebench.evaluators.entities.mask import Swaps, train_mask
 from saebench.evaluators.entities.pairs import Pairs
+from saebench.evaluators.entities.passes import Passes
 from saebench.evaluators.entities.protocol import MaskSection
 from saebench.evaluators.first_letter.probes import f1_and_recall, main_latents
 from saebench.evaluators.first_letter.protocol import read_first_letter_protocol
@@ -162,7 +163,7 @@ def run() -> list[Row]:
         theirs, record = load_file(folder / "peer.safetensors"), json.loads((folder / "peer.json").read_text())
     asked = [Prompt("", "", "", "", tuple(ids), place) for ids, place in zip(prompts.tolist(), places.tolist(), strict=True)]
     inputs = small_cut.prefix(prompts).inputs[torch.arange(20), places]
-    chosen = train_mask(small_cut, asked, Swaps(small, inputs), pairs, MASK, lambda amount: None)
+    chosen = train_mask(Passes(small_cut, asked, range(20)), Swaps(small, inputs), pairs, MASK, lambda amount: None)
     return [
         *_letter_rows(letters, theirs, record), *_ravel_rows(small, arrays, chosen, theirs, record, facts),
         *_other_rows(small, arrays, theirs, record, facts),
@@ -217,7 +218,11 @@ def _ravel_rows(
         torch.arange(50), torch.arange(50, 100), torch.ones(50, dtype=torch.bool), torch.zeros(50, dtype=torch.long)
     )
     shares = {True: arrays["mask"].sigmoid(), False: (arrays["mask"] > 0).float()}
-    worst = max(float((swaps.outputs(pairs, share) - theirs[f"swap.{key}"]).abs().max()) for key, share in shares.items())
+    which = torch.zeros_like(pairs.base)
+    worst = max(
+        float((swaps.outputs(pairs, share.unsqueeze(0), which) - theirs[f"swap.{key}"]).abs().max())
+        for key, share in shares.items()
+    )
     differ = int((chosen != theirs["chosen"]).sum())
     own = [is_right(*case) for case in facts["answers"]]
     return [

@@ -18,6 +18,7 @@ from saebench.evaluators.entities.answers import is_right
 from saebench.evaluators.entities.data import Prompt, load_prompts
 from saebench.evaluators.entities.mask import Swaps, train_mask
 from saebench.evaluators.entities.pairs import Pairs, known_prompts, make_pairs
+from saebench.evaluators.entities.passes import Passes
 from saebench.evaluators.entities.protocol import read_ravel_protocol
 from saebench.evaluators.ravel import Ravel
 from saebench.lm import Cut, LanguageModel
@@ -212,7 +213,7 @@ def test_the_mask_agrees_with_a_dense_version(tiny_model: LanguageModel, make_sa
     cut, sae, generator = tiny_model.cut("blocks.1.hook_resid_post"), make_sae(), torch.Generator().manual_seed(1)
     prompts, inputs, pairs = random_pairs(cut, generator)
     settings = read_ravel_protocol().mask.model_copy(update={"batch": 5, "learning_rate": 0.05})
-    found = train_mask(cut, prompts, Swaps(sae, inputs), pairs, settings, lambda amount: None)
+    found = train_mask(Passes(cut, prompts, pairs.base.tolist()), Swaps(sae, inputs), pairs, settings, lambda amount: None)
     assert all(parameter.grad is None for parameter in tiny_model.bridge.parameters())
     dense = sae.encode(inputs).to_dense()
     mask = torch.zeros(sae.n_latents, requires_grad=True)
@@ -231,6 +232,36 @@ def test_the_mask_agrees_with_a_dense_version(tiny_model: LanguageModel, make_sa
         (mask.grad,) = torch.autograd.grad(torch.stack(losses).mean(), mask)
         optimizer.step()
     assert torch.equal(found, mask > 0) and 5 < int(found.sum()) < 60
+
+
+def test_kept_passes_are_those_of_whole_batches(tiny_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At hooks whose output is the residual stream, and at others; and where there are too many to keep them."""
+    for hook in ("blocks.1.hook_resid_post", "blocks.2.hook_mlp_out"):
+        cut = tiny_model.cut(hook)
+        prompts, _, _ = random_pairs(cut, torch.Generator().manual_seed(0))
+        numbers = [3, 0, 3, 7]
+        kept = Passes(cut, prompts, numbers).of(numbers)
+        with monkeypatch.context() as patched:
+            patched.setattr("saebench.evaluators.entities.passes.KEPT", 0)
+            fresh = Passes(cut, prompts, numbers).of(numbers)
+        assert torch.equal(kept.tokens, fresh.tokens)
+        for row, number in enumerate(numbers):
+            length = len(prompts[number].ids)
+            for name in ("inputs", "outputs", "residual"):
+                torch.testing.assert_close(
+                    getattr(kept, name)[row, :length], getattr(fresh, name)[row, :length], atol=1e-5, rtol=1e-5
+                )
+
+
+def test_each_pair_is_swapped_by_its_attribute(tiny_model: LanguageModel, make_sae: MakeSae) -> None:
+    cut, sae, generator = tiny_model.cut("blocks.1.hook_resid_post"), make_sae(), torch.Generator().manual_seed(1)
+    _, inputs, pairs = random_pairs(cut, generator)
+    swaps, shares = Swaps(sae, inputs), torch.rand(3, sae.n_latents, generator=generator)
+    which = torch.arange(16) % 3
+    found = swaps.outputs(pairs, shares, which)
+    for row in range(16):
+        one = swaps.outputs(pairs.rows(torch.tensor([row])), shares[which[row]].unsqueeze(0), torch.tensor([0]))
+        torch.testing.assert_close(found[row], one[0])
 
 
 def test_pairs_ask_what_they_should() -> None:

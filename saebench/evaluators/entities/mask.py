@@ -15,8 +15,9 @@ from torch import Tensor
 from saebench.evaluators.entities.answers import is_right
 from saebench.evaluators.entities.data import Prompt
 from saebench.evaluators.entities.pairs import Pairs, by_length
+from saebench.evaluators.entities.passes import Passes
 from saebench.evaluators.entities.protocol import MaskSection
-from saebench.lm import Cut, Prefix
+from saebench.lm import Prefix
 from saebench.lm.ends import end_logits
 from saebench.lm.generation import generate
 from saebench.sae import SparseAutoencoder, SparseLatents
@@ -38,23 +39,29 @@ class Swaps:
         self.code = sae.encode(inputs)
         self._whole = sae.decode(self.code, inputs).float()
 
-    def outputs(self, pairs: Pairs, share: Tensor) -> Tensor:
-        """``[pairs, d_out]``: each latent is ``share`` (``[n]``, from 0 to 1) the source's and the rest the base's."""
-        given, taken = self._part(self.code.rows(pairs.source), share), self._part(self.code.rows(pairs.base), share)
+    def outputs(self, pairs: Pairs, shares: Tensor, which: Tensor) -> Tensor:
+        """``[pairs, d_out]``: each latent is partly the source's and the rest the base's.
+
+        Args:
+            pairs: the pairs.
+            shares: ``[attributes, n]``, from 0 to 1: how far latents are the source's.
+            which: ``[pairs]``, the row of ``shares`` for each pair.
+        """
+        given, taken = (self._part(self.code.rows(rows), shares, which) for rows in (pairs.source, pairs.base))
         return self._whole[pairs.base] + given - taken
 
-    def _part(self, code: SparseLatents, share: Tensor) -> Tensor:
+    def _part(self, code: SparseLatents, shares: Tensor, which: Tensor) -> Tensor:
         """What the latents write, each multiplied by its share, in the model's units."""
         if code.indices.shape[1] == 0:
             return code.values.new_zeros(code.indices.shape[0], self.sae.d_out)
-        values = code.values.float() * share[code.indices]
+        values = code.values.float() * shares[which.to(shares.device).unsqueeze(1), code.indices]
         if code.factor is not None:
             values = values * code.factor
         return F.embedding_bag(code.indices, self.sae.W_dec.float(), per_sample_weights=values, mode="sum")
 
 
 def train_mask(
-    cut: Cut, prompts: Sequence[Prompt], swaps: Swaps, pairs: Pairs, settings: MaskSection, advance: Callable[[float], None]
+    passes: Passes, swaps: Swaps, pairs: Pairs, settings: MaskSection, advance: Callable[[float], None]
 ) -> Tensor:
     """``[n]`` bool: the selected latents.
 
@@ -68,8 +75,8 @@ def train_mask(
     for step, temperature in enumerate(temperatures.tolist()):
         some = pairs.rows(batches[step % len(batches)])
         with torch.enable_grad():
-            outputs = swaps.outputs(some, torch.sigmoid(mask / temperature))
-            logits = _logits(cut, prompts, some, outputs)
+            shares = torch.sigmoid(mask / temperature).unsqueeze(0)
+            logits = _logits(passes, some, swaps.outputs(some, shares, torch.zeros_like(some.base)))
             loss = F.cross_entropy(logits.float(), some.target.to(logits.device))
             (mask.grad,) = torch.autograd.grad(loss, mask)  # none for the language model's weights
         optimizer.step()
@@ -77,17 +84,13 @@ def train_mask(
     return (mask > 0).detach()
 
 
-def _logits(cut: Cut, prompts: Sequence[Prompt], pairs: Pairs, outputs: Tensor) -> Tensor:
-    """``[pairs, V]`` at the end of each base, with ``outputs`` (``[pairs, d_out]``) at its entity.
-
-    Rows are padded on the right, where causal attention does not see the padding.
-    """
-    own = [prompts[index] for index in pairs.base.tolist()]
-    width = max(len(each.ids) for each in own)
-    tokens = torch.tensor([[*each.ids, *[0] * (width - len(each.ids))] for each in own])
-    prefix = cut.prefix(tokens)
+def _logits(passes: Passes, pairs: Pairs, outputs: Tensor) -> Tensor:
+    """``[pairs, V]`` at the end of each base, with ``outputs`` (``[pairs, d_out]``) at its entity."""
+    numbers = pairs.base.tolist()
+    own, prefix = [passes.prompts[number] for number in numbers], passes.of(numbers)
     ends = torch.tensor([len(each.ids) - 1 for each in own])
-    return end_logits(cut.model, ends, partial(cut.differentiable_suffix, _replaced(prefix, own, outputs), prefix))
+    spliced = _replaced(prefix, own, outputs)
+    return end_logits(passes.cut.model, ends, partial(passes.cut.differentiable_suffix, spliced, prefix))
 
 
 def _replaced(prefix: Prefix, prompts: Sequence[Prompt], outputs: Tensor) -> Tensor:
@@ -99,22 +102,33 @@ def _replaced(prefix: Prefix, prompts: Sequence[Prompt], outputs: Tensor) -> Ten
 
 @torch.no_grad()
 def score_pairs(
-    cut: Cut, prompts: Sequence[Prompt], swaps: Swaps, pairs: Pairs, chosen: Tensor, steps: int,
+    passes: Passes, swaps: Swaps, scored: Sequence[Pairs], chosen: Sequence[Tensor], steps: int,
     advance: Callable[[float], None],
-) -> Tensor:  # fmt: skip
-    """``[pairs]`` bool: whether the completion after the swap is the right one."""
-    right = torch.zeros(pairs.base.numel(), dtype=torch.bool)
-    share = chosen.float()
-    for batch in by_length(prompts, pairs.base.tolist()):
-        some = pairs.rows(torch.tensor(batch))
-        own = [prompts[index] for index in some.base.tolist()]
-        tokens = torch.tensor([each.ids for each in own])
-        prefix = cut.prefix(tokens)
-        found = generate(cut, tokens, steps, _replaced(prefix, own, swaps.outputs(some, share)), prefix)
-        texts = cut.model.tokenizer.batch_decode(found)
+) -> list[Tensor]:  # fmt: skip
+    """``[pairs]`` bool for each attribute: whether the completion after the swap is the right one.
+
+    Args:
+        passes: of the prompts.
+        swaps: of the autoencoder.
+        scored: the pairs of each attribute; those of one length run together.
+        chosen: ``[n]`` bool, the latents of each attribute.
+        steps: tokens that are generated.
+        advance: called with the number of pairs of each batch.
+    """
+    sizes = [each.base.numel() for each in scored]
+    every, shares = Pairs.together(scored), torch.stack(list(chosen)).float()
+    which = torch.arange(len(scored)).repeat_interleave(torch.tensor(sizes))
+    right, prompts = torch.zeros(sum(sizes), dtype=torch.bool), passes.prompts
+    for batch in by_length(prompts, every.base.tolist()):
+        some = every.rows(torch.tensor(batch))
+        numbers = some.base.tolist()
+        own, prefix = [prompts[index] for index in numbers], passes.of(numbers)
+        outputs = _replaced(prefix, own, swaps.outputs(some, shares, which[batch]))
+        found = generate(passes.cut, prefix.tokens, steps, outputs, prefix)
+        texts = passes.cut.model.tokenizer.batch_decode(found)
         wanted = torch.where(some.cause, some.source, some.base).tolist()
         right[batch] = torch.tensor(
             [is_right(each.text, prompts[label].label, text) for each, label, text in zip(own, wanted, texts, strict=True)]
         )
         advance(len(batch))
-    return right
+    return list(right.split(sizes))

@@ -24,7 +24,7 @@ class Answers:
     Attributes:
         first: ``[prompts]``, the first generated token.
         right: ``[prompts]`` bool.
-        inputs: ``[prompts, d_in]`` float32, activations at the entity's last token.
+        inputs: ``[prompts, d_in]`` float32, activations at the entity's last token; 0 for prompts that are answered wrong.
     """
 
     first: Tensor
@@ -48,6 +48,12 @@ class Pairs:
     cause: Tensor
     target: Tensor
 
+    @classmethod
+    def together(cls, several: Sequence[Pairs]) -> Pairs:
+        """Several after another."""
+        columns = zip(*((each.base, each.source, each.cause, each.target) for each in several), strict=True)
+        return cls(*(torch.cat(each) for each in columns))
+
     def rows(self, selection: Tensor | slice) -> Pairs:
         """Some of the pairs."""
         return Pairs(self.base[selection], self.source[selection], self.cause[selection], self.target[selection])
@@ -66,14 +72,12 @@ def by_length(prompts: Sequence[Prompt], numbers: Sequence[int]) -> list[list[in
 
 
 def answer(cut: Cut, prompts: Sequence[Prompt], steps: int, advance: Callable[[float], None]) -> Answers:
-    """Let the model complete every prompt."""
+    """Let the model complete every prompt, and read the activations of those that it completes right."""
     count = len(prompts)
     first, right = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.bool)
     inputs = torch.zeros(count, cut.d_in)
     for batch in by_length(prompts, range(count)):
         tokens = torch.tensor([prompts[index].ids for index in batch])
-        places = torch.tensor([prompts[index].position for index in batch])
-        inputs[batch] = cut.inputs_at(tokens, torch.arange(len(batch)), places).float().cpu()
         found = generate(cut, tokens, steps).cpu()
         first[batch] = found[:, 0]
         texts = cut.model.tokenizer.batch_decode(found)
@@ -81,6 +85,12 @@ def answer(cut: Cut, prompts: Sequence[Prompt], steps: int, advance: Callable[[f
             [is_right(prompts[i].text, prompts[i].label, text) for i, text in zip(batch, texts, strict=True)]
         )
         advance(len(batch))
+    numbers = right.nonzero().flatten().tolist()
+    for batch in by_length(prompts, numbers):
+        some = [numbers[place] for place in batch]
+        tokens = torch.tensor([prompts[index].ids for index in some])
+        places = torch.tensor([prompts[index].position for index in some])
+        inputs[some] = cut.inputs_at(tokens, torch.arange(len(some)), places).float().cpu()
     return Answers(first, right, inputs)
 
 
