@@ -204,11 +204,17 @@ def _exceeds(values: Tensor, most: Tensor) -> bool:
 
 
 def _copied(result: Result, control: str, evaluators: Mapping[str, type[Evaluator]]) -> Iterator[str]:
-    """A control that has the scores of the autoencoder itself."""
+    """A control that has the scores of the autoencoder itself.
+
+    Figures without a direction may be of the language model alone, such as how many letters it knows.
+    """
     for name, found in result.controls[control].items():
         own = result.evaluators.get(name)
         alone = name in evaluators and evaluators[name].of_weights_alone and control == "reinitialised"
-        if own is None or alone or not any(metric.value is not None for metric in own.metrics.values()):
+        scored = own is not None and any(
+            each.value is not None and each.direction != "none" for each in own.metrics.values()
+        )
+        if own is None or alone or not scored:
             continue
         if {key: each.value for key, each in own.metrics.items()} == {
             key: each.value for key, each in found.metrics.items()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from saebench.leaderboard.plausible import implausible
+from saebench.leaderboard.plausible import _copied, implausible
 from saebench.results import Result
 from tests.leaderboard.samples import submission, write_board
 from tests.leaderboard.test_checks import altered, said
@@ -97,3 +97,16 @@ def test_what_is_measured_passes_for_every_evaluator(every_evaluator: Result) ->
                 changed = {**every_evaluator.evaluators, name: found.model_copy(update={"details": details})}
                 problems = implausible(every_evaluator.model_copy(update={"evaluators": changed}))
                 assert any(problem.startswith(f"{name}") for problem in problems), (name, key, problems)
+
+
+def test_figures_of_the_language_model_alone_are_no_copy(every_evaluator: Result) -> None:
+    """Where no score is defined, as of absorption on a small model, what is left may be equal for all autoencoders."""
+    found = every_evaluator.evaluators["downstream"]
+    undefined = {
+        name: each if each.direction == "none" else each.model_copy(update={"value": None})
+        for name, each in found.metrics.items()
+    }
+    for metrics, copied in ((found.metrics, True), (undefined, False)):
+        same = {"downstream": found.model_copy(update={"metrics": metrics})}
+        result = every_evaluator.model_copy(update={"evaluators": same, "controls": {"random": same}})
+        assert bool(list(_copied(result, "random", {}))) == copied
