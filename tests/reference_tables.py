@@ -19,6 +19,7 @@ from saebench.audit.verdicts import audit_scores
 from saebench.comparison.claims import claims_on
 from saebench.comparison.compare import compare
 from saebench.comparison.controls import AgainstControl, against_controls, control_result, summary_frame
+from saebench.comparison.headline import find_metric
 from saebench.report.content import ARROWS, format_value
 from saebench.results import Result, read_result
 from saebench.training.controls import CONTROL_KINDS
@@ -207,10 +208,8 @@ def audit_rows(results: Sequence[Result]) -> list[str]:
     for each in sorted(audit_scores(scores, read_thresholds()), key=lambda each: list(AUDITED).index(each.metric)):
         controls = each.findings["floors"].details.get("controls", {})
         share = each.findings["confounds"].details.get("share_of_l0_and_n")
-        cells = [
-            f"{AUDITED[each.metric]} {ARROWS[results[0].metric(each.metric).direction]}",
-            int(controls["random"]["pairs"]),
-        ]
+        direction = next(found.direction for result in results if (found := find_metric(result, each.metric)) is not None)
+        cells = [f"{AUDITED[each.metric]} {ARROWS[direction]}", int(controls["random"]["pairs"])]
         for name in ("random", "pca"):
             found = controls.get(name)
             cells.append(f"{found['difference']:.3f}, {found['p']:.1g}" if found else "—")

@@ -275,7 +275,7 @@ def test_the_reference_recipe_is_the_grid_that_its_documentation_names() -> None
     kept = {name: each.keep_tokens for name, each in zip(names, configs, strict=True) if each.keep_tokens}
     assert kept == {f"{arch}-n4096-k32": tuple(8192 * 2**i for i in range(10)) for arch in ("topk", "jumprelu")}
     gemma = [(each.arch, each.k, each.freeze) for each in read_sweep("reference-gemma")[0]]
-    assert len(gemma) == len(set(gemma)) == 12
+    assert len(gemma) == len(set(gemma)) == 15
 
 
 def test_recipes_and_sweeps_are_read(tmp_path: Path) -> None:
