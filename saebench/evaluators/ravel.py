@@ -129,15 +129,19 @@ class Ravel(Evaluator):
         known = known_prompts(prompts, answers.right, options["entities"])
         by_attribute = {each: [at for at in known if prompts[at].attribute == each] for each in protocol.classes[name]}
         able = all(len(each) >= protocol.least.prompts for each in by_attribute.values())
-        made = {
-            each: make_pairs(prompts, known, answers.first, each, options["pairs"], setup.seed)
-            for each in (by_attribute if able else ())
-        }
-        pairs = {each: found for each, found in made.items() if not isinstance(found, str)}
+        pairs = self._pairs(prompts, known, answers, protocol.classes[name]) if able else {}
         bases = Pairs.together(list(pairs.values())).base.unique().tolist() if pairs else []
         with setup.progress.task(f"Reading about {name}", total=len(bases), unit="prompts") as advance:
             passes = Passes(setup.cut, prompts, bases, advance)
         return _Class(prompts, answers, by_attribute, pairs, passes, left_out)
+
+    def _pairs(
+        self, prompts: list[Prompt], known: list[int], answers: Answers, attributes: tuple[str, ...]
+    ) -> dict[str, Pairs]:
+        """Of each attribute for which there are some."""
+        count, seed = self.options["pairs"], self.setup.seed
+        made = {each: make_pairs(prompts, known, answers.first, each, count, seed) for each in attributes}
+        return {each: found for each, found in made.items() if not isinstance(found, str)}
 
     def _score(
         self, name: str, attributes: tuple[str, ...], of: _Class, protocol: RavelProtocol, details: dict[str, Any]
