@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from saebench.evaluators.entities.data import Prompt, class_files, load_prompts
 from saebench.evaluators.entities.pairs import Pairs, answer, known_prompts, make_pairs
 from saebench.evaluators.entities.protocol import read_ravel_protocol
 from saebench.evaluators.forgetting.protocol import read_pair, read_unlearning_protocol
-from saebench.evaluators.forgetting.questions import Asker, ChoiceQuestion, batches, padded, read_questions
+from saebench.evaluators.forgetting.questions import Asker, ChoiceQuestion, read_questions, right_in
 from saebench.lm import Cut, LanguageModel
 from saebench.lm.ends import end_logits
 from saebench.text.corpus import TokenCorpus, load_corpus
@@ -124,21 +123,6 @@ def asker(model: LanguageModel) -> Asker:
 def questions_of(data_dir: Path, side: str, most: int) -> list[ChoiceQuestion]:
     """Those of a side of the pair."""
     return [each for file in getattr(read_pair(PAIR), side).questions for each in read_questions(data_dir, file)[:most]]
-
-
-@torch.no_grad()
-def right_in(
-    order: Sequence[int], numbers: Sequence[int], questions: Sequence[ChoiceQuestion], cut: Cut, by: Asker
-) -> list[int]:
-    """Those of ``numbers`` whose questions are answered right with their options in an order."""
-    asked = [by.ask(questions[index], order) for index in numbers]
-    found = []
-    for batch in batches(asked):
-        some = [asked[at] for at in batch]
-        tokens, last = padded(some)
-        right = by.right(end_logits(cut.model, last, partial(cut.model.logits, tokens)), some).tolist()
-        found += [numbers[at] for at, good in zip(batch, right, strict=True) if good]
-    return sorted(found)
 
 
 def known_in_own_order(

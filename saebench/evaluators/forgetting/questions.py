@@ -141,6 +141,20 @@ def padded(asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def right_in(
+    order: Sequence[int], numbers: Sequence[int], questions: Sequence[ChoiceQuestion], cut: Cut, asker: Asker
+) -> list[int]:
+    """Those of ``numbers`` whose questions are answered right with their options in an order, ascending."""
+    asked = [asker.ask(questions[index], [at for at in order if at < len(questions[index].options)]) for index in numbers]
+    found: list[int] = []
+    for batch in batches(asked):
+        some = [asked[at] for at in batch]
+        tokens, last = padded(some)
+        right = asker.right(end_logits(cut.model, last, partial(cut.model.logits, tokens)), some)
+        found += [numbers[at] for at, good in zip(batch, right.tolist(), strict=True) if good]
+    return sorted(found)
+
+
 def known_questions(
     cut: Cut, asker: Asker, questions: Sequence[ChoiceQuestion], advance: Callable[[float], None]
 ) -> list[int]:
@@ -150,14 +164,8 @@ def known_questions(
     """
     left = list(range(len(questions)))
     for order in permutations(range(MOST_OPTIONS)):
-        kept: list[int] = []
-        asked = [asker.ask(questions[index], [at for at in order if at < len(questions[index].options)]) for index in left]
-        for batch in batches(asked):
-            some = [asked[at] for at in batch]
-            tokens, last = padded(some)
-            right = asker.right(end_logits(cut.model, last, partial(cut.model.logits, tokens)), some)
-            kept += [left[at] for at, good in zip(batch, right.tolist(), strict=True) if good]
+        kept = right_in(order, left, questions, cut, asker)
         advance(len(left) - len(kept))
-        left = sorted(kept)
+        left = kept
     advance(len(left))
     return left
