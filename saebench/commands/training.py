@@ -151,6 +151,7 @@ def _run(
             run([configs[each] for each in members], source, [folders[each] for each in members], resume, progress, mesh)
     if mesh.writes:
         _conclude([folder for number, folder in enumerate(folders) if number not in rejected], page, recipe)
+    mesh.leave()
     if rejected:
         end_with_rejected(rejected, len(configs), "members could not be trained")
 

@@ -8,11 +8,12 @@ backward); replicas exchange gradients. One process is a mesh of one rank, which
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # imported later, by an optimiser, it would hold the group of all ranks for good
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -26,15 +27,15 @@ class Mesh:
     Attributes:
         shards: number of slices of the latents; ``shard``: index of this rank's.
         replicas: number of parts of the batch; ``replica``: index of this rank's.
-        shard_group: ranks with this part of the batch; ``replica_group``: ranks with this slice of the latents.
+        groups: process groups by axis: of ``shards`` (ranks with this part of the batch) and of ``replicas`` (ranks with
+            this slice of the latents).
     """
 
     shards: int = 1
     shard: int = 0
     replicas: int = 1
     replica: int = 0
-    shard_group: Any = None
-    replica_group: Any = None
+    groups: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def writes(self) -> bool:
@@ -60,23 +61,23 @@ class Mesh:
         """The sum of the shards' ``partial``; its gradient is passed to each of them unchanged."""
         if self.shards == 1:
             return partial
-        total: Tensor = _Sum.apply(partial, self.shard_group)  # type: ignore[no-untyped-call]
+        total: Tensor = _Sum.apply(partial, self.groups["shards"])  # type: ignore[no-untyped-call]
         return total
 
     def to_shards(self, shared: Tensor) -> Tensor:
         """``shared`` unchanged; the gradients from the shards are summed."""
         if self.shards == 1:
             return shared
-        copied: Tensor = _Copy.apply(shared, self.shard_group)  # type: ignore[no-untyped-call]
+        copied: Tensor = _Copy.apply(shared, self.groups["shards"])  # type: ignore[no-untyped-call]
         return copied
 
     def total(self, value: Tensor, over_shards: bool = True, over_replicas: bool = True) -> Tensor:
         """Sum over ranks, without gradient."""
         value = value.detach().clone()
         if over_shards and self.shards > 1:
-            dist.all_reduce(value, group=self.shard_group)
+            dist.all_reduce(value, group=self.groups["shards"])
         if over_replicas and self.replicas > 1:
-            dist.all_reduce(value, group=self.replica_group)
+            dist.all_reduce(value, group=self.groups["replicas"])
         return value
 
     def mean_over_replicas(self, value: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class Mesh:
         padded = values.new_full((values.shape[0], width), -math.inf)
         padded[:, : values.shape[1]] = values
         everywhere = [torch.empty_like(padded) for _ in range(self.shards)]
-        dist.all_gather(everywhere, padded, group=self.shard_group)
+        dist.all_gather(everywhere, padded, group=self.groups["shards"])
         offered = torch.cat(everywhere, dim=1)
         cut = offered.topk(min(k, offered.shape[1]), dim=1).values[:, -1:]
         return (values >= cut) & (values > -math.inf)
@@ -116,12 +117,22 @@ class Mesh:
     def barrier_of_shards(self) -> None:
         """Wait for the shards that have this part of the batch."""
         if self.shards > 1:
-            dist.barrier(group=self.shard_group)
+            dist.barrier(group=self.groups["shards"])
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.shards * self.replicas > 1:
             dist.barrier()
+
+    def leave(self) -> None:
+        """End the communication with the other ranks; nothing can be exchanged afterwards.
+
+        No reference to a group is kept, so that the threads of its backend end here: one that still releases a tensor
+        while Python exits aborts the process (SIGABRT), and torchrun then stops the other ranks.
+        """
+        if self.groups:
+            self.groups.clear()
+            dist.destroy_process_group()
 
 
 def _ordered(values: Tensor) -> Tensor:
@@ -180,4 +191,5 @@ def join_mesh(shards: int) -> Mesh:
         raise SaebenchError(f"{world} processes cannot be distributed to {shards} shards: choose a divisor.")
     axes = init_device_mesh(device, (world // shards, shards), mesh_dim_names=("replicas", "shards"))
     replica, shard = axes.get_local_rank("replicas"), axes.get_local_rank("shards")
-    return Mesh(shards, shard, world // shards, replica, axes.get_group("shards"), axes.get_group("replicas"))
+    groups = {axis: axes.get_group(axis) for axis in ("shards", "replicas")}
+    return Mesh(shards, shard, world // shards, replica, groups)

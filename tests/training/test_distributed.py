@@ -28,7 +28,6 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-import torch.distributed as dist
 torch.set_num_threads(1)
 from saebench.training.mesh import join_mesh
 from saebench.training.run import train
@@ -40,7 +39,10 @@ mesh = join_mesh(shards)
 trainers = train(configs, TensorSource(planted(5_000)[0]), folders, resume=resume, mesh=mesh)
 if mesh.writes:
     written.write_text(json.dumps([losses(each) for each in trainers]))
-dist.destroy_process_group()
+mesh.leave()
+running = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+left = [name for name in running if "gloo" in name]
+assert not left, f"threads that can abort the process while Python exits: {left}"
 """
 
 
