@@ -20,6 +20,7 @@ from saebench.evaluators.entities.pairs import Answers, Pairs, answer, known_pro
 from saebench.evaluators.entities.passes import Passes
 from saebench.evaluators.entities.protocol import NAME, RavelProtocol, read_ravel_protocol
 from saebench.evaluators.options import read_options
+from saebench.lm.prompts import Prompts
 from saebench.probing.memory import tensors_cached_or_computed
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
@@ -113,6 +114,7 @@ class Ravel(Evaluator):
         prompts, left_out = load_prompts(
             folder, name, protocol.classes[name], options["prompts"], model.tokenizer, bos, setup.seed
         )
+        rows = Prompts(setup.cut, [each.ids for each in prompts], [each.head for each in prompts])
         key = {
             "version": VERSION, "model": model.identity, "device": model.device.type, "hook": setup.cut.hook_in.name,
             "data": data, "class": name, "attributes": protocol.classes[name], "prompts": options["prompts"], "bos": bos,
@@ -121,7 +123,7 @@ class Ravel(Evaluator):
 
         def compute() -> dict[str, torch.Tensor]:
             with setup.progress.task(f"Asking about {name}", total=len(prompts), unit="prompts") as advance:
-                return vars(answer(setup.cut, prompts, protocol.data.tokens, advance))
+                return vars(answer(rows, prompts, protocol.data.tokens, advance))
 
         identified = "@unknown/" not in model.identity and setup.cut.context is None
         tensors, _ = tensors_cached_or_computed("ravel", key if identified else None, compute)
@@ -132,7 +134,7 @@ class Ravel(Evaluator):
         pairs = self._pairs(prompts, known, answers, protocol.classes[name]) if able else {}
         bases = Pairs.together(list(pairs.values())).base.unique().tolist() if pairs else []
         with setup.progress.task(f"Reading about {name}", total=len(bases), unit="prompts") as advance:
-            passes = Passes(setup.cut, prompts, bases, advance)
+            passes = Passes(prompts, rows, bases, advance)
         return _Class(prompts, answers, by_attribute, pairs, passes, left_out)
 
     def _pairs(

@@ -36,7 +36,7 @@ class Continuation:
 
     def __init__(self, cut: Cut, outputs: Tensor, prefix: Prefix, cached: bool = True) -> None:
         self._cut, self._outputs, self._prefix = cut, outputs.to(cut.model.dtype), prefix
-        self._filled: Any = _empty_cache() if cached else None
+        self._filled: Any = empty_cache() if cached else None
         self.logits = cut.suffix(self._outputs, prefix, self._filled)
 
     def outputs(self, start: int, length: int) -> Tensor:
@@ -60,14 +60,14 @@ class Continuation:
             part = _positions(self._prefix, 0, start + length, batch)
             return self._cut.suffix(torch.cat([past, outputs], dim=1), part)[:, start:]
         part = _positions(self._prefix, start, length, batch)
-        return self._cut.suffix(outputs, part, self._past(start, batch) if start else _empty_cache())
+        return self._cut.suffix(outputs, part, self._past(start, batch) if start else empty_cache())
 
     def _past(self, length: int, batch: int) -> Any:
         """A cache of the first ``length`` positions for a batch; layers that are skipped hold as many empty entries.
 
         Positions and masks are derived from the first layer's cache, so skipped layers need entries too.
         """
-        cache = _empty_cache()
+        cache = empty_cache()
         blank = self._outputs.new_zeros(batch, 1, length, 1)
         for layer in range(self._cut.model.n_layers):
             if layer < self._cut.first_layer_above:
@@ -101,7 +101,8 @@ def cache_trouble(cut: Cut, outputs: Tensor, prefix: Prefix, start: int, length:
     return None if difference <= TOLERANCE else f"its logits differ by {difference:.1e} of the largest"
 
 
-def _empty_cache() -> Any:
+def empty_cache() -> Any:
+    """A key-value cache without entries."""
     from transformers import DynamicCache
 
     return DynamicCache()

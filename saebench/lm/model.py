@@ -359,22 +359,25 @@ class Cut:
         self._run_above(outputs.to(self.model.dtype), prefix, [(READOUT_HOOK, keep)])
         return seen[0]
 
-    def differentiable_suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
+    def differentiable_suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None, **inputs: Tensor) -> Tensor:
         """Replace the activations at ``hook_out`` by ``outputs`` and run the layers above.
 
         Args:
             outputs: ``[batch, position, d_out]``.
             prefix: the result of ``prefix`` for these tokens.
             cache: keys and values of the positions before these (``saebench.lm.continuation``); it is extended.
+            inputs: passed to the model with the tokens.
 
         Returns:
             Logits ``[batch, position, vocabulary]``.
         """
-        logits = self._run_above(outputs.to(self.model.dtype), prefix, [], cache)
+        logits = self._run_above(outputs.to(self.model.dtype), prefix, [], cache, **inputs)
         assert logits is not None
         return logits
 
-    def _run_above(self, outputs: Tensor, prefix: Prefix, hooks: HookFunctions, cache: Any = None) -> Tensor | None:
+    def _run_above(
+        self, outputs: Tensor, prefix: Prefix, hooks: HookFunctions, cache: Any = None, **inputs: Tensor
+    ) -> Tensor | None:
         """Run the layers above with ``outputs`` in place; None where a hook ended the pass."""
         residual = outputs
         if not self._outputs_are_residual:
@@ -382,7 +385,7 @@ class Cut:
         if self._start == 0:  # no block below returns the residual: insert it at the first block's input
             hooks = [("blocks.0.hook_in", lambda activation, hook: residual.to(activation.device)), *hooks]
         with self.model.starting_at(self._start, residual):
-            return self.model.run(prefix.tokens, hooks, cache)
+            return self.model.run(prefix.tokens, hooks, cache, **inputs)
 
     @property
     def first_layer_above(self) -> int:

@@ -86,7 +86,7 @@ class PlantedCut(Cut):
             return super().suffix_end(outputs, prefix)
         return _normed(outputs.to(self.model.dtype), self.model.features.norm_size)
 
-    def differentiable_suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None) -> Tensor:
+    def differentiable_suffix(self, outputs: Tensor, prefix: Prefix, cache: Any = None, **inputs: Tensor) -> Tensor:
         """See ``Cut.differentiable_suffix``: the norm and the unembedding. A ``cache`` gets as many empty entries."""
         if self.model.revision is None:  # re-initialised: the blocks are not empty
             return super().differentiable_suffix(outputs, prefix, cache)

@@ -26,6 +26,7 @@ from saebench.evaluators.forgetting.protocol import read_pair, read_unlearning_p
 from saebench.evaluators.forgetting.questions import Asker, ChoiceQuestion, read_questions, right_in
 from saebench.lm import Cut, LanguageModel
 from saebench.lm.ends import end_logits
+from saebench.lm.prompts import Prompts
 from saebench.text.corpus import TokenCorpus, load_corpus
 
 CLASS = "city"
@@ -79,7 +80,8 @@ def given_pairs(folder: Path, sizes: Asking, cut: Cut, seed: int) -> tuple[list[
     protocol = read_ravel_protocol()
     attributes = protocol.classes[CLASS]
     prompts, _ = load_prompts(folder, CLASS, attributes, protocol.data.prompts, cut.model.tokenizer, False, seed)
-    answers = answer(cut, prompts, protocol.data.tokens, lambda amount: None)
+    rows = Prompts(cut, [each.ids for each in prompts], [each.head for each in prompts])
+    answers = answer(rows, prompts, protocol.data.tokens, lambda amount: None)
     known = known_prompts(prompts, answers.right, protocol.data.entities)
     made = {each: make_pairs(prompts, known, answers.first, each, sizes.pairs, seed) for each in attributes}
     return prompts, {name: pairs for name, pairs in made.items() if not isinstance(pairs, str)}
@@ -160,19 +162,34 @@ def unlearning_files(data_dir: Path, sizes: Asking, cut: Cut, seed: int) -> tupl
     return found, {side: text.tokens for side, text in texts_of(data_dir, sizes, model, seed).items()}
 
 
+class Counted(Prompts):
+    """Counts the tokens that completions feed back into the model."""
+
+    fed = 0
+
+    def complete(self, *arguments: Any, **named: Any) -> list[list[int]]:
+        found = super().complete(*arguments, **named)
+        self.fed += sum(len(each) - 1 for each in found)
+        return found
+
+
 def ravel_passes(folder: Path, sizes: Asking, cut: Cut, saes: int, seed: int) -> tuple[float, float]:
     """``(below, above)``: tokens that have to pass the layers below the hook and above it; a gradient counts as a pass.
 
-    Prompts are answered once; for each attribute a mask is trained on pairs, and others are answered with it.
+    What a template's prompts share passes once, and completions end once it is known whether they are right. Prompts are
+    answered once; for each attribute a mask is trained on pairs, and others are answered with it.
     """
     protocol = read_ravel_protocol()
     attributes = protocol.classes[CLASS]
     prompts, _ = load_prompts(folder, CLASS, attributes, protocol.data.prompts, cut.model.tokenizer, False, seed)
-    length = sum(len(each.ids) for each in prompts) / len(prompts)
-    answered = length + protocol.data.tokens - 1
+    rows = Counted(cut, [each.ids for each in prompts], [each.head for each in prompts])
+    answer(rows, prompts, protocol.data.tokens, lambda amount: None)
+    tail = sum(len(each.ids) - each.head for each in prompts) / len(prompts)
+    heads = sum(map(len, {each.ids[: each.head] for each in prompts}))
+    answered = tail + rows.fed / len(prompts)
     pairs = 2 * sizes.pairs * len(attributes) * saes
-    asked = len(prompts) * answered + pairs * (1 - protocol.data.train) * answered
-    return asked, asked + pairs * protocol.data.train * protocol.mask.epochs * 2 * length
+    asked = heads + len(prompts) * answered + pairs * (1 - protocol.data.train) * answered
+    return asked, asked + pairs * protocol.data.train * protocol.mask.epochs * 2 * tail
 
 
 def unlearning_passes(data_dir: Path, sizes: Asking, cut: Cut, saes: int, clamped: int, seed: int) -> tuple[float, float]:

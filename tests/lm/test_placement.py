@@ -15,8 +15,8 @@ from saebench.checkpoints import save_native
 from saebench.errors import SaebenchError
 from saebench.lm import LanguageModel
 from saebench.lm.continuation import Continuation, cache_trouble
-from saebench.lm.generation import generate
 from saebench.lm.placement import GIB, device_map, divided, outline_of, pick_devices
+from saebench.lm.prompts import Prompts
 from saebench.results import Result
 from saebench.sae import SparseAutoencoder
 from tests.conftest import FIXTURES
@@ -91,7 +91,9 @@ def test_caches_and_heads_of_a_divided_model(name: str, folders: dict[str, Path]
         row = Continuation(cut, prefix.outputs, prefix)
         head = model.cut(f"blocks.{layer}.attn.hook_z.head_1")
         one = head.prefix(TOKENS)
-        return [row.run(2 * row.outputs(5, 3)[None], 5), generate(cut, TOKENS, 3), head.suffix(2 * one.outputs, one)]
+        rows = Prompts(cut, [tuple(each) for each in TOKENS.tolist()], [3] * len(TOKENS))
+        completed = torch.tensor(rows.complete(range(len(TOKENS)), 3))
+        return [row.run(2 * row.outputs(5, 3)[None], 5), completed, head.suffix(2 * one.outputs, one)]
 
     whole = LanguageModel.load(str(folders[name]), "float32", "cpu")
     with two_devices(monkeypatch, [0, 1, 1]):

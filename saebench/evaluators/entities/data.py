@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Prompt:
         entity, attribute, label: the entity, what the template asks for, and the answer.
         ids: token ids, with BOS where there is one; ``position`` is that of the entity's last token.
         position: see ``ids``.
+        head: number of leading tokens that all prompts of the template share; at most ``position``.
     """
 
     text: str
@@ -35,6 +37,7 @@ class Prompt:
     label: str
     ids: tuple[int, ...]
     position: int
+    head: int = 0
 
 
 def class_files(name: str) -> tuple[str, str]:
@@ -73,11 +76,19 @@ def load_prompts(
     texts = [f"{before}{entity}{after}" for (before, _, after), entity in parts]
     found = last_tokens(tokenizer, [f"{before}{entity}" for (before, _, _), entity in parts], texts)
     front = (tokenizer.bos_token_id,) if bos else ()
-    prompts = []
-    for (row, attribute, _), text, one in zip(drawn, texts, found, strict=True):
+    prompts: list[Prompt] = []
+    of_template: dict[str, list[int]] = {}
+    for (row, attribute, template), text, one in zip(drawn, texts, found, strict=True):
         if one is not None:
             ids, position = one
+            of_template.setdefault(template, []).append(len(prompts))
             prompts.append(Prompt(text, row["entity"], attribute, row[attribute], (*front, *ids), position + len(front)))
+    for numbers in of_template.values():
+        columns = zip(*(prompts[number].ids for number in numbers), strict=False)
+        same = takewhile(lambda column: len(set(column)) == 1, columns)
+        head = min(sum(1 for _ in same), *(prompts[number].position for number in numbers))
+        for number in numbers:
+            prompts[number] = replace(prompts[number], head=head)
     return prompts, len(drawn) - len(prompts)
 
 

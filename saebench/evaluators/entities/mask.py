@@ -6,20 +6,16 @@ Source: SAEBench's multi-task differentiable binary mask (MDBM), after Chaudhary
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saebench.evaluators.entities.answers import is_right
-from saebench.evaluators.entities.data import Prompt
-from saebench.evaluators.entities.pairs import Pairs, by_length
+from saebench.evaluators.entities.answers import ask
+from saebench.evaluators.entities.pairs import Pairs
 from saebench.evaluators.entities.passes import Passes
 from saebench.evaluators.entities.protocol import MaskSection
 from saebench.lm import Prefix
-from saebench.lm.ends import end_logits
-from saebench.lm.generation import generate
 from saebench.sae import SparseAutoencoder, SparseLatents
 
 
@@ -87,17 +83,15 @@ def train_mask(
 def _logits(passes: Passes, pairs: Pairs, outputs: Tensor) -> Tensor:
     """``[pairs, V]`` at the end of each base, with ``outputs`` (``[pairs, d_out]``) at its entity."""
     numbers = pairs.base.tolist()
-    own, prefix = [passes.prompts[number] for number in numbers], passes.of(numbers)
-    ends = torch.tensor([len(each.ids) - 1 for each in own])
-    spliced = _replaced(prefix, own, outputs)
-    return end_logits(passes.cut.model, ends, partial(passes.cut.differentiable_suffix, spliced, prefix))
+    prefix = passes.of(numbers)
+    return passes.rows.logits(numbers, _replaced(passes, numbers, prefix, outputs), prefix)
 
 
-def _replaced(prefix: Prefix, prompts: Sequence[Prompt], outputs: Tensor) -> Tensor:
-    """The activations at the cut with ``outputs`` at each prompt's entity."""
-    rows = torch.arange(len(prompts), device=prefix.outputs.device)
-    places = torch.tensor([each.position for each in prompts], device=prefix.outputs.device)
-    return prefix.outputs.index_put((rows, places), outputs.to(prefix.outputs))
+def _replaced(passes: Passes, numbers: Sequence[int], prefix: Prefix, outputs: Tensor) -> Tensor:
+    """The activations at the cut in the prompts' tails, with ``outputs`` at each one's entity."""
+    device = prefix.outputs.device
+    places = torch.tensor([passes.prompts[number].position - passes.rows.start(number) for number in numbers], device=device)
+    return prefix.outputs.index_put((torch.arange(len(numbers), device=device), places), outputs.to(prefix.outputs))
 
 
 @torch.no_grad()
@@ -110,7 +104,7 @@ def score_pairs(
     Args:
         passes: of the prompts.
         swaps: of the autoencoder.
-        scored: the pairs of each attribute; those of one length run together.
+        scored: the pairs of each attribute; those of similar lengths run together.
         chosen: ``[n]`` bool, the latents of each attribute.
         steps: tokens that are generated.
         advance: called with the number of pairs of each batch.
@@ -119,16 +113,13 @@ def score_pairs(
     every, shares = Pairs.together(scored), torch.stack(list(chosen)).float()
     which = torch.arange(len(scored)).repeat_interleave(torch.tensor(sizes))
     right, prompts = torch.zeros(sum(sizes), dtype=torch.bool), passes.prompts
-    for batch in by_length(prompts, every.base.tolist()):
+    for batch in passes.rows.batches(every.base.tolist()):
         some = every.rows(torch.tensor(batch))
         numbers = some.base.tolist()
-        own, prefix = [prompts[index] for index in numbers], passes.of(numbers)
-        outputs = _replaced(prefix, own, swaps.outputs(some, shares, which[batch]))
-        found = generate(passes.cut, prefix.tokens, steps, outputs, prefix)
-        texts = passes.cut.model.tokenizer.batch_decode(found)
+        prefix = passes.of(numbers)
+        outputs = _replaced(passes, numbers, prefix, swaps.outputs(some, shares, which[batch]))
         wanted = torch.where(some.cause, some.source, some.base).tolist()
-        right[batch] = torch.tensor(
-            [is_right(each.text, prompts[label].label, text) for each, label, text in zip(own, wanted, texts, strict=True)]
-        )
+        asked = [(prompts[base].text, prompts[label].label) for base, label in zip(numbers, wanted, strict=True)]
+        right[batch] = torch.tensor(ask(passes.rows, numbers, asked, steps, outputs, prefix)[1])
         advance(len(batch))
     return list(right.split(sizes))

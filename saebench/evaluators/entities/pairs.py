@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from saebench.evaluators.entities.answers import is_right
+from saebench.evaluators.entities.answers import ask
 from saebench.evaluators.entities.data import Prompt
-from saebench.lm import Cut
-from saebench.lm.generation import generate
-
-TOKENS_PER_BATCH = 4096
+from saebench.lm.batching import batches_by_length
+from saebench.lm.prompts import TOKENS_PER_BATCH, Prompts
 
 
 @dataclass(frozen=True)
@@ -59,37 +58,24 @@ class Pairs:
         return Pairs(self.base[selection], self.source[selection], self.cause[selection], self.target[selection])
 
 
-def by_length(prompts: Sequence[Prompt], numbers: Sequence[int]) -> list[list[int]]:
-    """Places in ``numbers`` grouped into batches of prompts of one length."""
-    groups: dict[int, list[int]] = {}
-    for place, number in enumerate(numbers):
-        groups.setdefault(len(prompts[number].ids), []).append(place)
-    batches = []
-    for length, places in sorted(groups.items()):
-        size = max(1, TOKENS_PER_BATCH // length)
-        batches += [places[start : start + size] for start in range(0, len(places), size)]
-    return batches
+def answer(rows: Prompts, prompts: Sequence[Prompt], steps: int, advance: Callable[[float], None]) -> Answers:
+    """Let the model complete every prompt, and read the activations of those that it completes right.
 
-
-def answer(cut: Cut, prompts: Sequence[Prompt], steps: int, advance: Callable[[float], None]) -> Answers:
-    """Let the model complete every prompt, and read the activations of those that it completes right."""
-    count = len(prompts)
+    ``rows``: the prompts' tokens.
+    """
+    count, cut = len(prompts), rows.cut
     first, right = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.bool)
     inputs = torch.zeros(count, cut.d_in)
-    for batch in by_length(prompts, range(count)):
-        tokens = torch.tensor([prompts[index].ids for index in batch])
-        found = generate(cut, tokens, steps).cpu()
-        first[batch] = found[:, 0]
-        texts = cut.model.tokenizer.batch_decode(found)
-        right[batch] = torch.tensor(
-            [is_right(prompts[i].text, prompts[i].label, text) for i, text in zip(batch, texts, strict=True)]
-        )
+    for batch in rows.batches(range(count)):
+        asked = [(prompts[number].text, prompts[number].label) for number in batch]
+        first[batch], right[batch] = map(torch.tensor, ask(rows, batch, asked, steps))
         advance(len(batch))
     numbers = right.nonzero().flatten().tolist()
-    for batch in by_length(prompts, numbers):
+    lengths = [prompts[number].position + 1 for number in numbers]  # later tokens do not change the activation
+    for batch in batches_by_length(lengths, TOKENS_PER_BATCH):
         some = [numbers[place] for place in batch]
-        tokens = torch.tensor([prompts[index].ids for index in some])
-        places = torch.tensor([prompts[index].position for index in some])
+        tokens = pad_sequence([torch.tensor(prompts[i].ids[: prompts[i].position + 1]) for i in some], batch_first=True)
+        places = torch.tensor([prompts[i].position for i in some])
         inputs[some] = cut.inputs_at(tokens, torch.arange(len(some)), places).float().cpu()
     return Answers(first, right, inputs)
 

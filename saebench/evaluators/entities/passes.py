@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from saebench.evaluators.entities.data import Prompt
-from saebench.evaluators.entities.pairs import by_length
-from saebench.lm import Cut, Prefix
+from saebench.lm import Prefix
+from saebench.lm.prompts import Prompts
 
 KEPT = 2**28
 """Numbers of the prompts' activations that are kept: 1 GiB. Where there are more, they are computed whenever asked for."""
@@ -21,38 +21,42 @@ class Passes:
     """What the layers below the hook make of prompts.
 
     Args:
-        cut: the language model, cut.
-        prompts: all prompts.
+        prompts: all prompts; ``rows``: their tokens.
+        rows: see above.
         wanted: numbers of those that will be asked for.
         progress: called with the number of prompts of each batch, where they are run now.
     """
 
     def __init__(
-        self, cut: Cut, prompts: Sequence[Prompt], wanted: Sequence[int], progress: Callable[[float], Any] = lambda n: None
+        self,
+        prompts: Sequence[Prompt],
+        rows: Prompts,
+        wanted: Sequence[int],
+        progress: Callable[[float], Any] = lambda n: None,
     ) -> None:
-        self.cut, self.prompts = cut, prompts
+        self.cut, self.prompts, self.rows = rows.cut, prompts, rows
         self._kept: dict[int, tuple[Tensor, ...]] = {}
         numbers = sorted(set(wanted))
-        size = 3 * cut.d_out * sum(len(prompts[number].ids) for number in numbers)
-        for batch in by_length(prompts, numbers) if size <= KEPT else ():
-            prefix = self._run([numbers[place] for place in batch])
-            for row, place in enumerate(batch):
-                self._kept[numbers[place]] = tuple(each[row] for each in (prefix.inputs, prefix.outputs, prefix.residual))
+        size = 3 * self.cut.d_out * sum(len(prompts[number].ids) for number in numbers)
+        for batch in rows.batches(numbers) if size <= KEPT else ():
+            some = [numbers[place] for place in batch]
+            self._kept |= dict(zip(some, self._run(some), strict=True))
             progress(len(batch))
 
     def of(self, numbers: Sequence[int]) -> Prefix:
-        """Those of some prompts, padded on the right, where causal attention does not see the padding."""
-        if any(number not in self._kept for number in numbers):
-            return self._run(numbers)
-        kept = [self._kept[number] for number in numbers]
+        """Those of some prompts' tails, padded on the right, where causal attention does not see the padding."""
+        known = all(number in self._kept for number in numbers)
+        found = [self._kept[number] for number in numbers] if known else self._run(numbers)
         return Prefix(
-            self._tokens(numbers), *(pad_sequence(list(each), batch_first=True) for each in zip(*kept, strict=True))
+            self.rows.tails(numbers), *(pad_sequence(list(each), batch_first=True) for each in zip(*found, strict=True))
         )
 
-    def _run(self, numbers: Sequence[int]) -> Prefix:
-        return self.cut.prefix(self._tokens(numbers))
-
-    def _tokens(self, numbers: Sequence[int]) -> Tensor:
-        """``[prompts, position]`` on the model's device."""
-        rows = [torch.tensor(self.prompts[number].ids) for number in numbers]
-        return pad_sequence(rows, batch_first=True).to(self.cut.model.device)
+    def _run(self, numbers: Sequence[int]) -> list[tuple[Tensor, ...]]:
+        """Of each tail: inputs, outputs and residual stream."""
+        ids = [torch.tensor(self.prompts[number].ids) for number in numbers]
+        prefix = self.cut.prefix(pad_sequence(ids, batch_first=True))
+        parts = [slice(self.rows.start(number), len(row)) for number, row in zip(numbers, ids, strict=True)]
+        return [
+            tuple(each[row, part].clone() for each in (prefix.inputs, prefix.outputs, prefix.residual))
+            for row, part in enumerate(parts)
+        ]
