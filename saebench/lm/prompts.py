@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -30,6 +31,12 @@ COMPLETION = 64
 
 Take = Callable[[Tensor], tuple[Tensor, list[int]]]
 """Given a step's logits (``[rows, vocabulary]``): the next tokens (``[kept, 1]``), and which rows are kept."""
+
+
+def in_common(rows: Sequence[tuple[int, ...]]) -> int:
+    """The number of leading tokens that all rows share, less than any of them has."""
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return min(sum(1 for _ in same), *(len(row) - 1 for row in rows))
 
 
 class Prompts:
@@ -86,6 +93,18 @@ class Prompts:
         seen = self._before(numbers, prefix.tokens.shape[1], self.cut.first_layer_above)
         run = partial(self.cut.differentiable_suffix, outputs, prefix, seen.cache, **seen.inputs)
         return end_logits(self.cut.model, self.ends(numbers), run)
+
+    @torch.no_grad()
+    def next_logits(self, numbers: Sequence[int]) -> Tensor:
+        """Logits ``[prompts, vocabulary]`` after each prompt, of the model as it is."""
+        found: list[Tensor] = []
+
+        def take(logits: Tensor) -> tuple[Tensor, list[int]]:
+            found.append(logits)
+            return logits[:0], []
+
+        (self._run_whole if self._heads is None else self._run_tails)(numbers, 1, take)
+        return found[0]
 
     @torch.no_grad()
     def complete(
@@ -230,16 +249,15 @@ class Heads:
         self._lengths = torch.tensor([len(head) for head in heads])
         self._longest = int(self._lengths.max())
         self._held: list[tuple[Tensor, Tensor]] = []
-        for length in sorted(set(self._lengths.tolist()) - {0}):
-            rows = (self._lengths == length).nonzero().flatten()
-            for some in rows.split(max(1, TOKENS_PER_BATCH // length)):
-                self._fill(some, torch.tensor([heads[row] for row in some.tolist()]))
+        for some in batches_by_length(self._lengths.tolist(), TOKENS_PER_BATCH, filling=TOKENS_PER_BATCH // 8):
+            if int(self._lengths[some].max()):
+                self._fill(some, [torch.tensor(heads[row], dtype=torch.int64) for row in some])
 
     @torch.no_grad()
-    def _fill(self, rows: Tensor, tokens: Tensor) -> None:
-        """Run heads of one length; in what is held they end at the last place."""
-        cache = empty_cache()
-        end_logits(self._model, -1, partial(self._model.run, tokens.to(self._model.device), [], cache))
+    def _fill(self, rows: list[int], tokens: list[Tensor]) -> None:
+        """Run some heads; in what is held they end at the last place."""
+        cache, padded = empty_cache(), pad_sequence(tokens, batch_first=True).to(self._model.device)
+        end_logits(self._model, -1, partial(self._model.run, padded, [], cache))
         for layer in range(self._model.n_layers):
             if layer >= len(cache.layers):
                 raise NoCache(f"the forward pass left layer {layer} of the cache empty")
@@ -248,7 +266,8 @@ class Heads:
                 heads, width = len(self._lengths), self._longest
                 self._held.append(tuple(x.new_zeros(heads, x.shape[1], width, x.shape[3]) for x in found))
             for held, new in zip(self._held[layer], found, strict=True):
-                held[rows.to(held.device), :, self._longest - tokens.shape[1] :] = new
+                for at, (row, own) in enumerate(zip(rows, tokens, strict=True)):
+                    held[row, :, self._longest - len(own) :] = new[at, :, : len(own)]
 
     def before(self, heads: Sequence[tuple[int, ...]], tails: Tensor, width: int, first_layer: int) -> Seen:
         """What tails of these heads attend to.

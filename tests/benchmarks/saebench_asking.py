@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +22,7 @@ from saebench.evaluators.entities.data import Prompt, class_files, load_prompts
 from saebench.evaluators.entities.pairs import Pairs, answer, known_prompts, make_pairs
 from saebench.evaluators.entities.protocol import read_ravel_protocol
 from saebench.evaluators.forgetting.protocol import read_pair, read_unlearning_protocol
-from saebench.evaluators.forgetting.questions import Asker, ChoiceQuestion, read_questions, right_in
+from saebench.evaluators.forgetting.questions import ORDERS, Asker, ChoiceQuestion, Orders, read_questions
 from saebench.lm import Cut, LanguageModel
 from saebench.lm.ends import end_logits
 from saebench.lm.prompts import Prompts
@@ -34,7 +33,6 @@ ROW = 128
 """Tokens of a row of text."""
 PAIR = "sciq-openbookqa"
 SIDES = ("forget", "retain")
-ORDERS = tuple(permutations(range(4)))
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,10 @@ def known_in_own_order(
     cut: Cut, by: Asker, questions: Sequence[ChoiceQuestion], advance: Callable[[float], None]
 ) -> list[int]:
     """In place of ``known_questions``: those right in their own order, which are then asked in the 23 others too."""
-    known = right_in(ORDERS[0], range(len(questions)), questions, cut, by)
-    for order in ORDERS[1:]:
-        right_in(order, known, questions, cut, by)
+    orders = Orders(cut, by, questions)
+    known = orders.right(0, range(len(questions)))
+    for order in range(1, len(ORDERS)):
+        orders.right(order, known)
     return known
 
 
@@ -156,7 +155,7 @@ def unlearning_files(data_dir: Path, sizes: Asking, cut: Cut, seed: int) -> tupl
     found: dict[str, Any] = {"format": f"{model.tokenizer.bos_token}{{prompt}}\n", "before": protocol.questions.before}
     for side in SIDES:
         questions = questions_of(data_dir, side, sizes.questions)
-        known = right_in(ORDERS[0], range(len(questions)), questions, cut, asker(model))
+        known = Orders(cut, asker(model), questions).right(0, range(len(questions)))
         listed = [{"question": each.text, "choices": list(each.options), "answer": each.right} for each in questions]
         found[side] = {"subject": questions[0].subject, "known": known, "questions": listed}
     return found, {side: text.tokens for side, text in texts_of(data_dir, sizes, model, seed).items()}
@@ -193,17 +192,22 @@ def ravel_passes(folder: Path, sizes: Asking, cut: Cut, saes: int, seed: int) ->
 
 
 def unlearning_passes(data_dir: Path, sizes: Asking, cut: Cut, saes: int, clamped: int, seed: int) -> tuple[float, float]:
-    """As ``ravel_passes``: both texts, all questions, the known ones in the other orders, and ``clamped`` tokens."""
+    """As ``ravel_passes``: both texts, all questions, what the known ones' other orders add, and ``clamped`` tokens.
+
+    Orders that begin alike share those tokens.
+    """
     by = asker(cut.model)
     texts = sum(each.tokens.numel() for each in texts_of(data_dir, sizes, cut.model, seed).values())
-    every = known = 0
+    asked = first = 0
     for side in SIDES:
         questions = questions_of(data_dir, side, sizes.questions)
-        lengths = [len(by.ask(each, ORDERS[0]).ids) for each in questions]
-        every += sum(lengths)
-        known += sum(lengths[index] for index in right_in(ORDERS[0], range(len(questions)), questions, cut, by))
-    asked = every + (len(ORDERS) - 1) * known
-    return texts + asked + saes * known, asked + clamped
+        orders = Orders(cut, by, questions)
+        known = orders.right(0, range(len(questions)))
+        asked += sum(len(each[0].ids) for each in orders.asked)
+        first += sum(len(orders.asked[number][0].ids) for number in known)
+        asked += sum(len({each.ids[: end + 1] for each in orders.asked[number] for end in range(len(each.ids))})
+                     - len(orders.asked[number][0].ids) for number in known)  # fmt: skip
+    return texts + asked + saes * first, asked + clamped
 
 
 @dataclass

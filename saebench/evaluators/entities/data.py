@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from saebench.errors import SaebenchError
 from saebench.lm.positions import last_tokens
+from saebench.lm.prompts import in_common
 from saebench.parsing import parse_json
 from saebench.tasks.sources import inside
 
@@ -84,9 +84,8 @@ def load_prompts(
             of_template.setdefault(template, []).append(len(prompts))
             prompts.append(Prompt(text, row["entity"], attribute, row[attribute], (*front, *ids), position + len(front)))
     for numbers in of_template.values():
-        columns = zip(*(prompts[number].ids for number in numbers), strict=False)
-        same = takewhile(lambda column: len(set(column)) == 1, columns)
-        head = min(sum(1 for _ in same), *(prompts[number].position for number in numbers))
+        shared = in_common([prompts[number].ids for number in numbers])
+        head = min(shared, *(prompts[number].position for number in numbers))
         for number in numbers:
             prompts[number] = replace(prompts[number], head=head)
     return prompts, len(drawn) - len(prompts)

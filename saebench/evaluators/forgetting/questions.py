@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,17 @@ from saebench.errors import SaebenchError
 from saebench.evaluators.forgetting.protocol import MOST_OPTIONS, QuestionFile, QuestionSection
 from saebench.lm import Cut
 from saebench.lm.batching import batches_by_length
-from saebench.lm.ends import end_logits
 from saebench.lm.positions import tokens_of
+from saebench.lm.prompts import Prompts, in_common
 from saebench.tasks.sources import inside, json_lines, lookup
 
 LETTERS = "ABCD"
+ORDERS = tuple(permutations(range(MOST_OPTIONS)))
 TOKENS_PER_BATCH = 4096
+WASTE = 128
+"""Maximum padding tokens of a batch: about the cost of a separate batch."""
+QUESTIONS_TOGETHER = 128
+"""Keys and values of what their orders share are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def read_questions(folder: Path, of: QuestionFile) -> list[ChoiceQuestion]:
 
 def batches(asked: Sequence[Asked]) -> list[list[int]]:
     """Numbers of questions in batches of similar length."""
-    return batches_by_length([len(each.ids) for each in asked], TOKENS_PER_BATCH)
+    return batches_by_length([len(each.ids) for each in asked], TOKENS_PER_BATCH, WASTE)
 
 
 def padded(asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
@@ -140,19 +144,34 @@ def padded(asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
     return tokens, torch.tensor([len(each.ids) - 1 for each in asked])
 
 
-@torch.no_grad()
-def right_in(
-    order: Sequence[int], numbers: Sequence[int], questions: Sequence[ChoiceQuestion], cut: Cut, asker: Asker
-) -> list[int]:
-    """Those of ``numbers`` whose questions are answered right with their options in an order, ascending."""
-    asked = [asker.ask(questions[index], [at for at in order if at < len(questions[index].options)]) for index in numbers]
-    found: list[int] = []
-    for batch in batches(asked):
-        some = [asked[at] for at in batch]
-        tokens, last = padded(some)
-        right = asker.right(end_logits(cut.model, last, partial(cut.model.logits, tokens)), some)
-        found += [numbers[at] for at, good in zip(batch, right.tolist(), strict=True) if good]
-    return sorted(found)
+class Orders:
+    """Questions with their options in every order; what the orders of a question have in common runs once.
+
+    Args:
+        cut: the language model.
+        asker: of the questions.
+        questions: with up to four options.
+    """
+
+    def __init__(self, cut: Cut, asker: Asker, questions: Sequence[ChoiceQuestion]) -> None:
+        self._asker = asker
+        self.asked = [
+            [asker.ask(each, [at for at in order if at < len(each.options)]) for order in ORDERS] for each in questions
+        ]
+        heads = [in_common([each.ids for each in orders]) for orders in self.asked]
+        ids = [each.ids for orders in self.asked for each in orders]
+        self._rows = Prompts(cut, ids, [head for head in heads for _ in ORDERS])
+
+    def right(self, order: int, numbers: Sequence[int]) -> list[int]:
+        """Those of ``numbers`` whose questions are answered right with their options in an order (its number), ascending."""
+        rows = [number * len(ORDERS) + order for number in numbers]
+        found: list[int] = []
+        for batch in self._rows.batches(rows):
+            some = [numbers[at] for at in batch]
+            logits = self._rows.next_logits([rows[at] for at in batch])
+            right = self._asker.right(logits, [self.asked[number][order] for number in some])
+            found += [number for number, good in zip(some, right.tolist(), strict=True) if good]
+        return sorted(found)
 
 
 def known_questions(
@@ -162,10 +181,14 @@ def known_questions(
 
     Each order is asked only of the questions that were right under all before it.
     """
-    left = list(range(len(questions)))
-    for order in permutations(range(MOST_OPTIONS)):
-        kept = right_in(order, left, questions, cut, asker)
-        advance(len(left) - len(kept))
-        left = kept
-    advance(len(left))
-    return left
+    known: list[int] = []
+    for start in range(0, len(questions), QUESTIONS_TOGETHER):
+        some = questions[start : start + QUESTIONS_TOGETHER]
+        orders, left = Orders(cut, asker, some), list(range(len(some)))
+        for order in range(len(ORDERS)):
+            kept = orders.right(order, left)
+            advance(len(left) - len(kept))
+            left = kept
+        advance(len(left))
+        known += [start + number for number in left]
+    return known
