@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,21 +28,6 @@ Restore = Callable[[Shared, Sequence[EvaluatedAutoencoder]], Clock]
 def rows_per_batch(settings: EvaluationSettings, corpus: TokenCorpus) -> int:
     """Rows that are run together."""
     return settings.batch or max(1, TOKENS_PER_BATCH // corpus.context)
-
-
-@dataclass
-class _ControlRun:
-    """A control's own record, and those of the autoencoders that share it."""
-
-    control: Control
-    record: Record
-    users: list[Record]
-
-    def finish(self, seed: int) -> None:
-        """Give its results to those that share it."""
-        result = self.record.result()
-        for user in self.users:
-            user.add_control(self.control.name, result, self.control.record(seed))
 
 
 class HookRun:
@@ -90,19 +75,17 @@ class HookRun:
             shared = self._shared(self.cut)
             of_controls = shared if self.plain is self.cut else self._shared(self.plain)
         controls = self._controls(records)
-        own = [each.record for each in controls]
-        for record in own:
+        for record in controls:
             self._check(record, self.plain, of_controls)
         if self.plain is self.cut:
-            self._stream([*records, *own], self.cut, shared)
+            self._stream([*records, *controls], self.cut, shared)
         else:
             self._stream(records, self.cut, shared)
-            self._stream(own, self.plain, of_controls)
+            self._stream(controls, self.plain, of_controls)
         for record in records:
             self._run_standalone(record, self.cut, shared)
-        for each in controls:
-            self._run_standalone(each.record, self.plain, of_controls)
-            each.finish(self.settings.seed)
+        for record in controls:
+            self._run_standalone(record, self.plain, of_controls)
         if "reinitialised" in self.settings.controls:
             self._reinitialised(records)
 
@@ -165,7 +148,7 @@ class HookRun:
             record.stopped(self.corpus, looks.reached(index))
             record.write()
 
-    def _controls(self, records: Sequence[Record]) -> list[_ControlRun]:
+    def _controls(self, records: Sequence[Record]) -> list[Record]:
         """The controls that are autoencoders of their own, each once, with the evaluators that a record still lacks.
 
         A record that is resumed with all of a control gives it to the others that have the same one.
@@ -184,22 +167,34 @@ class HookRun:
                     record.share_control(name, complete[control[id(record)]])
                 else:
                     users.setdefault(control[id(record)], []).append(record)
+        seed = self.settings.seed
         return [
-            _ControlRun(control, self._record_of(control.make(sample, self.settings.seed), control.name, its), its)
+            self._record_of(control.make(sample, seed), control.name, its, control.record(seed))
             for control, its in users.items()
         ]
 
     def _lacking(self, records: Sequence[Record], name: str) -> list[Record]:
         return [each for each in records if set(self.evaluators) - set(each.controls.get(name, {}))]
 
-    def _record_of(self, sae: Autoencoder, name: str, users: Sequence[Record]) -> Record:
+    def _record_of(self, sae: Autoencoder, name: str, users: Sequence[Record], made: dict[str, int] | None = None) -> Record:
+        """A control's own record. Where it is said how the control was ``made``, its users get each result when it is there.
+
+        Thus an interrupted run keeps what was computed of a control.
+        """
         evaluators = {
             each: evaluator
             for each, evaluator in self.evaluators.items()
             if any(each not in user.controls.get(name, {}) for user in users)
         }
         settings = replace(self.settings, controls=())
-        return Record(sae, self.plain, self.corpus, settings, evaluators, None, {}, users[0].notices)
+        record = Record(sae, self.plain, self.corpus, settings, evaluators, None, {}, users[0].notices)
+
+        def give(result: Result) -> None:
+            for user in users:
+                user.add_control(name, result, made or {})
+
+        record.on_write = give if made is not None else None
+        return record
 
     def _setup(self, sae: Autoencoder, cut: Cut, shared: Shared, name: str) -> Setup:
         settings = self.settings
@@ -280,7 +275,5 @@ class HookRun:
         if not lacking:
             return
         with reinitialised(cut.model, settings.seed):
-            own = [self._record_of(each.sae, name, [each]) for each in lacking]
+            own = [self._record_of(each.sae, name, [each], {"seed": settings.seed}) for each in lacking]
             HookRun(settings, self.evaluators, cut, self.corpus, self.progress).run(own)
-            for user, record in zip(lacking, own, strict=True):
-                user.add_control(name, record.result(), {"seed": settings.seed})

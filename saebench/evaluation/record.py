@@ -19,7 +19,11 @@ from saebench.text.corpus import TokenCorpus
 
 
 class Record:
-    """One autoencoder's result during a run."""
+    """One autoencoder's result during a run.
+
+    Attributes:
+        on_write: called with the result so far whenever it is to be written.
+    """
 
     def __init__(
         self,
@@ -39,6 +43,7 @@ class Record:
         self.failures: dict[str, str] = {}
         self.controls: dict[str, dict[str, EvaluatorResult]] = {}
         self.stages = dict(stages)
+        self.on_write: Callable[[Result], object] | None = None
         self._fixed: dict[str, Any] = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "sae": sae_record(sae, cut),
@@ -148,6 +153,8 @@ class Record:
         """Write the finished results, where a file was requested."""
         if self.path is not None:
             write_result(self.result(), self.path)
+        if self.on_write is not None:
+            self.on_write(self.result())
 
 
 def with_control(

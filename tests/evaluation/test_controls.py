@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import torch
 import saebench
 from saebench.errors import SaebenchError
 from saebench.evaluation.controls import Control, Sample, l0_on_grid, measured_l0, reinitialised
+from saebench.evaluation.hook_run import HookRun
+from saebench.evaluation.record import Record
 from saebench.lm import LanguageModel
 from saebench.results import read_result
 from saebench.sae import SparseAutoencoder, TopK
@@ -87,6 +90,38 @@ def test_controls_are_in_the_result_and_are_resumed(
     assert result.controls["pca"]["reconstruction"].metrics["l0"].value == pytest.approx(8)
     alike = saebench.evaluate(make_sae(seed=0), evaluators=["reconstruction"], controls=["pca"], **settings)
     assert alike.result.controls["pca"]["reconstruction"].metrics["normalised_mse"].value == errors["pca"]
+
+
+@pytest.mark.parametrize("control", ["random", "reinitialised"])
+def test_an_interrupted_control_keeps_what_was_computed(
+    control: str, tiny_model: LanguageModel, tiny_corpus: TokenCorpus, make_sae: Make, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "result.json"
+    settings = {
+        "model": tiny_model, "corpus": tiny_corpus, "hook": HOOK, "progress": False, "controls": [control],
+        "evaluators": ["reconstruction", "dictionary"],
+    }  # fmt: skip
+    run, asked = HookRun._run_standalone, list[Record]()
+
+    def interrupted(self: HookRun, record: Record, *rest: Any) -> None:
+        if record.path is None:
+            asked.append(record)
+            if len(asked) == 1:
+                raise KeyboardInterrupt
+        run(self, record, *rest)
+
+    monkeypatch.setattr(HookRun, "_run_standalone", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        saebench.evaluate(make_sae(), out=out, **settings)
+    kept = read_result(out)
+    assert not kept.complete and list(kept.controls[control]) == ["reconstruction"]
+    card = saebench.evaluate(make_sae(), out=out, resume=True, **settings)
+    assert list(asked[1].evaluators) == ["dictionary"], "the other evaluator ran again"
+    whole = saebench.evaluate(make_sae(), **settings).result.controls[control]
+    assert card.result.complete and {name: each.metrics for name, each in card.result.controls[control].items()} == {
+        name: each.metrics for name, each in whole.items()
+    }
 
 
 def test_controls_depend_on_width_and_l0_alone_and_are_made_once(
