@@ -190,13 +190,15 @@ class Prompts:
 
     @torch.no_grad()
     def _trouble(self) -> str:
-        """How logits of two prompts of different lengths differ from those of whole passes; empty where they agree."""
-        order = sorted(range(len(self.ids)), key=lambda number: (self._starts[number], len(self.ids[number])))
-        numbers, found = [order[0], order[-1]], []
+        """How logits of prompts of different lengths differ from those of whole passes; empty where they agree."""
+        every, found = range(len(self.ids)), list[Tensor]()
+        lengths = [len(row) - start for row, start in zip(self.ids, self._starts, strict=True)]
+        extremes = [choose(every, key=of.__getitem__) for choose in (min, max) for of in (self._starts, lengths)]
+        numbers = list(dict.fromkeys(extremes))
 
         def take(logits: Tensor) -> tuple[Tensor, list[int]]:
             found.append(logits.float())
-            return torch.tensor([self.ids[number][-1:] for number in numbers]).to(logits.device), [0, 1]
+            return torch.tensor([self.ids[number][-1:] for number in numbers]).to(logits.device), list(range(len(numbers)))
 
         self._run_whole(numbers, 2, take)
         self._run_tails(numbers, 2, take)

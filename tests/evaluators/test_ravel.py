@@ -70,6 +70,15 @@ def test_a_latent_for_each_fact_separates_attributes(world: EntityWorld, folder:
         assert chosen == {3 * index, 3 * index + 1, 3 * index + 2}
 
 
+def test_a_model_without_a_cache_gets_the_same(
+    world: EntityWorld, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = run(world, folder, world.mixed(), pairs=30)
+    monkeypatch.setenv("SAEBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(world.model, "cache_argument", None)
+    assert run(world, folder, world.mixed(), pairs=30).metrics == fast.metrics
+
+
 def test_latents_of_two_attributes_fail_isolation_or_cause(world: EntityWorld, folder: Path) -> None:
     found = run(world, folder, world.mixed())
     rows = found.details["by_attribute"]
