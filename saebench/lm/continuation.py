@@ -6,6 +6,7 @@ above the cut only at that position and at the few compared positions after it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,22 +64,32 @@ class Continuation:
         return self._cut.suffix(outputs, part, self._past(start, batch) if start else empty_cache())
 
     def _past(self, length: int, batch: int) -> Any:
-        """A cache of the first ``length`` positions for a batch; layers that are skipped hold as many empty entries.
-
-        Positions and masks are derived from the first layer's cache, so skipped layers need entries too.
-        """
-        cache = empty_cache()
+        """A cache of the first ``length`` positions for a batch."""
         blank = self._outputs.new_zeros(batch, 1, length, 1)
-        for layer in range(self._cut.model.n_layers):
-            if layer < self._cut.first_layer_above:
-                cache.update(blank, blank, layer)
-            else:
-                if layer >= len(self._filled.layers):
-                    raise NoCache(f"the forward pass left layer {layer} of the cache empty")
-                held = self._filled.layers[layer]
-                keys, values = (each[:, :, :length].expand(batch, -1, -1, -1) for each in (held.keys, held.values))
-                cache.update(keys, values, layer)
-        return cache
+        return part_of(self._cut, self._filled, lambda held: held[:, :, :length].expand(batch, -1, -1, -1), blank)
+
+
+def part_of(cut: Cut, filled: Any, take: Callable[[Tensor], Tensor], blank: Tensor) -> Any:
+    """A cache with what ``take`` makes of the keys and values of another one; layers that are skipped hold empty entries.
+
+    Positions and masks are derived from the first layer's cache, so skipped layers need entries too.
+
+    Args:
+        cut: whose layers above run with the cache.
+        filled: a cache that a pass through those layers has filled.
+        take: given keys or values ``[batch, heads, position, d_head]``.
+        blank: ``[batch, 1, position, 1]``, the empty entries.
+    """
+    cache = empty_cache()
+    for layer in range(cut.model.n_layers):
+        if layer < cut.first_layer_above:
+            cache.update(blank, blank, layer)
+        else:
+            if layer >= len(filled.layers):
+                raise NoCache(f"the forward pass left layer {layer} of the cache empty")
+            held = filled.layers[layer]
+            cache.update(take(held.keys), take(held.values), layer)
+    return cache
 
 
 def cache_trouble(cut: Cut, outputs: Tensor, prefix: Prefix, start: int, length: int) -> str | None:

@@ -17,6 +17,8 @@ from saebench.evaluators.forgetting.latents import active_share, clamped_answers
 from saebench.evaluators.forgetting.protocol import read_pair, read_unlearning_protocol
 from saebench.evaluators.forgetting.questions import Asker, ChoiceQuestion, known_questions, read_questions
 from saebench.evaluators.unlearning import Unlearning, metrics_of
+from saebench.lm.prompts import in_common
+from saebench.notices import collect_notices
 from saebench.results import EvaluatorResult
 from tests.evaluators.question_world import HOOK, MARK, QUESTIONS, SCIENCE, SENSE, QuestionWorld, question_world
 
@@ -188,7 +190,10 @@ def test_known_questions_are_right_under_every_order(world: QuestionWorld) -> No
     assert known_questions(cut, asker, questions, lambda amount: None) == slow == [0, 2]
 
 
-def test_clamped_answers_agree_with_a_dense_version(world: QuestionWorld, folder: Path) -> None:
+def test_clamped_answers_agree_with_a_dense_version(
+    world: QuestionWorld, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What all questions begin with runs once for each setting, or, without a key-value cache, with each question."""
     cut = world.model.cut(HOOK)
     asker = Asker(world.model.tokenizer, PROTOCOL.questions, True)
     from dataclasses import replace
@@ -202,6 +207,7 @@ def test_clamped_answers_agree_with_a_dense_version(world: QuestionWorld, folder
         (torch.tensor(latents), clamp) for latents in ([0], [1, 2], [3], []) for clamp in (0.2, 25.0)
     ]
     found = clamped_answers(cut, sae, asker, asked, settings, lambda amount: None)
+    shared, in_start, in_rest = in_common([each.ids for each in asked]), 0, 0
     for number, (latents, clamp) in enumerate(settings):
         for at, each in enumerate(asked):
             prefix = cut.prefix(torch.tensor([each.ids]))
@@ -211,10 +217,16 @@ def test_clamped_answers_agree_with_a_dense_version(world: QuestionWorld, folder
             norms = sae.W_dec.norm(dim=1)
             for latent in latents.tolist():
                 changed[1:, latent] = torch.where(dense[1:, latent] > 0, -clamp / norms[latent], dense[1:, latent])
+            in_start += int((changed != dense)[:shared].any())
+            in_rest += int((changed != dense)[shared:].any())
             outputs = x + (changed - dense) @ sae.W_dec
             logits = cut.suffix(outputs[None], prefix)[:, -1]
             assert bool(found[number, at]) == bool(asker.right(logits, [each])[0]), (number, at)
-    assert 0 < float(found.float().mean()) < 1
+    assert 0 < float(found.float().mean()) < 1 and shared > 1 and in_start and in_rest
+    monkeypatch.setattr(world.model, "cache_argument", None)
+    with collect_notices() as notices:
+        assert torch.equal(clamped_answers(cut, sae, asker, asked, settings, lambda amount: None), found)
+    assert len(notices) == 1 and "Whole questions run with each setting" in notices[0]
 
 
 def test_latents_to_forget() -> None:
