@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -90,6 +91,16 @@ def part_of(cut: Cut, filled: Any, take: Callable[[Tensor], Tensor], blank: Tens
             held = filled.layers[layer]
             cache.update(take(held.keys), take(held.values), layer)
     return cache
+
+
+_TROUBLE: WeakKeyDictionary[Cut, str | None] = WeakKeyDictionary()
+
+
+def known_trouble(cut: Cut, find: Callable[[], str | None]) -> str | None:
+    """What ``cache_trouble`` found for a cut: it does not depend on the rows that it is tested on, and is tested once."""
+    if cut not in _TROUBLE:
+        _TROUBLE[cut] = find()
+    return _TROUBLE[cut]
 
 
 def cache_trouble(cut: Cut, outputs: Tensor, prefix: Prefix, start: int, length: int) -> str | None:

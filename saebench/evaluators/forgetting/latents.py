@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saebench.evaluators.forgetting.questions import TOKENS_PER_BATCH, Asked, Asker, batches, padded
 from saebench.lm import Cut, Prefix
-from saebench.lm.continuation import cache_trouble, empty_cache, part_of
+from saebench.lm.continuation import cache_trouble, empty_cache, known_trouble, part_of
 from saebench.lm.ends import end_logits
 from saebench.lm.prompts import in_common
 from saebench.notices import notice
@@ -98,9 +98,11 @@ class _Start:
         end_logits(cut.model, last.expand(len(settings)), run)
 
     def _is_refused(self, asked: Asked) -> bool:
-        prefix = self._cut.prefix(torch.tensor([asked.ids]))
-        rest = len(asked.ids) - self.length
-        trouble = cache_trouble(self._cut, prefix.outputs, prefix, self.length, rest)
+        def find() -> str | None:
+            prefix = self._cut.prefix(torch.tensor([asked.ids]))
+            return cache_trouble(self._cut, prefix.outputs, prefix, self.length, len(asked.ids) - self.length)
+
+        trouble = known_trouble(self._cut, find)
         if trouble is not None:
             notice(
                 f"Whole questions run with each setting, more slowly and with the same numbers: {self._cut.model.name} "
