@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +29,11 @@ Restore = Callable[[Shared, Sequence[EvaluatedAutoencoder]], Clock]
 def rows_per_batch(settings: EvaluationSettings, corpus: TokenCorpus) -> int:
     """Rows that are run together."""
     return settings.batch or max(1, TOKENS_PER_BATCH // corpus.context)
+
+
+def _give(users: Sequence[Record], name: str, made: dict[str, int], result: Result) -> None:
+    for user in users:
+        user.add_control(name, result, made)
 
 
 class HookRun:
@@ -188,12 +194,8 @@ class HookRun:
         }
         settings = replace(self.settings, controls=())
         record = Record(sae, self.plain, self.corpus, settings, evaluators, None, {}, users[0].notices)
-
-        def give(result: Result) -> None:
-            for user in users:
-                user.add_control(name, result, made or {})
-
-        record.on_write = give if made is not None else None
+        if made is not None:
+            record.on_write = partial(_give, users, name, made)
         return record
 
     def _setup(self, sae: Autoencoder, cut: Cut, shared: Shared, name: str) -> Setup:

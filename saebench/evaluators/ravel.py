@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,12 @@ import torch
 
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Measured, Setup
-from saebench.evaluators.entities.data import SOURCE, Prompt, data_hash, load_prompts, missing_files
+from saebench.evaluators.entities.data import SOURCE, Prompt, data_hash, load_prompts, missing_files, rows_of
 from saebench.evaluators.entities.mask import Swaps, score_pairs, train_mask
 from saebench.evaluators.entities.pairs import Answers, Pairs, answer, known_prompts, make_pairs
 from saebench.evaluators.entities.passes import Passes
 from saebench.evaluators.entities.protocol import NAME, RavelProtocol, read_ravel_protocol
 from saebench.evaluators.options import read_options
-from saebench.lm.prompts import Prompts
 from saebench.probing.memory import tensors_cached_or_computed
 from saebench.results import EvaluatorResult, Metric
 from saebench.results.metrics import metric
@@ -40,7 +40,7 @@ class _Class:
         prompts, answers: all of them.
         known: numbers of the prompts that are answered right, by attribute.
         pairs: of each attribute that there are pairs for; none where the model knows too little.
-        passes: of the pairs' bases.
+        passes: of the pairs' bases, if there are pairs.
         left_out: prompts whose entity does not end a token.
     """
 
@@ -48,7 +48,7 @@ class _Class:
     answers: Answers
     known: dict[str, list[int]]
     pairs: dict[str, Pairs]
-    passes: Passes
+    passes: Passes | None
     left_out: int
 
 
@@ -114,7 +114,7 @@ class Ravel(Evaluator):
         prompts, left_out = load_prompts(
             folder, name, protocol.classes[name], options["prompts"], model.tokenizer, bos, setup.seed
         )
-        rows = Prompts(setup.cut, [each.ids for each in prompts], [each.head for each in prompts])
+        rows = cache(lambda: rows_of(setup.cut, prompts))  # not run where all is cached and too little is known
         key = {
             "version": VERSION, "model": model.identity, "device": model.device.type, "hook": setup.cut.hook_in.name,
             "data": data, "class": name, "attributes": protocol.classes[name], "prompts": options["prompts"], "bos": bos,
@@ -123,7 +123,7 @@ class Ravel(Evaluator):
 
         def compute() -> dict[str, torch.Tensor]:
             with setup.progress.task(f"Asking about {name}", total=len(prompts), unit="prompts") as advance:
-                return vars(answer(rows, prompts, protocol.data.tokens, advance))
+                return vars(answer(rows(), prompts, protocol.data.tokens, advance))
 
         identified = "@unknown/" not in model.identity and setup.cut.context is None
         tensors, _ = tensors_cached_or_computed("ravel", key if identified else None, compute)
@@ -132,9 +132,11 @@ class Ravel(Evaluator):
         by_attribute = {each: [at for at in known if prompts[at].attribute == each] for each in protocol.classes[name]}
         able = all(len(each) >= protocol.least.prompts for each in by_attribute.values())
         pairs = self._pairs(prompts, known, answers, protocol.classes[name]) if able else {}
-        bases = Pairs.together(list(pairs.values())).base.unique().tolist() if pairs else []
-        with setup.progress.task(f"Reading about {name}", total=len(bases), unit="prompts") as advance:
-            passes = Passes(prompts, rows, bases, advance)
+        passes = None
+        if pairs:
+            bases = Pairs.together(list(pairs.values())).base.unique().tolist()
+            with setup.progress.task(f"Reading about {name}", total=len(bases), unit="prompts") as advance:
+                passes = Passes(prompts, rows(), bases, advance)
         return _Class(prompts, answers, by_attribute, pairs, passes, left_out)
 
     def _pairs(
@@ -153,7 +155,7 @@ class Ravel(Evaluator):
         scored: dict[str, Pairs] = {}
         chosen: dict[str, torch.Tensor] = {}
         right: dict[str, torch.Tensor] = {}
-        if of.pairs:
+        if of.passes is not None:
             swaps = Swaps(sae, of.answers.inputs)
             for attribute, pairs in of.pairs.items():
                 train = int(pairs.base.numel() * protocol.data.train)

@@ -17,7 +17,7 @@ from torch import Tensor
 from saebench.definitions import definition_hash
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Evaluator, Measured, Setup
-from saebench.evaluators.forgetting.latents import active_share, clamped_answers, forget_latents
+from saebench.evaluators.forgetting.latents import active_share, clamped_answers, forget_latents, shared_start
 from saebench.evaluators.forgetting.protocol import (
     DEFAULT_PAIR,
     NAME,
@@ -177,8 +177,12 @@ class Unlearning(Evaluator):
         right = {}
         for side in SIDES:
             asked = known.asked[side]
+            start = self.setup.shared.once(
+                f"unlearning start {side} {self._key}",
+                lambda asked=asked: shared_start(self.setup.cut, asked),  # type: ignore[misc]
+            )
             with self.setup.progress.task(f"Answers to {side}", total=len(asked), unit="questions") as advance:
-                counts = clamped_answers(self.setup.cut, sae, asker, asked, tried, advance).sum(dim=1).tolist()
+                counts = clamped_answers(self.setup.cut, sae, asker, asked, tried, start, advance).sum(dim=1).tolist()
             right[side] = dict(zip(different, counts, strict=True))
         for share, count, clamp, latents in settings:
             same = (tuple(latents.tolist()), clamp)

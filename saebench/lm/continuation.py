@@ -6,9 +6,8 @@ above the cut only at that position and at the few compared positions after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -66,41 +65,41 @@ class Continuation:
 
     def _past(self, length: int, batch: int) -> Any:
         """A cache of the first ``length`` positions for a batch."""
-        blank = self._outputs.new_zeros(batch, 1, length, 1)
-        return part_of(self._cut, self._filled, lambda held: held[:, :, :length].expand(batch, -1, -1, -1), blank)
+        first = self._cut.first_layer_above
+        held = layers_of(self._filled, first, self._cut.model.n_layers)
+        return cache_of(held, lambda of: of[:, :, :length].expand(batch, -1, -1, -1), first)
 
 
-def part_of(cut: Cut, filled: Any, take: Callable[[Tensor], Tensor], blank: Tensor) -> Any:
-    """A cache with what ``take`` makes of the keys and values of another one; layers that are skipped hold empty entries.
+KeysAndValues = tuple[Tensor, Tensor]
+"""Of a layer, each ``[batch, heads, position, d_head]``."""
+
+
+def layers_of(cache: Any, first: int, count: int) -> list[KeysAndValues]:
+    """What a pass left in a cache, of the layers from ``first`` on; ``count`` is the number of all layers.
+
+    Raises:
+        NoCache: it left one of them empty.
+    """
+    for layer in range(first, count):
+        if layer >= len(cache.layers):
+            raise NoCache(f"the forward pass left layer {layer} of the cache empty")
+    return [(each.keys, each.values) for each in cache.layers[first:count]]
+
+
+def cache_of(held: Sequence[KeysAndValues], take: Callable[[Tensor], Tensor], skipped: int) -> Any:
+    """A cache with what ``take`` makes of keys and values, after ``skipped`` layers that hold as many empty entries.
 
     Positions and masks are derived from the first layer's cache, so skipped layers need entries too.
-
-    Args:
-        cut: whose layers above run with the cache.
-        filled: a cache that a pass through those layers has filled.
-        take: given keys or values ``[batch, heads, position, d_head]``.
-        blank: ``[batch, 1, position, 1]``, the empty entries.
     """
     cache = empty_cache()
-    for layer in range(cut.model.n_layers):
-        if layer < cut.first_layer_above:
-            cache.update(blank, blank, layer)
-        else:
-            if layer >= len(filled.layers):
-                raise NoCache(f"the forward pass left layer {layer} of the cache empty")
-            held = filled.layers[layer]
-            cache.update(take(held.keys), take(held.values), layer)
+    for layer, (keys, values) in enumerate(held, start=skipped):
+        some = take(keys), take(values)
+        if layer == skipped:
+            blank = some[0].new_zeros(some[0].shape[0], 1, some[0].shape[2], 1)
+            for below in range(skipped):
+                cache.update(blank, blank, below)
+        cache.update(*some, layer)
     return cache
-
-
-_TROUBLE: WeakKeyDictionary[Cut, str | None] = WeakKeyDictionary()
-
-
-def known_trouble(cut: Cut, find: Callable[[], str | None]) -> str | None:
-    """What ``cache_trouble`` found for a cut: it does not depend on the rows that it is tested on, and is tested once."""
-    if cut not in _TROUBLE:
-        _TROUBLE[cut] = find()
-    return _TROUBLE[cut]
 
 
 def cache_trouble(cut: Cut, outputs: Tensor, prefix: Prefix, start: int, length: int) -> str | None:

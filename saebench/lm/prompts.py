@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from saebench.lm.batching import batches_by_length
-from saebench.lm.bridge import MODEL_ERRORS, NoCache
-from saebench.lm.continuation import TOLERANCE, empty_cache
+from saebench.lm.bridge import MODEL_ERRORS
+from saebench.lm.continuation import TOLERANCE, KeysAndValues, cache_of, empty_cache, layers_of
 from saebench.lm.ends import end_logits
 from saebench.lm.model import Cut, Prefix
 from saebench.notices import notice
@@ -30,7 +30,7 @@ COMPLETION = 64
 """Tokens of the longest completion."""
 
 Take = Callable[[Tensor], tuple[Tensor, list[int]]]
-"""Given a step's logits (``[rows, vocabulary]``): the next tokens (``[kept, 1]``), and which rows are kept."""
+"""Given a step's logits (``[rows, vocabulary]``): the next tokens (``[kept, 1]``, on the CPU), and which rows are kept."""
 
 
 def in_common(rows: Sequence[tuple[int, ...]]) -> int:
@@ -103,7 +103,7 @@ class Prompts:
             found.append(logits)
             return logits[:0], []
 
-        (self._run_whole if self._heads is None else self._run_tails)(numbers, 1, take)
+        self._run(numbers, 1, take)
         return found[0]
 
     @torch.no_grad()
@@ -126,18 +126,23 @@ class Prompts:
 
         def take(logits: Tensor) -> tuple[Tensor, list[int]]:
             nonlocal left
-            tokens = logits.argmax(dim=-1)
+            tokens = logits.argmax(dim=-1).cpu()
             for place, token in zip(left, tokens.tolist(), strict=True):
                 found[place].append(token)
             going = [row for row, place in enumerate(left) if not is_decided(place, found[place])]
             left = [left[row] for row in going]
             return tokens[going].unsqueeze(1), going
 
+        self._run(numbers, steps, take, outputs, prefix)
+        return found
+
+    def _run(
+        self, numbers: Sequence[int], steps: int, take: Take, outputs: Tensor | None = None, prefix: Prefix | None = None
+    ) -> None:
         if self._heads is None:
             self._run_whole(numbers, steps, take, outputs)
         else:
             self._run_tails(numbers, steps, take, outputs, prefix)
-        return found
 
     def _run_tails(
         self, numbers: Sequence[int], steps: int, take: Take, outputs: Tensor | None = None, prefix: Prefix | None = None
@@ -149,7 +154,8 @@ class Prompts:
             tokens, going = take(end_logits(model, ends, partial(model.run, tokens, hooks, seen.cache, **seen.inputs)))
             if not going:
                 return
-            seen, hooks, ends = seen.extended(going), [], torch.zeros(len(going), dtype=torch.int64)
+            tokens, seen, hooks = tokens.to(model.device), seen.extended(going), []
+            ends = torch.zeros(len(going), dtype=torch.int64)
 
     def _run_whole(self, numbers: Sequence[int], steps: int, take: Take, outputs: Tensor | None = None) -> None:
         """The same with a pass of the whole prompts for each token."""
@@ -165,7 +171,7 @@ class Prompts:
             tokens, going = take(end_logits(cut.model, lengths + step - 1, partial(cut.suffix, inside, prefix)))
             if not going:
                 return
-            rows = [torch.cat([rows[row], new]) for row, new in zip(going, tokens.cpu(), strict=True)]
+            rows = [torch.cat([rows[row], new]) for row, new in zip(going, tokens, strict=True)]
             lengths, outputs = lengths[going], None if outputs is None else outputs[going]
 
     def _before(self, numbers: Sequence[int], width: int, first_layer: int = 0) -> Seen:
@@ -198,7 +204,7 @@ class Prompts:
 
         def take(logits: Tensor) -> tuple[Tensor, list[int]]:
             found.append(logits.float())
-            return torch.tensor([self.ids[number][-1:] for number in numbers]).to(logits.device), list(range(len(numbers)))
+            return torch.tensor([self.ids[number][-1:] for number in numbers]), list(range(len(numbers)))
 
         self._run_whole(numbers, 2, take)
         self._run_tails(numbers, 2, take)
@@ -250,7 +256,7 @@ class Heads:
         self._row = {head: row for row, head in enumerate(heads)}
         self._lengths = torch.tensor([len(head) for head in heads])
         self._longest = int(self._lengths.max())
-        self._held: list[tuple[Tensor, Tensor]] = []
+        self._held: list[KeysAndValues] = []
         for some in batches_by_length(self._lengths.tolist(), TOKENS_PER_BATCH, filling=TOKENS_PER_BATCH // 8):
             if int(self._lengths[some].max()):
                 self._fill(some, [torch.tensor(heads[row], dtype=torch.int64) for row in some])
@@ -260,13 +266,11 @@ class Heads:
         """Run some heads; in what is held they end at the last place."""
         cache, padded = empty_cache(), pad_sequence(tokens, batch_first=True).to(self._model.device)
         end_logits(self._model, -1, partial(self._model.run, padded, [], cache))
-        for layer in range(self._model.n_layers):
-            if layer >= len(cache.layers):
-                raise NoCache(f"the forward pass left layer {layer} of the cache empty")
-            found = cache.layers[layer].keys, cache.layers[layer].values
+        for layer, found in enumerate(layers_of(cache, 0, self._model.n_layers)):
             if layer == len(self._held):
                 heads, width = len(self._lengths), self._longest
-                self._held.append(tuple(x.new_zeros(heads, x.shape[1], width, x.shape[3]) for x in found))
+                keys, values = (x.new_zeros(heads, x.shape[1], width, x.shape[3]) for x in found)
+                self._held.append((keys, values))
             for held, new in zip(self._held[layer], found, strict=True):
                 for at, (row, own) in enumerate(zip(rows, tokens, strict=True)):
                     held[row, :, self._longest - len(own) :] = new[at, :, : len(own)]
@@ -281,11 +285,9 @@ class Heads:
         """
         device, rows = self._model.device, torch.tensor([self._row[head] for head in heads])
         lengths = self._lengths[rows]
-        longest, cache = int(lengths.max()), empty_cache()
-        for layer, held in enumerate(self._held if longest else []):
-            blank = held[0].new_zeros(rows.numel(), 1, longest, 1)
-            some = [each[rows.to(each.device), :, self._longest - longest :] for each in held]
-            cache.update(*((blank, blank) if layer < first_layer else some), layer)
+        longest = int(lengths.max())
+        held = self._held[first_layer:] if longest else []
+        cache = cache_of(held, lambda of: of[rows.to(of.device), :, self._longest - longest :], first_layer)
         before = torch.arange(longest) >= longest - lengths.unsqueeze(1)
         own = torch.arange(width) < tails.unsqueeze(1)
         positions = lengths.unsqueeze(1) + torch.minimum(torch.arange(width), tails.unsqueeze(1) - 1)

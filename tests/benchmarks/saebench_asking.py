@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from saebench.evaluators.entities.data import Prompt, class_files, load_prompts
+from saebench.evaluators.entities.data import Prompt, class_files, load_prompts, rows_of
 from saebench.evaluators.entities.pairs import Pairs, answer, known_prompts, make_pairs
 from saebench.evaluators.entities.protocol import read_ravel_protocol
 from saebench.evaluators.forgetting.protocol import read_pair, read_unlearning_protocol
@@ -78,8 +78,7 @@ def given_pairs(folder: Path, sizes: Asking, cut: Cut, seed: int) -> tuple[list[
     protocol = read_ravel_protocol()
     attributes = protocol.classes[CLASS]
     prompts, _ = load_prompts(folder, CLASS, attributes, protocol.data.prompts, cut.model.tokenizer, False, seed)
-    rows = Prompts(cut, [each.ids for each in prompts], [each.head for each in prompts])
-    answers = answer(rows, prompts, protocol.data.tokens, lambda amount: None)
+    answers = answer(rows_of(cut, prompts), prompts, protocol.data.tokens, lambda amount: None)
     known = known_prompts(prompts, answers.right, protocol.data.entities)
     made = {each: make_pairs(prompts, known, answers.first, each, sizes.pairs, seed) for each in attributes}
     return prompts, {name: pairs for name, pairs in made.items() if not isinstance(pairs, str)}

@@ -16,14 +16,13 @@ import saebench
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Measured
 from saebench.evaluators.entities.answers import is_right, is_settled
-from saebench.evaluators.entities.data import Prompt, load_prompts
+from saebench.evaluators.entities.data import Prompt, load_prompts, rows_of
 from saebench.evaluators.entities.mask import Swaps, train_mask
 from saebench.evaluators.entities.pairs import Pairs, known_prompts, make_pairs
 from saebench.evaluators.entities.passes import Passes
 from saebench.evaluators.entities.protocol import read_ravel_protocol
 from saebench.evaluators.ravel import Ravel
 from saebench.lm import Cut, LanguageModel
-from saebench.lm.prompts import Prompts
 from saebench.results import EvaluatorResult
 from saebench.sae import SparseAutoencoder
 from tests.evaluators.entity_world import CLASSES, EntityWorld, entity_world
@@ -191,25 +190,9 @@ def test_a_settled_answer_stays_what_it_is() -> None:
     draw = random.Random(0)
     labels = ["France", "Spain", "Côte d'Ivoire", "a/b", "United States", "South Korea", "French,Dutch", "North America", ""]
     pieces = [
-        *labels[:4],
-        " Fra",
-        "nce",
-        "Spa",
-        "in",
-        " the",
-        " ",
-        '"',
-        "\\",
-        "/",
-        "a",
-        "b",
-        ",",
-        "é",
-        "\ufffd",
-        "Dutch",
-        "57",
-        "Σ",
-    ]
+        *labels[:4], " Fra", "nce", "Spa", "in", " the", " ", '"', "\\", "/", "a", "b", ",", "é", "\ufffd",
+        "Dutch", "57", "Σ",
+    ]  # fmt: skip
     settled = 0
     for _ in range(20_000):
         text, label = draw.choice(["is in", "the language", "its latitude is"]), draw.choice(labels)
@@ -236,7 +219,7 @@ def random_pairs(cut: Cut, generator: torch.Generator) -> tuple[list[Prompt], Te
 
 
 def passes_of(cut: Cut, prompts: list[Prompt], numbers: list[int]) -> Passes:
-    return Passes(prompts, Prompts(cut, [each.ids for each in prompts], [each.head for each in prompts]), numbers)
+    return Passes(prompts, rows_of(cut, prompts), numbers)
 
 
 def test_the_mask_agrees_with_a_dense_version(tiny_model: LanguageModel, make_sae: MakeSae) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 import saebench
 from saebench.errors import SaebenchError
 from saebench.evaluators.base import Measured
-from saebench.evaluators.forgetting.latents import active_share, clamped_answers, forget_latents
+from saebench.evaluators.forgetting.latents import active_share, clamped_answers, forget_latents, shared_start
 from saebench.evaluators.forgetting.protocol import read_pair, read_unlearning_protocol
 from saebench.evaluators.forgetting.questions import Asker, ChoiceQuestion, known_questions, read_questions
 from saebench.evaluators.unlearning import Unlearning, metrics_of
@@ -206,7 +206,8 @@ def test_clamped_answers_agree_with_a_dense_version(
     settings: list[tuple[Tensor, float]] = [
         (torch.tensor(latents), clamp) for latents in ([0], [1, 2], [3], []) for clamp in (0.2, 25.0)
     ]
-    found = clamped_answers(cut, sae, asker, asked, settings, lambda amount: None)
+    start = shared_start(cut, asked)
+    found = clamped_answers(cut, sae, asker, asked, settings, start, lambda amount: None)
     shared, in_start, in_rest = in_common([each.ids for each in asked]), 0, 0
     for number, (latents, clamp) in enumerate(settings):
         for at, each in enumerate(asked):
@@ -222,11 +223,11 @@ def test_clamped_answers_agree_with_a_dense_version(
             outputs = x + (changed - dense) @ sae.W_dec
             logits = cut.suffix(outputs[None], prefix)[:, -1]
             assert bool(found[number, at]) == bool(asker.right(logits, [each])[0]), (number, at)
-    assert 0 < float(found.float().mean()) < 1 and shared > 1 and in_start and in_rest
+    assert 0 < float(found.float().mean()) < 1 and shared == start > 1 and in_start and in_rest
     monkeypatch.setattr(world.model, "cache_argument", None)
     with collect_notices() as notices:
-        other = world.model.cut(HOOK)  # what a cut supports is tested once
-        assert torch.equal(clamped_answers(other, sae, asker, asked, settings, lambda amount: None), found)
+        assert shared_start(cut, asked) == 0
+        assert torch.equal(clamped_answers(cut, sae, asker, asked, settings, 0, lambda amount: None), found)
     assert len(notices) == 1 and "Whole questions run with each setting" in notices[0]
 
 

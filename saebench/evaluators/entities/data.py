@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from saebench.errors import SaebenchError
+from saebench.lm import Cut
 from saebench.lm.positions import last_tokens
-from saebench.lm.prompts import in_common
+from saebench.lm.prompts import Prompts, in_common
 from saebench.parsing import parse_json
 from saebench.tasks.sources import inside
 
@@ -38,6 +39,11 @@ class Prompt:
     ids: tuple[int, ...]
     position: int
     head: int = 0
+
+
+def rows_of(cut: Cut, prompts: Sequence[Prompt]) -> Prompts:
+    """The prompts' tokens, to be run."""
+    return Prompts(cut, [each.ids for each in prompts], [each.head for each in prompts])
 
 
 def class_files(name: str) -> tuple[str, str]:

@@ -34,10 +34,10 @@ class Passes:
         wanted: Sequence[int],
         progress: Callable[[float], Any] = lambda n: None,
     ) -> None:
-        self.cut, self.prompts, self.rows = rows.cut, prompts, rows
+        self.prompts, self.rows = prompts, rows
         self._kept: dict[int, tuple[Tensor, ...]] = {}
         numbers = sorted(set(wanted))
-        size = 3 * self.cut.d_out * sum(len(prompts[number].ids) for number in numbers)
+        size = 3 * rows.cut.d_out * sum(len(prompts[number].ids) for number in numbers)
         for batch in rows.batches(numbers) if size <= KEPT else ():
             some = [numbers[place] for place in batch]
             self._kept |= dict(zip(some, self._run(some), strict=True))
@@ -54,7 +54,7 @@ class Passes:
     def _run(self, numbers: Sequence[int]) -> list[tuple[Tensor, ...]]:
         """Of each tail: inputs, outputs and residual stream."""
         ids = [torch.tensor(self.prompts[number].ids) for number in numbers]
-        prefix = self.cut.prefix(pad_sequence(ids, batch_first=True))
+        prefix = self.rows.cut.prefix(pad_sequence(ids, batch_first=True))
         parts = [slice(self.rows.start(number), len(row)) for number, row in zip(numbers, ids, strict=True)]
         return [
             tuple(each[row, part].clone() for each in (prefix.inputs, prefix.outputs, prefix.residual))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saebench.evaluators.forgetting.questions import TOKENS_PER_BATCH, Asked, Asker, batches, padded
 from saebench.lm import Cut, Prefix
-from saebench.lm.continuation import cache_trouble, empty_cache, known_trouble, part_of
+from saebench.lm.continuation import KeysAndValues, cache_of, cache_trouble, empty_cache, layers_of
 from saebench.lm.ends import end_logits
 from saebench.lm.prompts import in_common
 from saebench.notices import notice
@@ -75,55 +75,43 @@ class _Rows:
         return change.to(self.prefix.outputs), chosen.any(dim=1).view(self._shape).any(dim=1)
 
 
-class _Start:
-    """What all questions begin with, run once with each setting's latents clamped.
+def shared_start(cut: Cut, asked: Sequence[Asked]) -> int:
+    """The number of tokens that all questions begin with; 0 where the model cannot be continued from a key-value cache."""
+    length = in_common([each.ids for each in asked]) if asked else 0
+    if not length:
+        return 0
+    prefix = cut.prefix(torch.tensor([asked[0].ids]))
+    trouble = cache_trouble(cut, prefix.outputs, prefix, length, len(asked[0].ids) - length)
+    if trouble is None:
+        return length
+    notice(
+        f"Whole questions run with each setting, more slowly and with the same numbers: {cut.model.name} cannot be "
+        f"continued from a key-value cache ({trouble})."
+    )
+    return 0
 
-    Attributes:
-        length: its tokens; 0 where there are none, or where the model cannot be continued from a key-value cache.
-    """
 
-    def __init__(
-        self, cut: Cut, sae: SparseAutoencoder, asked: Sequence[Asked], settings: Sequence[tuple[Tensor, float]]
-    ) -> None:
-        self._cut, self._filled = cut, empty_cache()
-        self.length = in_common([each.ids for each in asked]) if asked and settings else 0
-        if not self.length or self._is_refused(asked[0]):
-            self.length = 0
-            return
-        tokens, last = torch.tensor([asked[0].ids[: self.length]]), torch.tensor([self.length - 1])
-        rows = _Rows(cut, sae, tokens, last)
-        changes = torch.cat([rows.change(latents, clamp)[0] for latents, clamp in settings])
-        prefix = rows.prefix.rows(torch.zeros(len(settings), dtype=torch.int64))
-        run = partial(cut.suffix, prefix.outputs + changes, prefix, self._filled)
-        end_logits(cut.model, last.expand(len(settings)), run)
+def _run_start(
+    cut: Cut, sae: SparseAutoencoder, start: Sequence[int], settings: Sequence[tuple[Tensor, float]]
+) -> list[KeysAndValues]:
+    """Keys and values ``[settings, ...]`` above the cut of the tokens ``start``, with each setting's latents clamped."""
+    last, cache = torch.full((len(settings),), len(start) - 1), empty_cache()
+    rows = _Rows(cut, sae, torch.tensor([start]), last[:1])
+    changes = torch.cat([rows.change(latents, clamp)[0] for latents, clamp in settings])
+    prefix = rows.prefix.rows(torch.zeros_like(last))
+    end_logits(cut.model, last, partial(cut.suffix, prefix.outputs + changes, prefix, cache))
+    return layers_of(cache, cut.first_layer_above, cut.model.n_layers)
 
-    def _is_refused(self, asked: Asked) -> bool:
-        def find() -> str | None:
-            prefix = self._cut.prefix(torch.tensor([asked.ids]))
-            return cache_trouble(self._cut, prefix.outputs, prefix, self.length, len(asked.ids) - self.length)
 
-        trouble = known_trouble(self._cut, find)
-        if trouble is not None:
-            notice(
-                f"Whole questions run with each setting, more slowly and with the same numbers: {self._cut.model.name} "
-                f"cannot be continued from a key-value cache ({trouble})."
-            )
-        return trouble is not None
-
-    def cache(self, settings: Tensor) -> Any:
-        """Keys and values for rows with these settings (their numbers, ``[rows]``); None where there are none."""
-        if not self.length:
-            return None
-        blank = torch.zeros(settings.numel(), 1, self.length, 1, dtype=self._cut.model.dtype)
-        return part_of(
-            self._cut, self._filled, lambda held: held[settings.to(held.device)], blank.to(self._cut.model.device)
-        )
+def _of_settings(cut: Cut, held: Sequence[KeysAndValues], which: Tensor) -> Any:
+    """A cache with what ``_run_start`` found, for rows with these settings (their numbers, ``[rows]``)."""
+    return cache_of(held, lambda of: of[which.to(of.device)], cut.first_layer_above)
 
 
 @torch.no_grad()
 def clamped_answers(
     cut: Cut, sae: SparseAutoencoder, asker: Asker, asked: Sequence[Asked], settings: Sequence[tuple[Tensor, float]],
-    advance: Callable[[float], None],
+    start: int, advance: Callable[[float], None],
 ) -> Tensor:  # fmt: skip
     """``[settings, questions]`` bool: whether each question is answered right with each setting's latents clamped.
 
@@ -137,10 +125,11 @@ def clamped_answers(
         asker: of the questions.
         asked: questions that are answered right without any change.
         settings: latents (``[chosen]``) and clamp of each.
+        start: the number of tokens that all questions begin with and that are to run once (``shared_start``).
         advance: called with the number of questions of each batch.
     """
     right = torch.ones(len(settings), len(asked), dtype=torch.bool)
-    start = _Start(cut, sae, asked, settings)
+    held = _run_start(cut, sae, asked[0].ids[:start], settings) if start and settings else []
     for batch in batches(asked):
         tokens, last = padded([asked[at] for at in batch])
         rows = _Rows(cut, sae, tokens, last)
@@ -150,11 +139,12 @@ def clamped_answers(
             number, row = torch.stack([hit for _, hit in found]).nonzero(as_tuple=True)
             if not row.numel():
                 continue
-            tails = Prefix(*(each[row, start.length :] for each in vars(rows.prefix).values()))
-            outputs = tails.outputs + torch.stack([change for change, _ in found])[number, row, start.length :]
+            tails = Prefix(*(each[row, start:] for each in vars(rows.prefix).values()))
+            outputs = tails.outputs + torch.stack([change for change, _ in found])[number, row, start:]
             which, places = number.cpu() + first, row.cpu()
-            ends = last[places] - start.length
-            logits = end_logits(cut.model, ends, partial(cut.suffix, outputs, tails, start.cache(which)))
+            ends = last[places] - start
+            before = _of_settings(cut, held, which) if held else None
+            logits = end_logits(cut.model, ends, partial(cut.suffix, outputs, tails, before))
             numbers = torch.tensor(batch)[places]
             right[which, numbers] = asker.right(logits, [asked[at] for at in numbers.tolist()])
         advance(len(batch))
