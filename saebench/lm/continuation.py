@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from saebench.lm.bridge import MODEL_ERRORS, NoCache
-from saebench.lm.model import Cut, Prefix
+from saebench.lm.model import Cut
+from saebench.lm.prefix import Prefix
 
 TOLERANCE = 1e-3
 """Largest difference of logits, relative to their largest magnitude, at which a model counts as supporting the cache."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,50 +31,11 @@ from saebench.lm.bridge import (
 from saebench.lm.hooks import Place, check_hook, parse_place
 from saebench.lm.loading import load_pretrained
 from saebench.lm.placement import follow_devices, pick_devices
+from saebench.lm.prefix import ContextReader, Prefix
 from saebench.lm.products import use_fast_products
 from saebench.lm.quiet import quiet
 from saebench.lm.readout import HOOK as READOUT_HOOK
 from saebench.lm.readout import Readout, readout_or_notice
-
-
-class ContextReader(Protocol):
-    """What an autoencoder reads of whole rows: it may look at earlier tokens.
-
-    Attributes:
-        key: distinguishes it from others, for what is cached.
-    """
-
-    @property
-    def key(self) -> str:
-        """See above."""
-
-    def read(self, activations: Tensor, visible: Tensor | None) -> Tensor:
-        """``[batch, position, d_in]`` from activations ``[batch, position, d]`` at the hook.
-
-        ``visible`` (``[batch, position, position]`` bool) says what each position attends to, if not all up to it.
-        """
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The activations of the layers up to the cut for a batch of tokens.
-
-    Attributes:
-        tokens: ``[batch, position]``.
-        inputs: ``[batch, position, d_in]``, activations at ``hook_in`` or what the cut's context made of them, which an
-            autoencoder reads.
-        outputs: ``[batch, position, d_out]``, activations at ``hook_out``, which its reconstruction replaces.
-        residual: ``[batch, position, d_model]``, the residual stream where the suffix starts.
-    """
-
-    tokens: Tensor
-    inputs: Tensor
-    outputs: Tensor
-    residual: Tensor
-
-    def rows(self, selection: Tensor) -> Prefix:
-        """Some rows of the batch."""
-        return Prefix(*(each[selection] for each in (self.tokens, self.inputs, self.outputs, self.residual)))
 
 
 class LanguageModel:

@@ -20,7 +20,8 @@ from saebench.lm.batching import batches_by_length
 from saebench.lm.bridge import MODEL_ERRORS
 from saebench.lm.continuation import TOLERANCE, KeysAndValues, cache_of, empty_cache, layers_of
 from saebench.lm.ends import end_logits
-from saebench.lm.model import Cut, Prefix
+from saebench.lm.model import Cut
+from saebench.lm.prefix import Prefix
 from saebench.notices import notice
 
 TOKENS_PER_BATCH = 4096

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saebench.evaluators.forgetting.questions import TOKENS_PER_BATCH, Asked, Asker, batches, padded
-from saebench.lm import Cut, Prefix
+from saebench.lm import Cut
 from saebench.lm.continuation import KeysAndValues, cache_of, cache_trouble, empty_cache, layers_of
 from saebench.lm.ends import end_logits
 from saebench.lm.prompts import in_common
@@ -139,7 +139,7 @@ def clamped_answers(
             number, row = torch.stack([hit for _, hit in found]).nonzero(as_tuple=True)
             if not row.numel():
                 continue
-            tails = Prefix(*(each[row, start:] for each in vars(rows.prefix).values()))
+            tails = rows.prefix.rows(row, start)
             outputs = tails.outputs + torch.stack([change for change, _ in found])[number, row, start:]
             which, places = number.cpu() + first, row.cpu()
             ends = last[places] - start
